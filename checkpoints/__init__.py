@@ -1,0 +1,1 @@
+"""Trained models that travel with the package."""

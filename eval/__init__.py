@@ -1,0 +1,3 @@
+"""Evaluation of DynFocus models."""
+
+__all__: list[str] = []

@@ -1,0 +1,152 @@
+"""Makes a test set of the synthetic world: a folder of video files, and the questions with their answers.
+
+    DIR/videos/000000.mp4 …      H.264, one episode each
+    DIR/questions.jsonl          a row per question: video, question, answer, kind, events
+    DIR/dataset.json             what the set was made with
+
+`video` is relative to DIR; `events` lists `[start, end]` in seconds of the events that the question needs. Video `i`
+of a seed is the same whatever the number of videos, so a set can be continued, or made longer, by the same call.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .questions import Question, make_questions
+from .video_file import write_episode
+from .world import SPLITS, Episode, sample_episode
+
+QUESTIONS_FILE = "questions.jsonl"
+MANIFEST_FILE = "dataset.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what video `i` of a set and its questions are."""
+
+    seed: int
+    num_frames: int = 32
+    split: str = "test"
+    questions_per_kind: int = 1
+    num_events: tuple[int, int] = (3, 6)
+    size: int = 128
+    fps_container: int = 8
+    version: int = _VERSION
+
+    def draw(self, index: int) -> tuple[Episode, list[Question]]:
+        """Video `index` of the set."""
+        # A stream of its own per split too, lest one seed give training the scenes of the test.
+        rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split)])
+        episode = sample_episode(rng, self.num_frames, self.num_events, self.split)
+        return episode, make_questions(episode, rng, self.questions_per_kind)
+
+
+def question_rows(video: str, episode: Episode, questions: list[Question]) -> list[dict[str, Any]]:
+    """The rows of `questions.jsonl` of one video."""
+    return [
+        {
+            "video": video,
+            "question": question.question,
+            "answer": question.answer,
+            "kind": question.kind,
+            "events": [
+                [episode.events[index].start, episode.events[index].visible_end] for index in question.event_ids
+            ],
+        }
+        for question in questions
+    ]
+
+
+def _claim_folder(folder: Path, recipe: Recipe) -> None:
+    """Makes the folder, or checks that the set it holds is of the same recipe."""
+    manifest = folder / MANIFEST_FILE
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    if manifest.is_file():
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        different = [name for name in wanted if found.get(name) != wanted[name]]
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"{folder} holds a set made with {name}={found.get(name)}, not {name}={wanted[name]}; "
+                "choose another folder or remove this one."
+            )
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder for the set.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no synthetic set; choose an empty or a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomically(manifest, json.dumps(wanted, indent=2) + "\n")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def synthesize(
+    out_dir: str | os.PathLike[str],
+    seed: int,
+    num_videos: int,
+    num_frames: int = 32,
+    split: str = "test",
+    questions_per_kind: int = 1,
+    num_events: tuple[int, int] = (3, 6),
+    size: int = 128,
+    fps_container: int = 8,
+    on_video: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a set of videos and questions, or completes one that was interrupted.
+
+    Args:
+        out_dir (`str` or `os.PathLike`): a new or empty folder, or one that an earlier call with the same
+            arguments began or filled (`num_videos` may differ).
+        seed (`int`): decides everything; 0 or more.
+        num_videos (`int`): at least 1.
+        num_frames (`int`, *optional*, defaults to 32): length of each video in seconds.
+        split (`str`, *optional*, defaults to `"test"`): `"train"` or `"test"`.
+        questions_per_kind (`int`, *optional*, defaults to 1): of each kind for each video.
+        num_events (`tuple[int, int]`, *optional*, defaults to `(3, 6)`): fewest and most events of a video.
+        size, fps_container (`int`, *optional*, default to 128 and 8): of the files, see `write_episode`.
+        on_video (`Callable`, *optional*): called with (videos done, `num_videos`) after each video.
+
+    Returns:
+        `Path`: the file with the questions.
+
+    Raises:
+        `ValueError`: where an argument makes no sense, or the folder holds something else.
+    """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, but it must be 0 or more.")
+    if num_videos < 1:
+        raise ValueError(f"num_videos is {num_videos}, but a set has at least 1 video.")
+    if questions_per_kind < 1:
+        raise ValueError(f"questions_per_kind is {questions_per_kind}, but it must be at least 1.")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}.")
+    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
+    recipe.draw(0)  # so that a wrong argument leaves no folder behind
+    folder = Path(out_dir)
+    _claim_folder(folder, recipe)
+    (folder / "videos").mkdir(exist_ok=True)
+    lines = []
+    for index in range(num_videos):
+        episode, questions = recipe.draw(index)
+        name = f"videos/{index:06d}.mp4"
+        if not (folder / name).is_file():
+            write_episode(folder / name, episode, fps_container, size)
+        lines += [json.dumps(row) + "\n" for row in question_rows(name, episode, questions)]
+        if on_video is not None:
+            on_video(index + 1, num_videos)
+    _write_atomically(folder / QUESTIONS_FILE, "".join(lines))
+    return folder / QUESTIONS_FILE
+
+
+__all__ = ["MANIFEST_FILE", "QUESTIONS_FILE", "Recipe", "question_rows", "synthesize"]

@@ -1,0 +1,202 @@
+"""Questions about an episode of the synthetic world, with answers that follow from what its frames show."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .world import COLORS, SHAPES, Episode, Event, pairs
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer.
+
+    Args:
+        question, answer (`str`): the answer is short and in lower case.
+        kind (`str`): one of `KINDS`.
+        event_ids (`tuple[int, ...]`): the events that one must look at, as indices into `episode.events`; none where
+            the answer is that something is absent.
+        frames (`tuple[int, ...]`): the sampled frames that show these events.
+    """
+
+    question: str
+    answer: str
+    kind: str
+    event_ids: tuple[int, ...]
+    frames: tuple[int, ...]
+
+
+_Draft = tuple[str, str, Sequence[int]]
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _pick_event(episode: Episode, rng: np.random.Generator) -> tuple[int, Event]:
+    index = int(rng.integers(len(episode.events)))
+    return index, episode.events[index]
+
+
+def _color(episode: Episode, rng: np.random.Generator) -> _Draft:
+    index, event = _pick_event(episode, rng)
+    text = _pick(
+        rng,
+        (
+            "What color is the shape with number {}?",
+            "Which color has the shape that carries the number {}?",
+            "What is the color of the shape numbered {}?",
+        ),
+    )
+    return text.format(event.number), event.color, [index]
+
+
+def _shape(episode: Episode, rng: np.random.Generator) -> _Draft:
+    index, event = _pick_event(episode, rng)
+    text = _pick(
+        rng,
+        (
+            "What shape carries the number {}?",
+            "Which shape has the number {}?",
+            "On which shape is the number {} shown?",
+        ),
+    )
+    return text.format(event.number), event.shape, [index]
+
+
+def _number(episode: Episode, rng: np.random.Generator) -> _Draft:
+    index, event = _pick_event(episode, rng)
+    text = _pick(
+        rng,
+        (
+            "Which number is shown with the {}?",
+            "What number does the {} carry?",
+            "What is the number on the {}?",
+        ),
+    )
+    return text.format(event.name), str(event.number), [index]
+
+
+def _order(episode: Episode, rng: np.random.Generator) -> _Draft:
+    events = episode.events
+    if len(events) < 2:
+        raise ValueError("A question of kind 'order' needs an episode of at least two events.")
+    if rng.random() < 0.5:
+        a, b = (int(index) for index in rng.permutation(len(events))[:2])
+        first = rng.random() < 0.5
+        text = (
+            _pick(rng, ("Which comes first, the {} or the {}?", "Which appears earlier, the {} or the {}?"))
+            if first
+            else _pick(rng, ("Which comes last, the {} or the {}?", "Which appears later, the {} or the {}?"))
+        )
+        answer = min(a, b) if first else max(a, b)
+        return text.format(events[a].name, events[b].name), events[answer].name, sorted((a, b))
+    index = int(rng.integers(len(events) - 1))
+    if rng.random() < 0.5:
+        text = _pick(rng, ("Which comes right after the {}?", "What appears right after the {}?"))
+        return text.format(events[index].name), events[index + 1].name, [index, index + 1]
+    text = _pick(rng, ("Which comes right before the {}?", "What appears right before the {}?"))
+    return text.format(events[index + 1].name), events[index].name, [index, index + 1]
+
+
+def _first_last(episode: Episode, rng: np.random.Generator) -> _Draft:
+    place = _pick(rng, ("first", "last"))
+    index = 0 if place == "first" else len(episode.events) - 1
+    event = episode.events[index]
+    asked = int(rng.integers(3))
+    if asked == 0:
+        return _pick(rng, (f"Which shape appears {place}?", f"What is the {place} shape?")), event.shape, [index]
+    if asked == 1:
+        text = _pick(rng, (f"What number is shown {place}?", f"What is the {place} number?"))
+        return text, str(event.number), [index]
+    return _pick(rng, (f"What color appears {place}?", f"What is the {place} color?")), event.color, [index]
+
+
+def _motion(episode: Episode, rng: np.random.Generator) -> _Draft:
+    index, event = _pick_event(episode, rng)
+    text = _pick(
+        rng,
+        ("Which way does the {} move?", "Where does the {} move?", "In which direction does the {} move?"),
+    )
+    return text.format(event.name), event.motion, [index]
+
+
+def _count(episode: Episode, rng: np.random.Generator) -> _Draft:
+    events = episode.events
+    every = range(len(events))
+    asked = int(rng.integers(3))
+    if asked == 0:
+        return _pick(rng, ("How many events are there?", "How many shapes appear?")), str(len(events)), every
+    names = list(SHAPES if asked == 1 else COLORS)
+    of_event = [event.shape if asked == 1 else event.color for event in events]
+    # Left to chance almost every answer would be 0 or 1: ask rarely for an absent one, often for the commonest.
+    draw = rng.random()
+    absent = [name for name in names if name not in of_event]
+    if draw < 0.15 and absent:
+        name = _pick(rng, absent)
+    elif draw < 0.6:
+        most = max(of_event.count(name) for name in names)
+        name = _pick(rng, [name for name in names if of_event.count(name) == most])
+    else:
+        name = _pick(rng, of_event)
+    plural = (f"{name}es" if name == "cross" else f"{name}s") if asked == 1 else f"{name} shapes"
+    text = _pick(rng, ("How many {} appear?", "How many {} are there?"))
+    return text.format(plural), str(of_event.count(name)), every
+
+
+def _existence(episode: Episode, rng: np.random.Generator) -> _Draft:
+    text = _pick(rng, ("Is there {} {}?", "Does {} {} appear?", "Can you see {} {}?"))
+    index, event = _pick_event(episode, rng)
+    color, shape, answer, looked_at = event.color, event.shape, "yes", [index]
+    if rng.random() < 0.5:
+        present = {(other.color, other.shape) for other in episode.events}
+        near = [pair for pair in pairs(episode.split) if pair not in present]
+        near = [pair for pair in near if (pair[0] == color) != (pair[1] == shape)] or near
+        color, shape = near[int(rng.integers(len(near)))]
+        answer, looked_at = "no", []
+    return text.format("an" if color[0] in "aeiou" else "a", f"{color} {shape}"), answer, looked_at
+
+
+_MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
+    "color": _color,
+    "shape": _shape,
+    "number": _number,
+    "order": _order,
+    "first_last": _first_last,
+    "motion": _motion,
+    "count": _count,
+    "existence": _existence,
+}
+
+KINDS: tuple[str, ...] = tuple(_MAKERS)
+
+
+def make_questions(
+    episode: Episode, rng: np.random.Generator, per_kind: int = 1, kinds: Sequence[str] | None = None
+) -> list[Question]:
+    """Draws `per_kind` questions of each kind in `kinds` (all of `KINDS` by default), no text twice.
+
+    Fewer come back where an episode has fewer to ask; a kind that needs two events is left out of an episode of one.
+    """
+    unknown = sorted(set(kinds or ()) - set(KINDS))
+    if unknown:
+        raise ValueError(f"Unknown kind of question {unknown[0]!r}; the kinds are {', '.join(KINDS)}.")
+    questions: list[Question] = []
+    for kind in KINDS if kinds is None else kinds:
+        if kind == "order" and len(episode.events) < 2:
+            continue
+        seen: set[str] = set()
+        for _ in range(8 * per_kind):
+            if len(seen) == per_kind:
+                break
+            text, answer, looked_at = _MAKERS[kind](episode, rng)
+            if text in seen:
+                continue
+            seen.add(text)
+            frames = tuple(frame for index in looked_at for frame in episode.events[index].frames)
+            questions.append(Question(text, answer, kind, tuple(looked_at), frames))
+    return questions
+
+
+__all__ = ["KINDS", "Question", "make_questions"]

@@ -1,0 +1,186 @@
+"""Scores a model on a synthetic set: `python -m dynfocus.eval.synthetic.score DIR`.
+
+An answer counts if it is the expected one, apart from case, punctuation and articles. A question's event is *seen* if
+a key frame lies within it; where a question needs several events, if that holds for each of them.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .builder import QUESTIONS_FILE
+from .questions import KINDS
+
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without punctuation, articles and superfluous spaces."""
+    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub(" ", text.lower())).split())
+
+
+def _events_seen(events: Sequence[Sequence[float]], key_frames: Sequence[Mapping[str, Any]]) -> bool:
+    times = [float(key_frame["time"]) for key_frame in key_frames]
+    return all(any(start <= time < end for time in times) for start, end in events)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def score_predictions(rows: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Compares predictions with what was expected.
+
+    Args:
+        rows: rows of `questions.jsonl`, with `answer`, `kind` and (optionally) `events`, `[start, end]` in seconds.
+        predictions: in the same order, with `answer` and (optionally) `key_frames`, each with a `time` in seconds, and
+            `num_visual_tokens`.
+
+    Returns:
+        A dictionary, ready for JSON, with `None` for what cannot be computed. `kinds`: by kind `correct`, `total`,
+        `accuracy`, `seen` (the share of questions whose events are seen) and `seen_total` (of how many). `micro`:
+        accuracy over all questions; `macro`: mean of the kinds' accuracies; `macro_without_count`; `seen`; `total`;
+        `mean_visual_tokens`.
+    """
+    if len(rows) != len(predictions):
+        raise ValueError(f"There are {len(rows)} questions but {len(predictions)} predictions; give one for each.")
+    counts: dict[str, list[int]] = {}
+    tokens = []
+    for row, prediction in zip(rows, predictions, strict=True):
+        tally = counts.setdefault(row["kind"], [0, 0, 0, 0])
+        tally[0] += normalize_answer(str(prediction["answer"])) == normalize_answer(str(row["answer"]))
+        tally[1] += 1
+        if row.get("events") and "key_frames" in prediction:
+            tally[2] += _events_seen(row["events"], prediction["key_frames"])
+            tally[3] += 1
+        if "num_visual_tokens" in prediction:
+            tokens.append(int(prediction["num_visual_tokens"]))
+    order = sorted(counts, key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), kind))
+    kinds = {
+        kind: {
+            "correct": correct,
+            "total": total,
+            "accuracy": correct / total,
+            "seen": _share(seen, seen_total),
+            "seen_total": seen_total,
+        }
+        for kind in order
+        for correct, total, seen, seen_total in [counts[kind]]
+    }
+    correct, total, seen, seen_total = (sum(tally[column] for tally in counts.values()) for column in range(4))
+    return {
+        "kinds": kinds,
+        "micro": _share(correct, total),
+        "macro": _mean([counts[kind][0] / counts[kind][1] for kind in order]),
+        "macro_without_count": _mean([counts[kind][0] / counts[kind][1] for kind in order if kind != "count"]),
+        "seen": _share(seen, seen_total),
+        "total": total,
+        "mean_visual_tokens": _mean(tokens),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def read_questions(folder: str | os.PathLike[str], limit: int | None = None) -> list[dict[str, Any]]:
+    """The first `limit` rows of a set (all by default), `video` made a path that can be opened."""
+    path = Path(folder) / QUESTIONS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {QUESTIONS_FILE}; make a set there with `dynfocus synth`.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, but at least 1 question must be asked.")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:limit]
+    if not rows:
+        raise ValueError(f"{path} holds no questions.")
+    return [row | {"video": str(Path(folder) / row["video"])} for row in rows]
+
+
+def predict(
+    rows: Sequence[Mapping[str, Any]], model: str, batch_size: int = 8, device: str | None = None
+) -> list[dict[str, Any]]:
+    """The model's answers to rows of `read_questions`, with a progress bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+    from transformers import pipeline
+
+    # Named here, the class of an installed package needs no trust in code that lies with the checkpoint.
+    from dynfocus.processing import VideoQAPipeline
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but it must be at least 1.")
+    make: Any = pipeline  # the overloads of `pipeline` know the tasks of transformers only
+    answer = make("video-qa", model=model, pipeline_class=VideoQAPipeline, device=device)
+    console = Console(stderr=True)
+    predictions: list[dict[str, Any]] = []
+    starts = range(0, len(rows), batch_size)
+    for start in track(starts, "Answering", console=console, transient=True, disable=not console.is_terminal):
+        batch = [{"video": row["video"], "question": row["question"]} for row in rows[start : start + batch_size]]
+        predictions += answer(batch, batch_size=batch_size)
+    return predictions
+
+
+def print_score(score: Mapping[str, Any], title: str | None = None) -> None:
+    """Prints a score as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f} %"
+
+    table = Table(title=title)
+    table.add_column("kind")
+    for name in ("accuracy", "correct", "questions", "event in key frames"):
+        table.add_column(name, justify="right")
+    for kind, result in score["kinds"].items():
+        correct, total = str(result["correct"]), str(result["total"])
+        table.add_row(kind, percent(result["accuracy"]), correct, total, percent(result["seen"]))
+    table.add_section()
+    all_correct = sum(result["correct"] for result in score["kinds"].values())
+    total, seen = str(score["total"]), percent(score["seen"])
+    table.add_row("all (micro)", percent(score["micro"]), str(all_correct), total, seen)
+    table.add_row("mean of kinds (macro)", percent(score["macro"]), "", "", "")
+    table.add_row("mean without count", percent(score["macro_without_count"]), "", "", "")
+    console = Console()
+    console.print(table)
+    if score["mean_visual_tokens"] is not None:
+        console.print(f"{score['mean_visual_tokens']:.0f} visual tokens a question on average")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dynfocus.eval.synthetic.score",
+        description="Scores a model on a synthetic set, by kind of question.",
+    )
+    parser.add_argument("folder", help="a set made by `dynfocus synth`")
+    parser.add_argument("--model", default="checkpoints/dynfocus-tiny", help="a folder or a Hub id (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="questions answered at once (%(default)s)")
+    parser.add_argument("--limit", type=int, help="ask the first so many questions only")
+    parser.add_argument("--device", help="such as cpu or cuda:0")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    options = parser.parse_args(arguments)
+    try:
+        rows = read_questions(options.folder, options.limit)
+        score = score_predictions(rows, predict(rows, options.model, options.batch_size, options.device))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(score | {"model": options.model, "folder": options.folder}))
+    else:
+        print_score(score, f"{options.model} on {options.folder}")
+    return 0
+
+
+__all__ = ["main", "normalize_answer", "predict", "print_score", "read_questions", "score_predictions"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

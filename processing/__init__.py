@@ -1,0 +1,23 @@
+"""From a video file and a question to the tensors that the model reads."""
+
+from .collator import DynFocusCollator, merge_rows
+from .pipeline_video_qa import VideoQAPipeline
+from .processing_dynfocus import DynFocusProcessor
+from .token_plan import TokenBudget, TokenPlan, plan_tokens
+from .video_processing_dynfocus import DynFocusVideoMetadata, DynFocusVideoProcessor
+from .video_reading import DecodedVideo, iter_video, read_video
+
+__all__ = [
+    "DecodedVideo",
+    "DynFocusCollator",
+    "DynFocusProcessor",
+    "DynFocusVideoMetadata",
+    "DynFocusVideoProcessor",
+    "TokenBudget",
+    "TokenPlan",
+    "VideoQAPipeline",
+    "iter_video",
+    "merge_rows",
+    "plan_tokens",
+    "read_video",
+]

@@ -1,0 +1,459 @@
+"""The synthetic world: what it shows, what it asks, the files it becomes, and how answers are scored."""
+
+import collections
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dynfocus.eval.synthetic import (
+    COLORS,
+    HELD_OUT,
+    KINDS,
+    MOTIONS,
+    SHAPES,
+    example_episode,
+    make_questions,
+    render,
+    render_frame,
+    sample_episode,
+    sample_single_frames,
+)
+from dynfocus.eval.synthetic import score as score_module
+from dynfocus.eval.synthetic.builder import Recipe, synthesize
+from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGITS
+from dynfocus.eval.synthetic.score import normalize_answer, print_score, read_questions, score_predictions
+from dynfocus.eval.synthetic.video_file import write_episode
+from dynfocus.eval.synthetic.world import truth_table
+
+
+def episodes(count, seed=0, **options):
+    rng = np.random.default_rng(seed)
+    return [sample_episode(rng, **options) for _ in range(count)]
+
+
+# What a video shows
+
+
+def test_the_same_seed_gives_the_same_video_and_questions():
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        episode = sample_episode(rng)
+        return episode, make_questions(episode, rng)
+
+    assert draw(3) == draw(3)
+    assert draw(3) != draw(4)
+    episode = draw(3)[0]
+    assert np.array_equal(render(episode, 64), render(episode, 64))
+    # Whole, in part or frame by frame: the same pixels.
+    assert np.array_equal(render(episode, 64)[[4, 9]], render(episode, 64, frames=[4, 9]))
+    assert np.array_equal(render(episode, 64)[9], render_frame(episode, 9.0, 64))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_frames": 8}, {"num_frames": 512, "num_events": (5, 40)}])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_events_are_apart_inside_the_video_and_inside_the_frame(options, split):
+    fewest, most = options.get("num_events", (3, 6))
+    for episode in episodes(60, split=split, **options):
+        assert fewest <= len(episode.events) <= most
+        assert len({event.name for event in episode.events}) == len(episode.events)
+        assert len({event.number for event in episode.events}) == len(episode.events)
+        assert episode.events[0].start >= 0 and episode.events[-1].visible_end <= episode.num_frames
+        assert all(a.visible_end < b.start for a, b in itertools.pairwise(episode.events))
+        for event in episode.events:
+            assert 2 <= event.end - event.start <= 5 and 10 <= event.number <= 99
+            for time in np.linspace(event.start, event.visible_end, 7):
+                assert all(0.33 <= place <= 0.67 for place in event.position(time))
+
+
+def test_short_and_impossible_videos():
+    assert len(sample_episode(np.random.default_rng(0), num_frames=2).events) == 1
+    with pytest.raises(ValueError, match="num_frames is 1, too short"):
+        sample_episode(np.random.default_rng(0), num_frames=1)
+    with pytest.raises(ValueError, match="num_events must be"):
+        sample_episode(np.random.default_rng(0), num_events=(4, 3))
+    with pytest.raises(ValueError, match="only 58 pairs"):
+        sample_episode(np.random.default_rng(0), num_frames=512, num_events=(60, 60), split="train")
+    with pytest.raises(ValueError, match="split must be one of train, test, not 'val'"):
+        sample_episode(np.random.default_rng(0), split="val")
+    with pytest.raises(ValueError, match="size is 16"):
+        render(example_episode(), 16)
+
+
+def test_training_never_shows_held_out_pairs_or_test_textures():
+    shown = {
+        split: collections.Counter(
+            (event.color, event.shape) for episode in episodes(300, split=split) for event in episode.events
+        )
+        for split in ("train", "test")
+    }
+    assert 5 <= len(HELD_OUT) <= 8
+    assert not HELD_OUT & shown["train"].keys()
+    assert len(shown["train"]) == len(COLORS) * len(SHAPES) - len(HELD_OUT)
+    assert len(shown["test"]) == len(COLORS) * len(SHAPES)
+    _, labels = sample_single_frames(np.random.default_rng(0), 600)
+    present = labels["present"] == 1
+    frame_pairs = {
+        (list(COLORS)[color], SHAPES[shape])
+        for color, shape in zip(labels["color"][present], labels["shape"][present], strict=True)
+    }
+    assert len(frame_pairs) > 50 and not HELD_OUT & frame_pairs
+    textures = {
+        split: {ground.texture for episode in episodes(100, split=split) for ground in episode.grounds}
+        for split in ("train", "test")
+    }
+    assert not textures["train"] & textures["test"]
+    # Nor is training asked about them.
+    rng = np.random.default_rng(1)
+    asked = {q.question for episode in episodes(150) for q in make_questions(episode, rng, 2, ["existence"])}
+    assert not [text for text in asked for color, shape in HELD_OUT if f"{color} {shape}" in text]
+
+
+def test_single_frames_and_their_labels():
+    frames, labels = sample_single_frames(np.random.default_rng(0), 400, size=64)
+    assert frames.shape == (400, 64, 64, 3) and frames.dtype == np.uint8
+    absent = labels["present"] == 0
+    assert 0.08 < absent.mean() < 0.22
+    for name, classes in (("shape", len(SHAPES)), ("color", len(COLORS)), ("tens", 10), ("ones", 10)):
+        assert (labels[name][absent] == -100).all()
+        assert set(labels[name][~absent]) == set(range(1 if name == "tens" else 0, classes))
+    assert frames[~absent].max(axis=(1, 2, 3)).min() > 240  # white digits
+    assert frames[absent].max() < 200  # no ground is as bright
+    again, _ = sample_single_frames(np.random.default_rng(0), 400, size=64)
+    assert np.array_equal(frames, again)
+
+
+def read_number(frame, x, y):
+    """Reads the digits near `(x, y)` by comparing pixels at the cells' centres with every glyph."""
+    size = frame.shape[0]
+    bright = frame.min(axis=2) > 128
+    cell = DIGIT_CELL * size
+    best = (71, None)
+    for dx, dy in itertools.product(np.arange(-1, 2), np.arange(-size // 16, size // 8)):
+        rows = np.floor(y * size + dy + (np.arange(7) - 3) * cell).astype(int)
+        digits, distance = [], 0
+        for first in (-5, 1):
+            columns = np.floor(x * size + dx + (first + np.arange(5)) * cell).astype(int)
+            distances = (bright[np.ix_(rows, columns)] != DIGITS).sum(axis=(1, 2))
+            digits.append(int(distances.argmin()))
+            distance += int(distances.min())
+        best = min(best, (distance, 10 * digits[0] + digits[1]))
+    return best[1]
+
+
+def read_color(frame, x, y):
+    """The named color that most pixels about `(x, y)` come close to, the white of digits aside."""
+    size = frame.shape[0]
+    top, left, half = int(y * size), int(x * size), int(0.3 * size)
+    window = frame[max(top - half, 0) : top + half, max(left - half, 0) : left + half].reshape(-1, 3).astype(int)
+    close = {name: (np.abs(window - color).max(axis=1) < 40).sum() for name, color in COLORS.items()}
+    if max(count for name, count in close.items() if name != "white") < 150:
+        return "white"
+    return max((name for name in close if name != "white"), key=close.__getitem__)
+
+
+def test_pixels_show_what_the_truth_table_says():
+    read = 0
+    for episode in episodes(6, split="test"):
+        for frame, truth in zip(render(episode, 128), truth_table(episode), strict=True):
+            if truth is None:
+                assert frame.max() < 200
+                continue
+            assert read_number(frame, truth.x, truth.y) == truth.number
+            assert read_color(frame, truth.x, truth.y) == truth.color
+            read += 1
+    assert read > 60
+
+
+def test_no_two_shapes_look_alike():
+    """At 64 pixels the silhouettes of two shapes differ in at least a tenth of the pixels that either covers."""
+    from dynfocus.eval.synthetic.drawing import shape_sprite
+
+    silhouettes = {shape: shape_sprite(shape, "red", 64, (0, 0))[1][..., 0] < 0.5 for shape in SHAPES}
+    for a, b in itertools.combinations(SHAPES, 2):
+        different = silhouettes[a] ^ silhouettes[b]
+        assert different.sum() > 0.1 * (silhouettes[a] | silhouettes[b]).sum(), (a, b)
+
+
+# What is asked
+
+
+def witnessed_events(episode):
+    """The events as a viewer of the sampled frames sees them: a name, a number, the places it was at."""
+    seen = []
+    for _, run in itertools.groupby(truth_table(episode), key=lambda truth: truth and (truth.color, truth.shape)):
+        run = list(run)
+        if run[0] is not None:
+            assert len({truth.number for truth in run}) == 1
+            seen.append((run[0].color, run[0].shape, str(run[0].number), [(truth.x, truth.y) for truth in run]))
+    return seen
+
+
+def answer_from_frames(text, seen):
+    """Answers a question from `witnessed_events`, without the code that made the question."""
+    names = [f"{color} {shape}" for color, shape, _, _ in seen]
+    asked = re.findall(rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})\b", text)
+    number = re.search(r"\d\d", text)
+    if number:
+        color, shape = next(event[:2] for event in seen if event[2] == number[0])
+        return color if "color" in text else shape
+    if text.startswith("How many"):
+        name = text.split()[2].removesuffix("es" if "crosses" in text else "s")
+        if name in ("event", "shape"):
+            return str(len(seen))
+        return str(sum(name in event[:2] for event in seen))
+    if text.startswith(("Is there", "Does", "Can you")):
+        return "yes" if asked[0] in names else "no"
+    if "right after" in text:
+        return names[names.index(asked[0]) + 1]
+    if "right before" in text:
+        return names[names.index(asked[0]) - 1]
+    if len(asked) == 2:
+        early, late = sorted(asked, key=names.index)
+        return early if re.search("first|earlier", text) else late
+    if asked and "number" in text:
+        return seen[names.index(asked[0])][2]
+    if asked:
+        (x0, y0), (x1, y1) = (seen[names.index(asked[0])][3][place] for place in (0, -1))
+        if max(abs(x1 - x0), abs(y1 - y0)) < 0.02:
+            return "nowhere"
+        return ("right" if x1 > x0 else "left") if abs(x1 - x0) > abs(y1 - y0) else ("down" if y1 > y0 else "up")
+    event = seen[0 if "first" in text else -1]
+    return event[1] if "shape" in text else event[2] if "number" in text else event[0]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_answers_follow_from_the_frames(split):
+    rng = np.random.default_rng(5)
+    kinds = collections.Counter()
+    for episode in episodes(150, split=split):
+        seen = witnessed_events(episode)
+        table = truth_table(episode)
+        for question in make_questions(episode, rng, per_kind=2):
+            assert answer_from_frames(question.question, seen) == question.answer, (question, seen)
+            assert question.answer == question.answer.lower()
+            kinds[question.kind] += 1
+            # The frames to look at are those of the events to look at.
+            names = {f"{table[frame].color} {table[frame].shape}" for frame in question.frames}
+            assert names == {episode.events[index].name for index in question.event_ids}
+    assert kinds.keys() == set(KINDS) and min(kinds.values()) > 250
+
+
+def test_answers_are_balanced():
+    rng = np.random.default_rng(0)
+    answers = collections.defaultdict(collections.Counter)
+    for episode in episodes(600, split="test"):
+        for question in make_questions(episode, rng):
+            answers[question.kind][question.answer] += 1
+
+    def spread(counter, names):
+        assert counter.keys() == set(names)
+        return max(counter.values()) / min(counter.values())
+
+    assert spread(answers["existence"], ["yes", "no"]) < 1.2
+    assert spread(answers["motion"], MOTIONS) < 1.6
+    assert spread(answers["color"], COLORS) < 1.8
+    assert spread(answers["shape"], SHAPES) < 1.8
+    assert len(answers["number"]) == 90
+    assert max(answers["count"].values()) < 0.35 * answers["count"].total()
+
+
+def test_absent_objects_share_a_property_with_present_ones():
+    rng = np.random.default_rng(0)
+    for episode in episodes(50, split="test"):
+        for question in make_questions(episode, rng, 2, ["existence"]):
+            if question.answer == "no":
+                name = re.search(r"\ban? (\w+) (\w+)", question.question)
+                assert question.event_ids == () and question.frames == ()
+                assert any(event.color == name[1] or event.shape == name[2] for event in episode.events)
+
+
+def test_where_the_second_mentioned_comes_first_as_often():
+    rng = np.random.default_rng(0)
+    first_mentioned = []
+    for episode in episodes(300):
+        for question in make_questions(episode, rng, 1, ["order"]):
+            if " or " in question.question:
+                first_mentioned.append(question.question.split(", the ")[1].startswith(question.answer))
+    assert 0.4 < np.mean(first_mentioned) < 0.6 and len(first_mentioned) > 80
+
+
+def test_questions_about_one_event_and_unknown_kinds():
+    episode = sample_episode(np.random.default_rng(0), num_frames=2)
+    kinds = {question.kind for question in make_questions(episode, np.random.default_rng(0))}
+    assert kinds == set(KINDS) - {"order"}
+    with pytest.raises(ValueError, match="Unknown kind of question 'taste'; the kinds are color"):
+        make_questions(episode, np.random.default_rng(0), kinds=["taste"])
+
+
+def test_the_example_has_its_red_star():
+    episode = example_episode()
+    assert episode.num_frames == 32 and len(episode.events) == 5
+    assert [event.number for event in episode.events if event.name == "red star"] == [47]
+
+
+# Files
+
+
+def decode(path):
+    import av
+
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [frame.time for frame in frames]
+
+
+def test_a_file_shows_the_rendered_frames_at_one_frame_a_second(tmp_path):
+    episode = example_episode()
+    path = write_episode(tmp_path / "évents 1.mp4", episode)
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
+    assert path.stat().st_size < 80_000
+    frames, times = decode(path)
+    assert len(frames) == 256 and times[8] == 1.0
+    expected = render(episode).astype(float)
+    error = ((frames[::8] - expected) ** 2).mean(axis=(1, 2, 3))
+    assert (10 * np.log10(255**2 / error)).min() > 30
+    # The number is still there at the size at which a small tower sees it.
+    small = frames[::8].reshape(32, 64, 2, 64, 2, 3).mean(axis=(2, 4))
+    for frame, truth in zip(small, truth_table(episode), strict=True):
+        assert truth is None or read_number(frame, truth.x, truth.y) == truth.number
+    # In between the motion goes on: eight small steps, not one jump.
+    assert all((frames[t] != frames[t + 1]).mean() > 0.01 for t in range(16, 40))
+
+
+def test_writing_to_no_folder_and_in_an_odd_size(tmp_path):
+    with pytest.raises(FileNotFoundError, match="its folder does not exist"):
+        write_episode(tmp_path / "none" / "a.mp4", example_episode())
+    with pytest.raises(ValueError, match="size is 65"):
+        write_episode(tmp_path / "a.mp4", example_episode(), size=65)
+
+
+def small_set(folder, seed=0, num_videos=2, **options):
+    return synthesize(folder, seed, num_videos, num_frames=8, size=64, fps_container=2, **options)
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_set_is_the_same_byte_for_byte_whole_continued_or_made_longer(tmp_path):
+    calls = []
+    questions = small_set(tmp_path / "a", num_videos=3, on_video=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    whole = contents(tmp_path / "a")
+    assert whole.keys() == {"dataset.json", "questions.jsonl", *(f"videos/00000{index}.mp4" for index in range(3))}
+
+    # Interrupted in the second video: half a file, no questions.
+    small_set(tmp_path / "b", num_videos=1)
+    (tmp_path / "b" / "questions.jsonl").unlink()
+    (tmp_path / "b" / "videos" / "000001.mp4.part").write_bytes(b"half")
+    small_set(tmp_path / "b", num_videos=3)
+    assert contents(tmp_path / "b") == whole
+
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    assert {row["kind"] for row in rows} == set(KINDS) and len(rows) == 3 * len(KINDS)
+    assert all(row.keys() == {"video", "question", "answer", "kind", "events"} for row in rows)
+    recipe = Recipe(0, 8, size=64, fps_container=2)
+    for row in rows:
+        episode, _ = recipe.draw(int(row["video"][7:13]))
+        assert answer_from_frames(row["question"], witnessed_events(episode)) == row["answer"]
+        assert all(0 <= start < end <= 8 for start, end in row["events"])
+    assert recipe.draw(0) != Recipe(0, 8, "train", size=64, fps_container=2).draw(0) != recipe.draw(1)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    small_set(tmp_path / "a", num_videos=1)
+    before = contents(tmp_path / "a")
+    with pytest.raises(ValueError, match="made with seed=0, not seed=1; choose another folder"):
+        small_set(tmp_path / "a", seed=1)
+    assert contents(tmp_path / "a") == before
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no synthetic set"):
+        small_set(tmp_path / "b")
+    with pytest.raises(ValueError, match="is a file"):
+        small_set(tmp_path / "b" / "thesis.txt")
+    for options, message in (
+        ({"seed": -1}, "seed is -1"),
+        ({"num_videos": 0}, "num_videos is 0"),
+        ({"questions_per_kind": 0}, "questions_per_kind is 0"),
+        ({"split": "val"}, "not 'val'"),
+        ({"num_events": (0, 3)}, "num_events must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small_set(tmp_path / "c", **options)
+    assert not (tmp_path / "c").exists()
+
+
+# Scores
+
+
+def test_normalized_answers():
+    assert normalize_answer(" The red  Star.") == normalize_answer("red star")
+    assert normalize_answer("47") != normalize_answer("74")
+    assert normalize_answer("a") == ""
+
+
+def test_score_by_kind_and_of_the_key_frames():
+    rows = [
+        {"kind": "number", "answer": "47", "events": [[4, 7]]},
+        {"kind": "number", "answer": "12", "events": [[9, 11]]},
+        {"kind": "order", "answer": "red star", "events": [[4, 7], [9, 11]]},
+        {"kind": "count", "answer": "4", "events": []},
+    ]
+    predictions = [
+        {
+            "answer": "47",
+            "key_frames": [{"index": 3, "time": 3.0}, {"index": 6, "time": 6.0}],
+            "num_visual_tokens": 100,
+        },
+        {"answer": "21", "key_frames": [{"time": 11.0}], "num_visual_tokens": 200},
+        {"answer": "The red star", "key_frames": [{"time": 4.0}], "num_visual_tokens": 300},
+        {"answer": "5", "key_frames": [], "num_visual_tokens": 200},
+    ]
+    score = score_predictions(rows, predictions)
+    assert score["kinds"]["number"] == {"correct": 1, "total": 2, "accuracy": 0.5, "seen": 0.5, "seen_total": 2}
+    # One of the two events of the order question has no key frame; the count question has no event to see.
+    assert score["kinds"]["order"]["accuracy"] == 1.0 and score["kinds"]["order"]["seen"] == 0.0
+    assert score["kinds"]["count"]["seen"] is None
+    assert list(score["kinds"]) == ["number", "order", "count"]
+    assert score["micro"] == 0.5 and score["macro"] == 0.5 and score["macro_without_count"] == 0.75
+    assert score["seen"] == pytest.approx(1 / 3) and score["total"] == 4 and score["mean_visual_tokens"] == 200
+    assert json.loads(json.dumps(score)) == score
+    with pytest.raises(ValueError, match="4 questions but 3 predictions"):
+        score_predictions(rows, predictions[:3])
+
+
+def test_the_truth_scores_full_marks_and_prints(tmp_path, capsys):
+    small_set(tmp_path)
+    rows = read_questions(tmp_path)
+    assert all((tmp_path / "videos").joinpath(row["video"].rsplit("/", 1)[-1]).is_file() for row in rows)
+    assert read_questions(tmp_path, limit=3) == rows[:3]
+    score = score_predictions(rows, rows)
+    assert score["micro"] == score["macro"] == score["macro_without_count"] == 1.0
+    assert score["seen"] is None and score["mean_visual_tokens"] is None
+    print_score(score, "truth")
+    printed = capsys.readouterr().out
+    assert "100.0 %" in printed and all(kind in printed for kind in KINDS)
+
+
+def test_a_folder_without_questions_and_a_bad_limit(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dynfocus synth"):
+        read_questions(tmp_path)
+    (tmp_path / "questions.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no questions"):
+        read_questions(tmp_path)
+    with pytest.raises(ValueError, match="limit is 0"):
+        read_questions(tmp_path, limit=0)
+
+
+def test_the_command_line_prints_json_or_a_clear_error(tmp_path, capsys, monkeypatch):
+    small_set(tmp_path)
+    monkeypatch.setattr(score_module, "predict", lambda rows, model, batch_size, device: rows)
+    assert score_module.main([str(tmp_path), "--json", "--limit", "5", "--model", "some/model"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["micro"] == 1.0 and printed["total"] == 5 and printed["model"] == "some/model"
+    assert score_module.main([str(tmp_path / "none")]) == 2
+    assert "holds no questions.jsonl" in capsys.readouterr().err
