@@ -1,0 +1,5 @@
+"""The `dynfocus` command."""
+
+from .app import main
+
+__all__ = ["main"]

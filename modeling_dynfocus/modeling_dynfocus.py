@@ -311,12 +311,14 @@ class DynFocusModel(DynFocusPreTrainedModel):
 class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin):
     """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-
     def __init__(self, config: DynFocusConfig):
         super().__init__(config)
         self.model = DynFocusModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # Families name their input embeddings differently (`embed_tokens`, `wte`, `decoder.embed_tokens`, …).
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

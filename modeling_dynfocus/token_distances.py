@@ -8,6 +8,8 @@ from torch import Tensor
 # Squared distances below this many roundings of the squared norm are zero: what is left there is the rounding of the
 # matrix product, and exact duplicates (a still scene) must be at distance 0 from each other on every backend.
 ZERO_DISTANCE_ROUNDINGS = 32
+# Slices of the channels are at least this many elements (4 MiB): smaller ones cost more time than they save memory.
+SMALLEST_SLICE = 2**20
 
 
 class SquaredDistances:
@@ -22,7 +24,8 @@ class SquaredDistances:
         batch, length, self.width = tokens.shape
         whole = batch * length * length <= chunk_elements
         self.block = length if whole else max(1, min(length, chunk_elements // length))
-        self.part = max(64, min(length, 512)) if whole else max(1, min(512, chunk_elements // length))
+        narrow = max(64, min(length, 512)) if whole else max(1, min(512, chunk_elements // length))
+        self.part = max(narrow, min(SMALLEST_SLICE, chunk_elements) // (batch * length))
         self.blocks = [slice(start, min(start + self.block, length)) for start in range(0, length, self.block)]
         self.norms = tokens.new_zeros((batch, length), dtype=self.dtype)
         self.matrix: Tensor | None = None

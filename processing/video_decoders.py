@@ -19,6 +19,9 @@ from .video_index import PacketIndex, import_av, open_stream, plan_reading
 from .video_sources import VideoSource
 
 DECODERS = ("pyav", "decord", "torchcodec")
+# What "auto" tries, in this order. torchcodec may bring decoders that PyAV was built without; decord's FFmpeg is older
+# than that of any PyAV, and reads nothing more.
+_AUTOMATIC = ("pyav", "torchcodec")
 
 # What a jump costs besides decoding from the key frame on: the decoder's pipeline is drained and has to fill again.
 _SEEK_COST = 16.0
@@ -41,9 +44,11 @@ class VideoDecoder(Protocol):
 
     Attributes:
         name: one of `DECODERS`.
+        picture: height and width of the frames.
     """
 
     name: str
+    picture: tuple[int, int]
 
     def frames(self, wanted: np.ndarray) -> Frames:
         """Yields `(frame index, (height, width, 3) uint8)` for the sorted `(T,)` indices `wanted`."""
@@ -69,12 +74,13 @@ class PyAVDecoder:
         self, source: VideoSource, index: PacketIndex, skip_damaged: bool = False, seek_cost: float | None = None
     ) -> None:
         self._source, self._index, self._skip_damaged = source, index, skip_damaged
+        self.picture = index.height, index.width
         self._seek_cost = _SEEK_COST if seek_cost is None else seek_cost
         self._warned = False
         self._drops = index.codec in _DROPPABLE and ("mp4" in index.container or "matroska" in index.container)
         with open_stream(source) as (_, stream):
             if stream.codec_context is None:
-                raise CannotDecode(f"PyAV has no decoder for {index.codec} video")
+                raise CannotDecode("PyAV has no decoder for its codec")
 
     def frames(self, wanted: np.ndarray) -> Frames:
         newest = -1
@@ -176,7 +182,7 @@ class PyAVDecoder:
 
 class DecordDecoder:
     """decord, kept to what it does right: it loses count after a seek in open groups of pictures and in fragments,
-    skips the start of transport streams, and cannot turn a picture on its side.
+    skips the start of transport streams, cannot turn a picture on its side, and may crash on files that are damaged.
     """
 
     name = "decord"
@@ -186,6 +192,8 @@ class DecordDecoder:
         fragmented = not index.states_frames and "mp4" in index.container
         if index.pts is None or not ("mp4" in index.container or "matroska" in index.container):
             raise CannotDecode(f"decord does not read every frame of {index.container} files")
+        if index.ends_early:
+            raise CannotDecode("decord does not read files that are cut off")
         if index.rotation % 180:
             raise CannotDecode("decord cannot turn the picture on its side, as the file asks")
         try:
@@ -197,6 +205,7 @@ class DecordDecoder:
             raise CannotDecode(f"decord fails on it ({_first_line(error)})") from None
         if count != len(index.times):
             raise CannotDecode(f"decord sees {count} frames where the file shows {len(index.times)}")
+        self.picture = index.height, index.width
         self._source, self._seeks = source, index.closed_groups and not fragmented
 
     def frames(self, wanted: np.ndarray) -> Frames:
@@ -235,6 +244,7 @@ class TorchcodecDecoder:
             raise CannotDecode(f"torchcodec fails on it ({_first_line(error)})") from None
         if count != len(index.times):
             raise CannotDecode(f"torchcodec sees {count} frames where the file shows {len(index.times)}")
+        self.picture = self._decoder.metadata.height, self._decoder.metadata.width
         self._source = source
 
     def frames(self, wanted: np.ndarray) -> Frames:
@@ -250,14 +260,14 @@ class TorchcodecDecoder:
 
 
 def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damaged: bool = False) -> VideoDecoder:
-    """The decoder called `name`; `"auto"` is the first of `DECODERS` that is there and right for the file.
+    """The decoder called `name`; `"auto"` is PyAV, or else torchcodec where PyAV lacks the codec.
 
     Raises:
         ImportError: the decoder asked for is not installed; the message says what to install.
         ValueError: it cannot decode this file, or (`"auto"`) none of those installed can.
     """
     reasons = []
-    for candidate in DECODERS if name == "auto" else (name,):
+    for candidate in _AUTOMATIC if name == "auto" else (name,):
         try:
             if candidate == "pyav":
                 return PyAVDecoder(source, index, skip_damaged)

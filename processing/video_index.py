@@ -34,7 +34,7 @@ class PacketIndex:
         seek_ticks: `(M,)` int64, decoding time of each packet, which containers seek by.
         closed_groups: no frame before a key frame needs it, so that any decoder can start at any key frame.
         states_frames: the container states the number of its frames up front (MP4 that is not fragmented, AVI).
-        height, width: of the picture as it is to be shown, that is, after the rotation.
+        height, width: of the picture as it is to be shown, that is, after the rotation; 0 if PyAV lacks the decoder.
         rotation: degrees counter-clockwise by which a decoded frame must be turned.
         container: FFmpeg's name of the format.
         codec: FFmpeg's name of the codec.

@@ -94,7 +94,7 @@ def read_video(
         max_frames: where `fps` asks for more frames, take this many over the whole duration instead.
         size: `(height, width)`, or the length of the shorter side, to which frames are resized (bicubic, antialiased,
             by the same function for every decoder); by default they are left as they are.
-        decoder: `"pyav"`, `"decord"`, `"torchcodec"`, or the first of these that is right for the file.
+        decoder: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"`: PyAV, or torchcodec for what PyAV cannot decode.
         transform: called with each frame, `(height, width, 3)` uint8, after the resize; gives the array to keep.
         on_truncated: for a file that is cut off or damaged, raise an error (`"error"`), or warn and return the
             readable frames (`"warn"`). Formats that do not state their length (TS, live Matroska) cannot be seen to be
@@ -187,8 +187,8 @@ def _open(
         fps=index.fps,
         duration=index.duration,
         total_num_frames=len(index.times),
-        height=index.height,
-        width=index.width,
+        height=reader.picture[0],
+        width=reader.picture[1],
         decoder=reader.name,
     )
     return _Reading(index, wanted, metadata, _finished(reader.frames(wanted), file.name, size, transform))

@@ -63,8 +63,10 @@ def test_dpc_matches_the_reference(level, source, clusters, neighbors):
 @given(st.integers(2, 24), st.integers(1, 9), st.integers(1, 6), st.integers(1, 10), st.integers(0, 10**6))
 def test_dpc_matches_its_definition(length, width, clusters, neighbors, seed):
     generator = torch.Generator().manual_seed(seed)
-    # Small whole numbers are full of ties and duplicates; labels are compared where no rounding can decide.
+    # Small whole numbers are full of ties and duplicates; labels are compared where no rounding can decide: so the
+    # width, by which distances are divided, is a power of two there.
     ties = seed % 2 == 0
+    width = 2 ** (width % 4) if ties else width
     tokens = (
         torch.randint(-2, 3, (length, width), generator=generator).float()
         if ties
@@ -205,8 +207,10 @@ class LargestTensor(TorchDispatchMode):
     [((1, 200, 4096), 2**26, 200**2), ((1, 700, 640), 2**15, 2**15), ((64, 64, 256), 2**14, 2**14)],
     ids=["wide frames", "many frames", "patches"],
 )
-def test_dpc_memory_is_bounded(shape, chunk_elements, bound):
+def test_dpc_memory_is_bounded(shape, chunk_elements, bound, monkeypatch):
     """No temporary is larger than T² or a chunk, however wide the tokens are, even for input that has to be cast."""
+    # Slices of a few megabytes are allowed at any size; tiny inputs show the rule without them.
+    monkeypatch.setattr("dynfocus.token_distances.SMALLEST_SLICE", 1)
     tokens = random_tokens(*shape, dtype=torch.bfloat16)
     with LargestTensor() as largest:
         dpc_knn(tokens, 25, num_neighbors=5, chunk_elements=chunk_elements)

@@ -1,0 +1,5 @@
+"""`python -m dynfocus.cli` is `dynfocus`."""
+
+from . import main
+
+main()

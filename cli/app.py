@@ -1,0 +1,179 @@
+"""What the `dynfocus` command takes. What it does is in `ask.py` and `synth.py`, which are imported when needed."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import user_errors
+
+app = typer.Typer(
+    help="Video question answering that looks closely only at the frames that matter for the question.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# typer joins the lines of a paragraph, so that each example is a paragraph of its own.
+_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus ask holiday.mp4 "What is on the beach?"
+
+dynfocus ask holiday.mp4 "What is on the beach?" --plot timeline.png --max-visual-tokens 400
+
+dynfocus synth --seed 1 --videos 50 --out test-set"""
+
+_ASK_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus ask holiday.mp4 "What is on the beach?"
+
+dynfocus ask lecture.mp4 "Who speaks first?" --fps 0.5 --max-visual-tokens 400 --plot timeline.png
+
+dynfocus ask https://example.org/film.webm "How does it end?" --model some-user/some-model --json"""
+
+_SYNTH_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus synth --seed 1 --videos 50 --out test-set
+
+python -m dynfocus.eval.synthetic.score test-set"""
+
+
+class Decoder(StrEnum):
+    """What reads the file."""
+
+    auto = "auto"
+    pyav = "pyav"
+    decord = "decord"
+    torchcodec = "torchcodec"
+
+
+class Split(StrEnum):
+    """Which textures and pairs of colour and shape the videos draw from."""
+
+    train = "train"
+    test = "test"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dynfocus import __version__
+
+        typer.echo(f"dynfocus {__version__}")
+        raise typer.Exit
+
+
+def _event_range(text: str) -> tuple[int, int]:
+    """`"3-6"` as `(3, 6)`, `"4"` as `(4, 4)`."""
+    fewest, dash, most = text.partition("-")
+    if not fewest.isdecimal() or not (most.isdecimal() or not dash):
+        raise typer.BadParameter(f"{text!r} is not a number of events such as 4, nor a range such as 3-6.")
+    return int(fewest), int(most or fewest)
+
+
+@app.callback(invoke_without_command=True, epilog=_EXAMPLES)
+def _command(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog=_ASK_EXAMPLES)
+def ask(
+    video: Annotated[str, typer.Argument(help="A video file, or its URL.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A folder or a Hub id.", show_default="the embedded model")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw events, scores and key frames along the time axis into this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    max_visual_tokens: Annotated[
+        int | None, typer.Option(help="Spend so many visual tokens at most.", show_default="as the model was saved")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames to look at per second.", show_default="as the model was saved")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer, at most.")] = 64,
+    decoder: Annotated[Decoder, typer.Option(help="What reads the file.")] = Decoder.auto,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the model was saved")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.", show_default="main")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show libraries' messages, and where an error comes from.")
+    ] = False,
+) -> None:
+    """Ask a question about a video: the answer, and the frames on which it rests."""
+    with user_errors(verbose):
+        from . import ask as command
+
+        command.run(
+            command.Request(
+                video=video,
+                question=question,
+                model=model,
+                plot=plot,
+                as_json=as_json,
+                sampling={
+                    "max_visual_tokens": max_visual_tokens,
+                    "fps": fps,
+                    "max_frames": max_frames,
+                    "decoder": decoder.value,
+                },
+                max_new_tokens=max_new_tokens,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                verbose=verbose,
+            )
+        )
+
+
+@app.command(epilog=_SYNTH_EXAMPLES)
+def synth(
+    out: Annotated[Path, typer.Option(help="A new or empty folder, or one to be continued.", show_default=False)],
+    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds: its frames at one a second.")] = 32,
+    events: Annotated[str, typer.Option(metavar="FEWEST-MOST", help="Events of a video.")] = "3-6",
+    split: Annotated[Split, typer.Option(help="Test draws textures and objects that training never shows.")] = Split.test,
+    questions_per_kind: Annotated[int, typer.Option(min=1, help="Of each kind, for each video.")] = 1,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
+) -> None:
+    """Write a test set of the synthetic world: videos, and questions with their answers."""
+    num_events = _event_range(events)
+    with user_errors(verbose):
+        from . import synth as command
+
+        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Where a terminal cannot show a character, it shows another one, and the answer is not lost.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    app(prog_name="dynfocus")
+
+
+__all__ = ["app", "main"]

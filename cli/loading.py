@@ -1,0 +1,126 @@
+"""From the words of the command line to a pipeline, with a sentence for all that may be wrong with them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .terminal import UserError
+
+_DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+    "auto": "auto",
+}
+
+
+def load_pipeline(
+    model: str, device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool
+) -> Any:
+    """
+    A `video-qa` pipeline. Without `trust_remote_code`, this package's classes are the only ones that are used.
+
+    Raises:
+        `UserError`: a device, dtype or model that is not there.
+    """
+    import torch
+    from transformers import AutoConfig, pipeline
+
+    from dynfocus import VideoQAPipeline
+
+    options: dict[str, Any] = {"dtype": find_dtype(dtype)} if dtype is not None else {}
+    if device is not None:
+        options["device"] = find_device(device)
+    _check_folder(model)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(model, **hub)
+        if not trust_remote_code:
+            if config.model_type != "dynfocus":
+                raise UserError(f"{model} is a {config.model_type} model: --model needs a DynFocus model.")
+            options["pipeline_class"] = VideoQAPipeline
+        make: Any = pipeline  # its overloads know the tasks of transformers only
+        return make("video-qa", model=model, **hub, **options)
+    except torch.OutOfMemoryError as error:
+        raise UserError("The device's memory is full: use --dtype bfloat16, or --device cpu.") from error
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        raise UserError(_why_not_loaded(model, revision, error)) from error
+
+
+def find_dtype(name: str) -> Any:
+    """The torch dtype of a name, or `"auto"`."""
+    import torch
+
+    if name not in _DTYPES:
+        raise UserError(f"--dtype {name}: is not one of float32, bfloat16, float16 and auto.")
+    return "auto" if name == "auto" else getattr(torch, _DTYPES[name])
+
+
+def find_device(name: str) -> Any:
+    """The torch device of a name, if this machine has it."""
+    import torch
+
+    try:
+        device = torch.device(int(name) if name.isdecimal() else name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: is not a device such as cpu, cuda or cuda:1.") from error
+    if device.type in ("cpu", "meta"):
+        if device.type == "meta":
+            raise UserError("--device meta: computes nothing; use cpu, or an accelerator such as cuda.")
+        return device
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or accelerator.type != device.type:
+        found = "no accelerator" if accelerator is None else f"{accelerator.type} only"
+        raise UserError(f"--device {name}: is not available, torch finds {found}; use --device cpu.")
+    count = torch.accelerator.device_count()
+    if device.index is not None and device.index >= count:
+        raise UserError(f"--device {name}: there are {count} {device.type} devices, and the first has the number 0.")
+    return device
+
+
+def _check_folder(model: str) -> None:
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"--model {model}: the folder holds no config.json, so it is no saved model.")
+    elif path.exists():
+        raise UserError(f"--model {model}: is a file; name the folder that it lies in.")
+    elif path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or "\\" in model:
+        raise UserError(f"--model {model}: there is no such folder.")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
+    """One sentence for what transformers and the Hub say in many."""
+    from huggingface_hub import errors
+
+    causes = list(_causes(error))
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if caused_by(errors.GatedRepoError):
+        return f"--model {model}: its owner has to grant you access on the Hub first (and `hf auth login`)."
+    if caused_by(errors.RevisionNotFoundError):
+        return f"--model {model}: has no revision {revision!r} on the Hub."
+    if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError):
+        return f"--model {model}: is neither a folder here nor a model on the Hub (a private one needs `hf auth login`)."
+    if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
+        return f"--model {model}: is no folder here, and the Hub cannot be reached to look for it there."
+    if caused_by(errors.EntryNotFoundError):
+        return f"--model {model}: the repository holds no config.json, so it is no saved model."
+    if "trust_remote_code" in str(error):
+        return f"--model {model}: comes with code of its own; --trust-remote-code runs it, if you trust it."
+    return f"--model {model}: cannot be loaded: {str(error).strip() or type(error).__name__}"
+
+
+__all__ = ["find_device", "find_dtype", "load_pipeline"]

@@ -1,0 +1,64 @@
+"""Prints an answer and what it rests on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from .times import clock_time
+
+_BAR_WIDTH = 24
+_STEP_STYLES = {"decode": "blue", "encode": "magenta", "generate": "green"}
+
+
+def print_report(console: Console, result: Mapping[str, Any]) -> None:
+    """
+    Args:
+        result: what the pipeline returned for one video with `return_details=True`, and `"question"`.
+    """
+    console.print(Text(result["question"], style="italic"))
+    answer = Text(result["answer"], style="bold green") if result["answer"] else Text("(no answer)", style="dim")
+    score = Text.assemble(("score ", "dim"), f"{result['score']:.2f}")
+    console.print(Panel(Group(answer, score), expand=False, padding=(0, 2), border_style="green"))
+    console.print(_key_frames(result))
+    spent, dense = result["num_visual_tokens"], result["num_dense_tokens"]
+    console.print(
+        Text.assemble(
+            (f"{spent}", "bold"), f" visual tokens of {dense} ", (f"({_percent(spent, dense)})", "bold"),
+            " a dense model would take",
+        )
+    )  # fmt: skip
+    console.print(_timings(result["timings"]))
+
+
+def _key_frames(result: Mapping[str, Any]) -> Table:
+    found = result["key_frames"]
+    table = Table(title=f"{len(found)} key frames of {result['num_frames']} frames", title_justify="left", box=None)
+    for heading in ("frame", "time"):
+        table.add_column(heading, justify="right", header_style="dim")
+    table.add_column("event score", header_style="dim")
+    for frame in found:
+        score = frame["score"]
+        bar = "━" * max(1, round(score * _BAR_WIDTH)) if score == score else ""
+        cell = Text.assemble(f"{score:.2f} ", (bar, "cyan"))
+        table.add_row(str(frame["index"]), clock_time(frame["time"], decimals=True), cell)
+    return table
+
+
+def _timings(timings: Mapping[str, float]) -> Text:
+    total = sum(timings.values())
+    text = Text.assemble((f"{total:.2f} s", "bold"), ": ")
+    for number, (step, seconds) in enumerate(timings.items()):
+        text.append(" · " if number else "", style="dim")
+        text.append(f"{step} {seconds:.2f} s ({_percent(seconds, total)})", style=_STEP_STYLES.get(step, ""))
+    return text
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "–"
+
+
+__all__ = ["print_report"]

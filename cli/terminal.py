@@ -1,0 +1,103 @@
+"""What the user sees besides the result: progress and errors on stderr, and no chatter of libraries."""
+
+import contextlib
+import io
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from threading import Lock, Timer
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+_PATIENCE = 1.0  # seconds
+
+
+class UserError(Exception):
+    """What the user got wrong, in one sentence with the way out."""
+
+
+@contextlib.contextmanager
+def user_errors(verbose: bool = False) -> Iterator[None]:
+    """Ends the program with exit code 1 and one sentence on stderr, with the traceback before it if `verbose`."""
+    try:
+        yield
+    except (UserError, ValueError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has had enough of it, as `head` does; typer knows what to do.
+            raise
+        if verbose:
+            traceback.print_exc()
+        console = Console(stderr=True)
+        console.print("error:", style="bold red", end=" ")
+        console.print(one_sentence(str(error)) or type(error).__name__, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def one_sentence(message: str) -> str:
+    """The first paragraph of a message, on one line."""
+    lines = message.strip().split("\n\n")[0].splitlines()
+    return " ".join(line.strip() for line in lines)
+
+
+@contextlib.contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Says on stderr what takes so long, once it takes over a second; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    progress = Progress(*columns, console=console, transient=True)
+    progress.add_task(text, total=None)
+    lock, over = Lock(), False
+
+    def start() -> None:
+        with lock:
+            if not over:
+                progress.start()
+
+    timer = Timer(_PATIENCE, start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with lock:
+            over = True
+            progress.stop()
+
+
+@contextlib.contextmanager
+def quiet(verbose: bool = False) -> Iterator[None]:
+    """Keeps other libraries' output, log messages and progress bars off the terminal, unless `verbose`."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    if verbose:
+        # What is printed is not the result: that alone belongs on stdout.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    hub_bars, bars = not are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    level = logging.root.manager.disable
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+__all__ = ["UserError", "one_sentence", "quiet", "spinner", "user_errors"]

@@ -1,0 +1,16 @@
+"""Seconds as people read them."""
+
+
+def clock_time(seconds: float, decimals: bool = False) -> str:
+    """`65.25` as `"1:05"`, or as `"01:05.2"`, from an hour on as `"1:01:05"`; with decimals, minutes have two digits."""
+    # Tenths are cut off, not rounded: no frame is shown later than it begins.
+    tenths = int(seconds * 10 + 1e-6)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    tail = f"{rest // 10:02d}" + (f".{rest % 10}" if decimals else "")
+    if hours:
+        return f"{hours}:{minutes:02d}:{tail}"
+    return f"{minutes:02d}:{tail}" if decimals else f"{minutes}:{tail}"
+
+
+__all__ = ["clock_time"]

@@ -1,0 +1,140 @@
+"""Saved folders are complete: they load and answer where the package is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_tiny_processor
+from tiny_models import make_question_aware, tiny_model
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+from videos import barcode_frames, write_video
+
+from dynfocus import VideoQAPipeline
+from dynfocus.hub import refresh_code, save_for_hub
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_MODEL = ROOT / "checkpoints" / "dynfocus-tiny"
+REFRESH = "run `python -m dynfocus.hub checkpoints/dynfocus-tiny`"
+QUESTION = "which number is shown with the red star?"
+
+
+def code_in(folder: Path) -> dict[str, str]:
+    """The Python files of a folder by their names."""
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    model = tiny_model()
+    make_question_aware(model)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_for_hub(model, make_tiny_processor(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "six seconds.mp4", barcode_frames(12), fps=2.0)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(saved, video, tmp_path_factory) -> Path:
+    """What a process without the package finds: `found.json`, `tensors.safetensors`, and the folders that it saved."""
+    out = tmp_path_factory.mktemp("elsewhere")
+    environment = {**os.environ, "HF_HOME": str(out / "cache"), "HF_HUB_OFFLINE": "1"}
+    for name in ("HF_MODULES_CACHE", "PYTHONPATH"):
+        environment.pop(name, None)
+    script = Path(__file__).with_name("without_package.py")
+    command = [sys.executable, "-P", str(script), str(saved), str(video), QUESTION, str(out)]
+    done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(elsewhere) -> dict:
+    return json.loads((elsewhere / "found.json").read_text(encoding="utf-8"))
+
+
+def test_the_package_was_out_of_reach(found):
+    assert found["imported"] == []
+    assert found["modules"] == ["transformers_modules"]
+
+
+def test_auto_classes_find_the_right_classes(found):
+    assert found["classes"] == {
+        "AutoModelForImageTextToText": "DynFocusForConditionalGeneration",
+        "AutoModelForMultimodalLM": "DynFocusForConditionalGeneration",
+        "AutoProcessor": "DynFocusProcessor",
+        "pipeline": "VideoQAPipeline",
+    }
+    assert found["config"]["model_type"] == "dynfocus"
+    assert found["config"]["video_token_id"] == 3
+
+
+def test_tensors_equal_those_of_the_package(saved, video, elsewhere):
+    tensors = load_file(elsewhere / "tensors.safetensors")
+    inputs = AutoProcessor.from_pretrained(saved)(text=f"<video>\n{QUESTION}", videos=video, return_tensors="pt")
+    with torch.no_grad():
+        expected = {
+            "logits": AutoModelForImageTextToText.from_pretrained(saved)(**inputs).logits,
+            "hidden": AutoModel.from_pretrained(saved)(**inputs).last_hidden_state,
+            "pixels": inputs["pixel_values_videos"],
+        }
+    assert tensors.keys() == expected.keys()
+    assert {name: torch.equal(tensors[name], expected[name]) for name in tensors} == dict.fromkeys(tensors, True)
+
+
+def test_answers_equal_those_of_the_package(saved, video, found):
+    expected = pipeline("video-qa", model=str(saved), pipeline_class=VideoQAPipeline)(video, question=QUESTION)
+    assert expected["key_frames"] and expected["num_visual_tokens"] > 0
+    assert found["answer"] == expected
+    assert found["by_parts"] == expected
+    assert found["by_pipeline"] == expected
+
+
+def test_saving_again_loses_no_file(saved, elsewhere):
+    for name in ("by_parts", "by_pipeline"):
+        assert {path.name for path in saved.iterdir()} == {path.name for path in (elsewhere / name).iterdir()}
+        assert code_in(elsewhere / name) == code_in(saved)
+        again = json.loads((elsewhere / name / "config.json").read_text(encoding="utf-8"))
+        first = json.loads((saved / "config.json").read_text(encoding="utf-8"))
+        assert again["auto_map"] == first["auto_map"]
+        assert again["custom_pipelines"]["video-qa"]["impl"] == first["custom_pipelines"]["video-qa"]["impl"]
+
+
+def test_all_entries_lie_flat_in_the_folder(saved):
+    config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
+    entries = [*config["auto_map"].values(), config["custom_pipelines"]["video-qa"]["impl"]]
+    assert {entry.partition(".")[0] for entry in entries} <= {path.stem for path in saved.glob("*.py")}
+
+
+def test_refreshing_mends_the_code_and_nothing_else(saved, tmp_path):
+    stale = tmp_path / "stale"
+    stale.mkdir()
+    for path in saved.iterdir():
+        (stale / path.name).write_bytes(path.read_bytes())
+    (stale / "clustering.py").write_text("old = True\n", encoding="utf-8")
+    (stale / "token_distances.py").unlink()
+    written = refresh_code(stale)
+    assert sorted(written) == sorted(code_in(saved))
+    for path in saved.iterdir():
+        assert (stale / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_refreshing_an_empty_folder_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no saved processor: write it with `save_for_hub` first"):
+        refresh_code(tmp_path)
+
+
+def test_code_of_the_default_model_is_that_of_the_tree(saved):
+    assert DEFAULT_MODEL.is_dir(), f"{DEFAULT_MODEL} is missing: write it with `dynfocus.hub.save_for_hub`"
+    expected, kept = code_in(saved), code_in(DEFAULT_MODEL)
+    assert sorted(expected.keys() - kept.keys()) == [], f"code is missing in {DEFAULT_MODEL}: {REFRESH}"
+    assert sorted(kept.keys() - expected.keys()) == [], f"code of an older version in {DEFAULT_MODEL}: delete it"
+    assert [name for name in expected if kept[name] != expected[name]] == [], f"{DEFAULT_MODEL} is stale: {REFRESH}"

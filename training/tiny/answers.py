@@ -1,0 +1,149 @@
+"""Stage 3 of the tiny recipe: train all but the tower to answer questions, first on short videos, then on long ones."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusVideoFeatures
+
+from .data import QuestionBatches
+
+
+@dataclass(frozen=True)
+class Course:
+    """A part of the training: what is asked, for how many steps, in batches of what size."""
+
+    batches: QuestionBatches
+    steps: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class AnswerTraining:
+    """
+    Settings of the answer training.
+
+    Args:
+        learning_rate, weight_decay: of AdamW, after a warm-up of `warm_up` steps, with cosine decay.
+        relevance_weight: weight of the selector's own loss: binary cross-entropy of an event's score against whether
+            the answer rests on it, which the synthetic world knows. 0 trains the selector by the answers alone.
+        sigma: selection noise at the start; it falls linearly to 0.
+        log_every, save_every: steps.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warm_up: int = 300
+    relevance_weight: float = 0.5
+    sigma: float = 0.05
+    log_every: int = 100
+    save_every: int = 500
+    bf16: bool = True
+
+
+def relevance_loss(features: DynFocusVideoFeatures, asked: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of event scores against `asked` `(V, T)`, 1 on frames that the answer rests on."""
+    scores = torch.stack(features.event_scores)
+    return F.binary_cross_entropy_with_logits(scores.float(), asked.gather(1, torch.stack(features.event_medoids)))
+
+
+def train_answers(
+    model: DynFocusForConditionalGeneration,
+    courses: list[Course],
+    settings: AnswerTraining,
+    out: Path,
+    *,
+    seed: int,
+    device: str,
+    log: Callable[[str], None],
+    check: Callable[[], str] | None = None,
+) -> None:
+    """Train `model` in place through `courses`; a checkpoint in `out/answers.partial` is continued exactly."""
+    partial, total = out / "answers.partial", sum(course.steps for course in courses)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
+    )
+    step = 0
+    if partial.exists():
+        saved = torch.load(partial, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
+        log(f"continuing after step {step}")
+    started, window = time.monotonic(), defaultdict(list)
+    model.train()
+    while step < total:
+        course, left = courses[0], step
+        for course in courses:
+            if left < course.steps:
+                break
+            left -= course.steps
+        # Data and noise follow from the step alone, so that a continued run is the same run.
+        rng = np.random.default_rng((seed, step))
+        torch.manual_seed(seed * 1_000_003 + step)
+        decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min((step + 1) / settings.warm_up, decay)
+        model.model.selection_sigma = settings.sigma * (1 - step / total)
+
+        inputs = course.batches.collate(*course.batches.draw(rng, course.batch_size), device)
+        asked = inputs.pop("asked")
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
+            outputs = model(**inputs)
+        relevance = relevance_loss(outputs.video_features, asked)
+        loss = outputs.loss + settings.relevance_weight * relevance
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        window["answer"].append(outputs.loss.item())
+        window["relevance"].append(relevance.item())
+        if step % settings.log_every == 0:
+            means = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
+            log(f"answers step {step}/{total} {means} ({time.monotonic() - started:.0f} s)")
+            window.clear()
+        if step % settings.save_every == 0 or step == total:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, partial.with_suffix(".writing"))
+            partial.with_suffix(".writing").replace(partial)
+            if check is not None:
+                log(check())
+    model.eval()
+    model.model.selection_sigma = model.config.selection_sigma
+
+
+@torch.no_grad()
+def answer_accuracy(
+    model: DynFocusForConditionalGeneration, batches: QuestionBatches, *, count: int, seed: int, device: str
+) -> tuple[dict[str, float], float]:
+    """
+    Share of greedy answers that are exact, by kind of question, and the share of questions whose asked events all have
+    a key frame. An answer is exact just where every one of its tokens is the likeliest after the right ones before it.
+    """
+    was_training = model.training
+    model.eval()
+    right, found = defaultdict(list), []
+    for start in range(0, count, 64):
+        rows, questions = batches.draw(np.random.default_rng((seed, start)), 64)
+        inputs = batches.collate(rows, questions, device)
+        inputs.pop("asked")
+        outputs = model(**inputs)
+        labels = inputs["labels"][:, 1:]
+        exact = ((outputs.logits[:, :-1].argmax(-1) == labels) | (labels == -100)).all(1).tolist()
+        key_frames = [set(frames.tolist()) for frames in outputs.video_features.key_frames]
+        for row, question, ok, keys in zip(rows, questions, exact, key_frames, strict=True):
+            right[question.kind].append(ok)
+            events = [batches.features.episodes[row].events[index] for index in question.event_ids]
+            if events and question.kind not in ("count", "first_last"):
+                found.append(all(keys & set(event.frames) for event in events))
+    model.train(was_training)
+    return {kind: float(np.mean(values)) for kind, values in sorted(right.items())}, float(np.mean(found))

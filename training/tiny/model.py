@@ -1,0 +1,70 @@
+"""The tiny checkpoint's model and processor before training."""
+
+from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
+
+from dynfocus.configuration_dynfocus import DynFocusConfig
+from dynfocus.configuration_vision_tower import VisionTowerConfig
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.processing import DynFocusProcessor, DynFocusVideoProcessor
+
+from .vision import IMAGE_SIZE, tower_config
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> DynFocusProcessor:
+    """At most 16 events a video, and a quarter of them key frames: 216 visual tokens for 32 frames."""
+    video_processor = DynFocusVideoProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, fps=1.0
+    )
+    return DynFocusProcessor(video_processor, tokenizer, num_prototypes=16, key_ratio=0.25, max_question_tokens=60)
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
+    """About 2.8 M parameters in all."""
+    vocab_size = len(tokenizer)
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    text_config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=160,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=32,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        **special,
+    )
+    question_config = {
+        "vocab_size": vocab_size,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "max_position_embeddings": 64,
+        "cross_attention_frequency": 1,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return DynFocusConfig(
+        vision_config=VisionTowerConfig(backbone_config=tower_config(), feature_layer=-1),
+        text_config=text_config,
+        question_config=question_config,
+        num_question_queries=4,
+        temporal_neighbors=3,
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, tower: SiglipVisionModel) -> DynFocusForConditionalGeneration:
+    """Everything random but the vision tower."""
+    model = DynFocusForConditionalGeneration(build_config(tokenizer))
+    model.model.vision_tower.backbone.load_state_dict(tower.state_dict())
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    return model
