@@ -156,7 +156,9 @@ def synth(
     seed: Annotated[int, typer.Option(min=0, help="Decides everything.")] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds: its frames at one a second.")] = 32,
     events: Annotated[str, typer.Option(metavar="FEWEST-MOST", help="Events of a video.")] = "3-6",
-    split: Annotated[Split, typer.Option(help="Test draws textures and objects that training never shows.")] = Split.test,
+    split: Annotated[
+        Split, typer.Option(help="Test draws textures and objects that training never shows.")
+    ] = Split.test,
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Of each kind, for each video.")] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
 ) -> None:

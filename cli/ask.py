@@ -46,9 +46,7 @@ def run(request: Request) -> None:
     model = request.model or str(embedded_model())
     with quiet(request.verbose):
         with spinner("Loading the model"):
-            pipe = load_pipeline(
-                model, request.device, request.dtype, request.revision, request.trust_remote_code
-            )
+            pipe = load_pipeline(model, request.device, request.dtype, request.revision, request.trust_remote_code)
         result = {
             "video": request.video,
             "question": request.question,
@@ -79,6 +77,10 @@ def _check(request: Request) -> None:
     """What can be known to be wrong before the model is loaded."""
     if not request.question.strip():
         raise UserError("The question is empty: ask something about the video.")
+    for name in ("fps", "max_frames", "max_visual_tokens"):
+        value = request.sampling[name]
+        if value is not None and not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0.")
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", request.video) and not Path(request.video).exists():
         raise UserError(f"{request.video}: there is no such video file.")
     plot = request.plot
@@ -96,9 +98,10 @@ def _answer(pipe: Any, request: Request) -> dict[str, Any]:
     """The pipeline's result with details, its steps taken one by one so that each can be named while it runs."""
     import torch
 
+    sampling = {name: value for name, value in request.sampling.items() if value is not None}
     try:
         with spinner("Reading the video"):
-            prepared = pipe.preprocess({"video": request.video, "question": request.question}, **request.sampling)
+            prepared = pipe.preprocess({"video": request.video, "question": request.question}, **sampling)
         with spinner("Looking and answering"), _helpful_when_out_of_memory(torch):
             found = pipe.forward(prepared, generate_kwargs={"max_new_tokens": request.max_new_tokens})
     except ValueError as error:

@@ -113,7 +113,7 @@ def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
     if caused_by(errors.RevisionNotFoundError):
         return f"--model {model}: has no revision {revision!r} on the Hub."
     if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError):
-        return f"--model {model}: is neither a folder here nor a model on the Hub (a private one needs `hf auth login`)."
+        return f"--model {model}: is neither a folder here nor a model on the Hub (if private: `hf auth login`)."
     if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
         return f"--model {model}: is no folder here, and the Hub cannot be reached to look for it there."
     if caused_by(errors.EntryNotFoundError):

@@ -262,11 +262,9 @@ def _draw_thumbnails(
         line = [(centre, bottom), (centre, 0.85 * _CONNECTOR_HEIGHT), (time, 0.15 * _CONNECTOR_HEIGHT), (time, 0)]
         axes.plot(*zip(*line, strict=True), color=color, linewidth=0.9, solid_joinstyle="round", zorder=1)
         axes.imshow(image, extent=(centre - half, centre + half, bottom, top), aspect="auto", zorder=2)
-        axes.add_patch(
-            Rectangle(
-                (centre - half, bottom), 2 * half, grid.image_height, fill=False, edgecolor=color, linewidth=2, zorder=3
-            )
-        )
+        border = Rectangle((centre - half, bottom), 2 * half, grid.image_height, fill=False, zorder=3)
+        border.set(edgecolor=color, linewidth=2)
+        axes.add_patch(border)
         label = clock_time(frame["time"], decimals=decimals)
         axes.text(centre, top + 0.05, label, color=_INK, size=9, ha="center", va="bottom", zorder=4)
     # `imshow` has set them to those of the last image.

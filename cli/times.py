@@ -2,7 +2,7 @@
 
 
 def clock_time(seconds: float, decimals: bool = False) -> str:
-    """`65.25` as `"1:05"`, or as `"01:05.2"`, from an hour on as `"1:01:05"`; with decimals, minutes have two digits."""
+    """`65.25` as `"1:05"`, or with decimals as `"01:05.2"`; from an hour on as `"1:01:05"`."""
     # Tenths are cut off, not rounded: no frame is shown later than it begins.
     tenths = int(seconds * 10 + 1e-6)
     minutes, rest = divmod(tenths, 600)

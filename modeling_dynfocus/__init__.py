@@ -32,7 +32,6 @@ from .processing import (
 from .video_state import VideoState
 from .vision_tower import VisionTower
 
-
 __version__ = "0.1.0.dev0"
 
 

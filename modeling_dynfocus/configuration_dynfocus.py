@@ -6,7 +6,6 @@ from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 
 from .configuration_vision_tower import VisionTowerConfig
 
-
 #: What distinguishes the authors' released code from the default (which mends it); everything else is shared.
 RELEASED_CODE: dict[str, Any] = {
     "event_clustering": "kmeans",
@@ -46,13 +45,16 @@ class DynFocusConfig(PreTrainedConfig):
         num_question_queries (`int`, defaults to 32):
             Learned queries of the question encoder.
         rod_tokens (`int`, defaults to 2):
-            Coarse tokens of a frame: the mean of its grouped tokens, and `rod_tokens - 1` tokens attended by the question.
+            Coarse tokens of a frame: the mean of its grouped tokens, and `rod_tokens - 1` tokens that the question
+            attends to.
         event_clustering (`"dpc_knn"` or `"kmeans"`, defaults to `"dpc_knn"`):
-            How frames become events. k-means starts from fixed pseudo-random frames, and only where frames outnumber events.
+            How frames become events. k-means starts from fixed pseudo-random frames, and only where frames outnumber
+            events.
         cone_source (`"medoid"` or `"centroid"`, defaults to `"medoid"`):
             Where a key frame's g² prototype tokens come from: the frame itself or the mean of its event.
         cluster_gate (`"bounded"` or `"softmax"`, defaults to `"bounded"`):
-            Weight of the coarse groups of patches: `1 + 0.5·tanh(·)`, which is 1 at initialisation, or a softmax over them.
+            Weight of the coarse groups of patches: `1 + 0.5·tanh(·)`, which is 1 at initialisation, or a softmax over
+            them.
         question_aware_score (`bool`, defaults to `True`):
             Whether the events' score sees the question (a residual branch that is zero at initialisation).
         question_context (`"grouped"` or `"patches"`, defaults to `"grouped"`):
@@ -73,7 +75,8 @@ class DynFocusConfig(PreTrainedConfig):
             Whether input and output embeddings are one tensor; defaults to what `text_config` says.
 
     Raises:
-        `ValueError`: where settings contradict each other (see the messages), or the language model has M-RoPE positions.
+        `ValueError`: where settings contradict each other (see the messages), or the language model has M-RoPE
+            positions.
 
     Example:
 
@@ -133,8 +136,8 @@ class DynFocusConfig(PreTrainedConfig):
         rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
         if "mrope_section" in rope:
             raise ValueError(
-                f"A language model of type `{text.model_type}` with M-RoPE positions is not supported: DynFocus gives its "
-                "visual tokens plain 1-D positions. Choose a text-only model (Llama, Qwen3, SmolLM, Gemma, …)."
+                f"A language model of type `{text.model_type}` with M-RoPE positions is not supported: DynFocus gives "
+                "its visual tokens plain 1-D positions. Choose a text-only model (Llama, Qwen3, SmolLM, Gemma, …)."
             )
         if question.encoder_hidden_size != vision.hidden_size:
             raise ValueError(
@@ -150,13 +153,13 @@ class DynFocusConfig(PreTrainedConfig):
         fine, coarse = self.spatial_clusters
         if not 1 <= coarse <= fine <= vision.num_patches:
             raise ValueError(
-                f"`spatial_clusters` must fall from the tower's {vision.num_patches} patches to the fine to the coarse "
-                f"groups, got {fine} and {coarse}."
+                f"`spatial_clusters` must fall from the tower's {vision.num_patches} patches to the fine to the "
+                f"coarse groups, got {fine} and {coarse}."
             )
         if not 1 <= self.pooling_grid <= min(vision.grid_size):
             raise ValueError(
-                f"`pooling_grid` is {self.pooling_grid}, but must lie between 1 and the side of the tower's patch grid "
-                f"{tuple(vision.grid_size)}."
+                f"`pooling_grid` is {self.pooling_grid}, but must lie between 1 and the side of the tower's patch "
+                f"grid {tuple(vision.grid_size)}."
             )
         groups = self.rod_tokens - 1
         if groups < 1 or self.num_question_queries % groups:

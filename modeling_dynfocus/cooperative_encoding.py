@@ -6,7 +6,7 @@ from transformers.activations import ACT2FN
 
 from .clustering import merge_tokens
 from .configuration_dynfocus import DynFocusConfig
-from .event_prototypes import Events, Selection, ZeroLinear
+from .event_prototypes import Events, Selection, take_frames, ZeroLinear
 
 
 class VisualProjector(nn.Module):
@@ -94,23 +94,20 @@ class CooperativeEncoder(nn.Module):
         Fine tokens of the key frames: g² of the prototype, then the grouped tokens of the medoid frame.
 
         Args:
-            frame_features (`torch.Tensor` of shape `(V, T, g², D)`), gated_tokens (`torch.Tensor` of shape `(V, T, N, D)`).
+            frame_features (`torch.Tensor` of shape `(V, T, g², D)`).
+            gated_tokens (`torch.Tensor` of shape `(V, T, N, D)`).
 
         Returns:
             `torch.Tensor` of shape `(V, K, g² + N, H)`.
         """
-
-        def of_events(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-            return tokens.gather(1, index[..., None, None].expand(-1, -1, *tokens.shape[2:]))
-
         # A hard choice needs the tokens of the key events alone, a soft one blends those of all.
         chosen = selection.key_events if selection.indicators is None else None
         frames = events.medoids if chosen is None else events.medoids.gather(1, chosen)
         if self.cone_source == "medoid":
-            coarse = of_events(frame_features, frames)
+            coarse = take_frames(frame_features, frames)
         else:
-            coarse = events.prototypes if chosen is None else of_events(events.prototypes, chosen)
-        fine = torch.cat([coarse, of_events(gated_tokens, frames)], dim=2)
+            coarse = events.prototypes if chosen is None else take_frames(events.prototypes, chosen)
+        fine = torch.cat([coarse, take_frames(gated_tokens, frames)], dim=2)
         if selection.indicators is not None:
             fine = torch.einsum("vkl,vlnd->vknd", selection.indicators.to(fine.dtype), fine)
         return self.projector(fine)
@@ -129,7 +126,8 @@ class CooperativeEncoder(nn.Module):
 
         Args:
             rods (`torch.Tensor` of shape `(V, R, r, H)`), cones (`torch.Tensor` of shape `(V, K, c, H)`).
-            key_frames (`torch.Tensor` of shape `(V, K)`): sorted frame indices; `slot_mask` of that shape marks real ones.
+            key_frames (`torch.Tensor` of shape `(V, K)`): sorted frame indices; `slot_mask`, of that shape too, marks
+                the real ones.
 
         Returns:
             `list[torch.Tensor]`: for each video `(tokens, H)`, `r·R + c·K` tokens where key frames keep their rods.

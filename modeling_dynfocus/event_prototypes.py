@@ -1,4 +1,4 @@
-"""DPE, dynamic event prototype estimation: group the frames into events, score each for the question, keep the best."""
+"""DPE, dynamic event prototype estimation: group frames into events, score each for the question, keep the best."""
 
 from dataclasses import dataclass
 
@@ -93,7 +93,7 @@ def kmeans_start_frames(num_frames: int, num_events: int) -> torch.Tensor:
 def _kmeans_events(
     flat: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor, limit: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels `(V, T)` and start frames `(V, L)` of the released code's clustering, which the start frames then stand for."""
+    """Labels `(V, T)` and start frames `(V, L)` of the released code's clustering; a start frame stands for its event."""
     labels = flat.new_zeros(frame_mask.shape, dtype=torch.long)
     starts = flat.new_zeros((len(flat), limit), dtype=torch.long)
     for video, (num_frames, events) in enumerate(zip(frame_mask.sum(1).tolist(), num_events.tolist(), strict=True)):
@@ -109,12 +109,14 @@ def _kmeans_events(
 
 
 class ZeroLinear(nn.Linear):
-    """A linear map that a new model starts at zero (transformers initialises by module, and skips those without weights
-    of their own: so the layer says it, not the module that holds it)."""
+    """A linear map that is zero in a new model.
+
+    The layer has to say so itself: transformers skips modules without weights of their own when it initialises.
+    """
 
 
 class EventScorer(nn.Module):
-    """An event's score from its prototype alone (paper section 3.2): an MLP on mean ‖ max over the prototype's tokens."""
+    """An event's score from its prototype alone (paper section 3.2): an MLP on mean ‖ max of its tokens."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -139,21 +141,33 @@ class EventScorer(nn.Module):
 
 
 class QuestionScorer(nn.Module):
-    """What the question adds to an event's score: an MLP that starts at zero, so that training begins question-blind."""
+    """
+    What the question adds to an event's score; zero at first, so that training begins question-blind.
+
+    An MLP on the question encoder's output, the prototype and the event's place in time, beside how well the question
+    matches what the frame shows (late interaction): for each query, its largest product with one of the frame's tokens.
+    Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
+    """
 
     num_time_features = 4
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int, num_queries: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * hidden_size)
         self.in_proj = nn.Linear(4 * hidden_size + self.num_time_features, hidden_size)
-        self.out_proj = ZeroLinear(hidden_size, 1)
+        self.query_norm = nn.LayerNorm(hidden_size)
+        self.query_match = nn.Linear(hidden_size, hidden_size)
+        self.token_match = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size + num_queries, 1)
         self.act = nn.GELU()
 
-    def forward(self, queries: torch.Tensor, pooled: torch.Tensor, time_features: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, queries: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor, time_features: torch.Tensor
+    ) -> torch.Tensor:
         """
         Args:
             queries (`torch.Tensor` of shape `(V, L, queries, D)`): the question encoder's output at each medoid frame.
+            tokens (`torch.Tensor` of shape `(V, L, N, D)`): the grouped tokens of each medoid frame.
             pooled (`torch.Tensor` of shape `(V, L, 2D)`): mean ‖ max of each prototype.
             time_features (`torch.Tensor` of shape `(V, L, 4)`): see `event_time_features`.
 
@@ -162,7 +176,9 @@ class QuestionScorer(nn.Module):
         """
         seen = torch.cat([queries.mean(2), queries.amax(2), pooled], dim=-1)
         hidden = torch.cat([self.norm(seen), time_features.to(seen.dtype)], dim=-1)
-        return self.out_proj(self.act(self.in_proj(hidden))).squeeze(-1)
+        products = self.query_match(self.query_norm(queries)) @ self.token_match(tokens).transpose(-1, -2)
+        matches = products.amax(-1) * tokens.shape[-1] ** -0.5
+        return self.out_proj(torch.cat([self.act(self.in_proj(hidden)), matches], dim=-1)).squeeze(-1)
 
 
 def event_time_features(events: Events, frame_mask: torch.Tensor) -> torch.Tensor:
@@ -176,6 +192,12 @@ def event_time_features(events: Events, frame_mask: torch.Tensor) -> torch.Tenso
     return fractions.masked_fill(~events.mask[..., None], 0)
 
 
+def take_frames(tokens: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """The tokens `(V, T, …)` of the given `frames` `(V, K)`: `(V, K, …)`."""
+    index = frames.reshape(*frames.shape, *[1] * (tokens.dim() - 2))
+    return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
+
+
 class EventPrototypeEstimator(nn.Module):
     """DPE: events of a video, their scores for a question, and the K best (paper section 3.2)."""
 
@@ -186,7 +208,7 @@ class EventPrototypeEstimator(nn.Module):
         self.num_neighbors = config.temporal_neighbors
         self.num_samples = config.selection_samples
         self.scorer = EventScorer(width)
-        self.question_scorer = QuestionScorer(width) if config.question_aware_score else None
+        self.question_scorer = QuestionScorer(width, config.num_question_queries) if config.question_aware_score else None
 
     def find_events(
         self, frame_features: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor
@@ -196,14 +218,21 @@ class EventPrototypeEstimator(nn.Module):
             frame_features, frame_mask, num_events, method=self.method, num_neighbors=self.num_neighbors
         )
 
-    def score(self, events: Events, queries: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        """Scores of shape `(V, L)`, from `queries` `(V, T, queries, D)` of all frames; -inf on padding events."""
+    def score(
+        self, events: Events, queries: torch.Tensor, grouped_tokens: torch.Tensor, frame_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Scores of shape `(V, L)`, -inf on padding events, from all frames' `queries` `(V, T, queries, D)` and
+        `grouped_tokens` `(V, T, N, D)`.
+        """
         pooled = torch.cat([events.prototypes.mean(2), events.prototypes.amax(2)], dim=-1)
         scores = self.scorer(pooled, events.mask)
         if self.question_scorer is not None:
-            index = events.medoids[..., None, None].expand(-1, -1, *queries.shape[2:])
             scores = scores + self.question_scorer(
-                queries.gather(1, index), pooled, event_time_features(events, frame_mask)
+                take_frames(queries, events.medoids),
+                take_frames(grouped_tokens, events.medoids),
+                pooled,
+                event_time_features(events, frame_mask),
             )
         return scores.float().masked_fill(~events.mask, float("-inf"))
 
@@ -235,4 +264,5 @@ __all__ = [
     "event_time_features",
     "find_events",
     "kmeans_start_frames",
+    "take_frames",
 ]

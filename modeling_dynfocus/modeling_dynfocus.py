@@ -52,7 +52,7 @@ class DynFocusCausalLMOutputWithPast(ModelOutput):
     Args:
         loss (`torch.Tensor`, *optional*): mean next-token loss over the labels that are not -100.
         logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`).
-        past_key_values (`Cache`, *optional*), hidden_states, attentions (*optional*): as the language model gives them.
+        past_key_values (`Cache`, *optional*), hidden_states, attentions (*optional*): as the language model's.
         video_features (`DynFocusVideoFeatures`, *optional*): visual tokens and the selection behind them.
     """
 
@@ -112,7 +112,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
     ) -> VideoState:
         """
-        Everything that can be known of videos before a question is asked. Frames go through in chunks of the tower's size.
+        Everything that can be known of videos before a question is asked. Frames go through in the tower's chunks.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`).
@@ -203,7 +203,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         )
         estimator, encoder = self.event_prototypes, self.cooperative_encoder
         events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
-        scores = estimator.score(events, queries, state.frame_mask)
+        scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
         sigma = self.selection_sigma if self.training else 0.0
         selection = estimator.select(scores, events.mask, num_key, sigma)
         key_frames = events.medoids.gather(1, selection.key_events)
@@ -228,7 +228,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
     ) -> torch.Tensor:
-        """Where visual tokens go, `(batch, tokens, 1)`; raises `ValueError` where there are not `num_features` places."""
+        """Where visual tokens go, `(batch, tokens, 1)`; a `ValueError` where there are not `num_features` places."""
         if input_ids is not None:
             mask = input_ids == self.config.video_token_id
         else:
@@ -264,7 +264,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         Args:
             input_ids (`torch.Tensor` of shape `(batch, tokens)`) or inputs_embeds (`(batch, tokens, H)`): exactly one.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 0 on padding.
-            mm_encoder_outputs (`dict`, *optional*): `{"video": features}` from `get_video_features`, instead of videos.
+            mm_encoder_outputs (`dict`, *optional*): `{"video": features}` of `get_video_features`, instead of videos.
             pixel_values_videos, video_state, video_frame_mask, video_token_plan, question_input_ids,
             question_attention_mask: see `get_video_features`; videos in the order of their placeholders.
         """
@@ -449,7 +449,9 @@ def _frame_mask(pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tenso
             f"{tuple(pixel_values_videos.shape[:2])} (videos, frames)."
         )
     if not mask.any(1).all() or (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise ValueError("`video_frame_mask` must mark at least one frame of every video, and its padding must come last.")
+        raise ValueError(
+            "`video_frame_mask` must mark at least one frame of every video, and its padding must come last."
+        )
     return mask
 
 

@@ -19,7 +19,11 @@ class QuestionEncoder(nn.Module):
         self.projector = nn.Linear(width, config.vision_config.hidden_size)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, frame_tokens: torch.Tensor, frame_mask: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        frame_tokens: torch.Tensor,
+        frame_mask: torch.Tensor,
     ) -> torch.Tensor:
         """
         Args:
@@ -42,7 +46,9 @@ class QuestionEncoder(nn.Module):
         padded = queries.new_zeros(*frame_mask.shape, *queries.shape[1:])
         return padded.index_put((videos, frames), queries)
 
-    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, frame_tokens: torch.Tensor) -> torch.Tensor:
+    def _encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, frame_tokens: torch.Tensor
+    ) -> torch.Tensor:
         queries = self.query_tokens.expand(len(input_ids), -1, -1)
         query_mask = attention_mask.new_ones(queries.shape[:2])
         outputs = self.qformer(

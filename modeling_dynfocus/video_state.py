@@ -8,7 +8,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-
 _FORMAT = "dynfocus-video-state-1"
 
 
@@ -20,8 +19,8 @@ class VideoState:
     Args:
         frame_features (`torch.Tensor` of shape `(V, T, g², D)`): patches pooled to a g×g grid.
         grouped_tokens (`torch.Tensor` of shape `(V, T, N, D)`):
-            multi-grained tokens (S-DPC): for each coarse group of patches, its mean, then the means of its fine groups.
-        parent_of_token (`torch.Tensor` of shape `(V, T, N)`, int64): the coarse group that each grouped token belongs to.
+            multi-grained tokens (S-DPC): for each coarse group of patches its mean, then the means of its fine groups.
+        parent_of_token (`torch.Tensor` of shape `(V, T, N)`, int64): the coarse group of each grouped token.
         frame_mask (`torch.Tensor` of shape `(V, T)`, bool).
         patches (`torch.Tensor` of shape `(V, T, P, D)`, *optional*):
             kept only where the question encoder looks at all patches (`question_context="patches"`).

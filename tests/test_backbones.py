@@ -1,4 +1,4 @@
-"""Each family of vision towers with one language model, each language model with one tower: forward, backward, generate."""
+"""Every family of vision towers with a Llama, every language model with a SigLIP: forward, backward, generate."""
 
 import pytest
 import torch
@@ -19,7 +19,9 @@ TOWERS = {
     # 27×27 patches, which a pooling grid of 4×4 does not divide.
     "siglip": {"backbone_config": {"model_type": "siglip_vision_model", **TINY, "image_size": 54, "patch_size": 2}},
     "dinov2": {"backbone_config": {"model_type": "dinov2", **DINO}},
-    "dinov2_with_registers": {"backbone_config": {"model_type": "dinov2_with_registers", "num_register_tokens": 3, **DINO}},
+    "dinov2_with_registers": {
+        "backbone_config": {"model_type": "dinov2_with_registers", "num_register_tokens": 3, **DINO}
+    },
     "instructblip": {"backbone_config": {"model_type": "instructblip_vision_model", **TINY}},
     "open_clip": {
         "open_clip_config": {

@@ -55,7 +55,9 @@ def assemble(encoder, videos, *, cone_tokens=3):
 
 
 def test_a_key_frames_cones_come_before_its_rods(encoders):
-    assert assemble(encoders["default"], [(4, [1, 3], 4)]) == [[0, 0, *[CONE + 1] * 3, 1, 1, 2, 2, *[CONE + 3] * 3, 3, 3]]
+    assert assemble(encoders["default"], [(4, [1, 3], 4)]) == [
+        [0, 0, *[CONE + 1] * 3, 1, 1, 2, 2, *[CONE + 3] * 3, 3, 3]
+    ]
 
 
 def test_released_cones_take_the_place_of_rods(encoders):
@@ -70,7 +72,7 @@ def test_where_all_frames_are_key_frames_all_keep_their_rods(encoders, preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_shared_rods_follow_the_cones_of_all_their_frames(encoders, preset):
-    """Six frames in three groups: frames 2 and 3 share group 1, and their cones stand in time order before its rods."""
+    """Six frames in three groups: frames 2 and 3 share group 1, their cones come in time order before its rods."""
     expected = [0, 0, *[CONE + 2] * 3, *[CONE + 3] * 3, 1, 1, *[CONE + 4] * 3, 2, 2]
     assert assemble(encoders[preset], [(6, [2, 3, 4], 3)]) == [expected]
 
@@ -195,7 +197,8 @@ def test_a_soft_choice_that_is_one_event_is_the_hard_choice(encoder):
 def test_a_soft_choice_blends_events_and_carries_a_gradient(encoder):
     frame_features, gated, _, _, events = pieces(encoder)
     weights = torch.tensor([[[0.5, 0.5, 0.0, 0.0]]], requires_grad=True)
-    cones = encoder.cones(frame_features, gated, events, Selection(torch.tensor([[0]]), torch.tensor([[True]]), weights))
+    soft = Selection(torch.tensor([[0]]), torch.tensor([[True]]), weights)
+    cones = encoder.cones(frame_features, gated, events, soft)
     cones.square().sum().backward()
     assert weights.grad.abs().min() > 0
 
@@ -243,7 +246,9 @@ def test_the_model_gives_the_planned_number_of_tokens(model, frames, data):
     assert tokens.isfinite().all()
 
 
-@pytest.mark.parametrize("fields", [{"pooling_grid": 3}, {"spatial_clusters": (5, 2)}, {"rod_tokens": 3}, {"pooling_grid": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"pooling_grid": 3}, {"pooling_grid": 1}, {"spatial_clusters": (5, 2)}, {"rod_tokens": 3}]
+)
 def test_other_sizes_change_the_tokens_accordingly(fields):
     model = tiny_model(**fields)
     inputs = tiny_inputs(model.config, [7, 3])
@@ -251,7 +256,8 @@ def test_other_sizes_change_the_tokens_accordingly(fields):
         outputs = model(**inputs).video_features.pooler_output
     config = model.config
     assert [len(tokens) for tokens in outputs] == [
-        config.rod_tokens * 7 + config.cone_tokens * 2, config.rod_tokens * 3 + config.cone_tokens * 2
+        config.rod_tokens * 7 + config.cone_tokens * 2,
+        config.rod_tokens * 3 + config.cone_tokens * 2,
     ]
 
 

@@ -19,6 +19,7 @@ from dynfocus.event_prototypes import (
 )
 
 METHODS = ("dpc_knn", "kmeans")
+FRAMES_AND_EVENTS = st.integers(1, 14).flatmap(lambda frames: st.tuples(st.just(frames), st.integers(1, frames)))
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -59,10 +60,7 @@ def ask(model, pixels, plan, words, **kwargs):
 
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=40, deadline=None)
-@given(
-    videos=st.lists(st.integers(1, 14).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t))), min_size=1, max_size=3),
-    seed=st.integers(0, 99),
-)
+@given(videos=st.lists(FRAMES_AND_EVENTS, min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_events_divide_the_frames(method, videos, seed):
     num_frames, num_events = zip(*videos, strict=True)
     tokens, mask = features(num_frames, seed=seed), mask_of(num_frames)
@@ -97,8 +95,8 @@ def test_padding_does_not_change_the_events():
     tokens, mask, counts = features([9, 4, 1]), mask_of([9, 4, 1]), torch.tensor([4, 3, 1])
     together = find_events(tokens, mask, counts)
     for video, frames in enumerate([9, 4, 1]):
-        alone = find_events(tokens[video : video + 1, :frames], mask[video : video + 1, :frames], counts[video : video + 1])
-        count = int(counts[video])
+        row, count = slice(video, video + 1), int(counts[video])
+        alone = find_events(tokens[row, :frames], mask[row, :frames], counts[row])
         assert torch.equal(alone.event_of_frame[0], together.event_of_frame[video, :frames])
         assert torch.equal(alone.medoids[0], together.medoids[video, :count])
         torch.testing.assert_close(alone.prototypes[0], together.prototypes[video, :count])
@@ -124,7 +122,8 @@ def test_still_scenes_become_events(aware_model):
 def test_time_features_are_fractions_of_the_video():
     mask = mask_of([8, 4])
     labels = torch.tensor([[0, 0, 1, 1, 1, 0, 2, 2], [0, 1, 1, 1, -1, -1, -1, -1]])
-    events = Events(labels, torch.tensor([[1, 3, 6], [0, 2, 0]]), torch.tensor([[True] * 3, [True, True, False]]), None)
+    medoids, real = torch.tensor([[1, 3, 6], [0, 2, 0]]), torch.tensor([[True] * 3, [True, True, False]])
+    events = Events(labels, medoids, real, torch.zeros(2, 3, 1, 1))
     first, medoid, last, length = event_time_features(events, mask).unbind(-1)
     torch.testing.assert_close(first * 8, torch.tensor([[0.0, 2, 6], [0, 2, 0]]))
     torch.testing.assert_close(medoid * 8, torch.tensor([[1.0, 3, 6], [0, 4, 0]]))
@@ -191,7 +190,7 @@ def test_without_gradients_there_is_no_noise(estimator):
 
 
 def test_the_selection_learns_what_a_question_needs():
-    """From the worth of the chosen events alone, question by question: what a score blind to the question cannot learn."""
+    """From the worth of the chosen events alone; a score that is blind to the question cannot learn it."""
     torch.manual_seed(0)
     config = tiny_config(selection_samples=100)
     width, num_events = config.vision_config.hidden_size, 5
@@ -200,6 +199,7 @@ def test_the_selection_learns_what_a_question_needs():
     mask = torch.ones(2, num_events, dtype=torch.bool)
     events = Events(frames, frames, mask, prototypes)
     queries = torch.randn(2, 1, 4, width).expand(-1, num_events, -1, -1)
+    tokens = torch.randn(1, num_events, 6, width).expand(2, -1, -1, -1)
     wanted = torch.tensor([1, 3])
 
     def hits(question_aware):
@@ -207,13 +207,13 @@ def test_the_selection_learns_what_a_question_needs():
         estimator = EventPrototypeEstimator(tiny_config(selection_samples=100, question_aware_score=question_aware))
         optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-3)
         for _ in range(60):
-            scores = estimator.score(events, queries, mask)
+            scores = estimator.score(events, queries, tokens, mask)
             selection = estimator.select(scores, mask, torch.tensor([1, 1]), sigma=0.3)
             worth = selection.indicators[torch.arange(2), 0, wanted]
             optimizer.zero_grad()
             (-worth.mean()).backward()
             optimizer.step()
-        selection = estimator.select(estimator.score(events, queries, mask), mask, torch.tensor([1, 1]), sigma=0.0)
+        selection = estimator.select(estimator.score(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.0)
         return int((selection.key_events[:, 0] == wanted).sum())
 
     assert hits(question_aware=True) == 2
@@ -238,8 +238,8 @@ def test_key_frames_are_unique_sorted_medoids_of_their_events(model, frames, dat
     assert set(key_frames.tolist()) <= set(medoids.tolist())
     assert len(labels) == frames and found.event_scores[0].isfinite().all()
     # The K best events, not just any.
-    best = found.event_scores[0].topk(plan[1]).indices.sort().values
-    assert torch.equal(found.event_scores[0][best].sort().values, found.event_scores[0][torch.isin(medoids, key_frames)].sort().values)
+    scores, is_key = found.event_scores[0], torch.isin(medoids, key_frames)
+    assert is_key.all() or scores[is_key].min() >= scores[~is_key].max()
     if model.config.event_clustering == "dpc_knn":
         assert torch.equal(labels[medoids], torch.arange(events))
 
@@ -288,16 +288,19 @@ def test_permuting_redundant_frames_does_not_change_the_answer(aware_model):
     scene_of_frame = torch.arange(4).repeat_interleave(torch.tensor(lengths))
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
-        order = torch.cat([
-            frames[torch.randperm(len(frames), generator=generator)] for frames in torch.arange(16).split(lengths)
-        ])
+        order = torch.cat(
+            [frames[torch.randperm(len(frames), generator=generator)] for frames in torch.arange(16).split(lengths)]
+        )
         found = ask(aware_model, pixels[:, order], plan, QUESTIONS[0])
         assert torch.equal(found.event_of_frame[0], expected.event_of_frame[0])
         assert torch.equal(scene_of_frame[found.key_frames[0]], scene_of_frame[expected.key_frames[0]])
         prompt = torch.tensor([[1] + [aware_model.config.video_token_id] * len(found.pooler_output[0]) + QUESTIONS[0]])
         answers = [
             aware_model.generate(
-                input_ids=prompt, mm_encoder_outputs={"video": seen}, max_new_tokens=5, do_sample=False,
+                input_ids=prompt,
+                mm_encoder_outputs={"video": seen},
+                max_new_tokens=5,
+                do_sample=False,
                 suppress_tokens=[aware_model.config.video_token_id],
             )
             for seen in (found, expected)

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_tiny_processor
 from tiny_models import make_question_aware, tiny_model
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, pipeline
 from videos import barcode_frames, write_video
 
-from dynfocus import VideoQAPipeline
+from dynfocus import DynFocusForConditionalGeneration, VideoQAPipeline
 from dynfocus.hub import refresh_code, save_for_hub
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +96,14 @@ def test_answers_equal_those_of_the_package(saved, video, found):
     assert found["answer"] == expected
     assert found["by_parts"] == expected
     assert found["by_pipeline"] == expected
+
+
+def test_trusting_the_folder_gives_the_same_where_the_package_is_installed(saved, video, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    pipe = pipeline("video-qa", model=str(saved), trust_remote_code=True)
+    assert type(pipe.model) is DynFocusForConditionalGeneration
+    assert pipe(video, question=QUESTION) == found["answer"]
 
 
 def test_saving_again_loses_no_file(saved, elsewhere):

@@ -161,3 +161,22 @@ def scenes(config: DynFocusConfig, lengths: list[int], *, seed: int = 0, noise: 
     stills = torch.randn(len(lengths), 3, side, side, generator=generator)
     frames = stills.repeat_interleave(torch.tensor(lengths), dim=0)
     return (frames + noise * torch.randn(frames.shape, generator=generator))[None]
+
+
+def real_logits(model, inputs: dict) -> list[torch.Tensor]:
+    """Logits of the real tokens, one tensor a row."""
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    return [row[mask.bool()] for row, mask in zip(logits, inputs["attention_mask"], strict=True)]
+
+
+def settings_of(config: DynFocusConfig) -> dict:
+    """Without what loading and saving note in it, such as the dtype and the version of transformers."""
+
+    def stripped(value):
+        if not isinstance(value, dict):
+            return value
+        notes = ("dtype", "transformers_version", "architectures", "_name_or_path")
+        return {key: stripped(part) for key, part in value.items() if key not in notes}
+
+    return stripped(config.to_dict())

@@ -1,6 +1,5 @@
-"""Stage 3 of the tiny recipe: train all but the tower to answer questions, first on short videos, then on long ones."""
+"""Stage 4 of the tiny recipe: train all but the tower to answer questions, first on short videos, then on long ones."""
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusVideoFeatures
 
 from .data import QuestionBatches
+from .schedule import learning_rate_at
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class AnswerTraining:
 
 def relevance_loss(features: DynFocusVideoFeatures, asked: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of event scores against `asked` `(V, T)`, 1 on frames that the answer rests on."""
-    scores = torch.stack(features.event_scores)
-    return F.binary_cross_entropy_with_logits(scores.float(), asked.gather(1, torch.stack(features.event_medoids)))
+    medoids = torch.stack(features.event_medoids)
+    return F.binary_cross_entropy_with_logits(torch.stack(features.event_scores), asked.gather(1, medoids))
 
 
 def train_answers(
@@ -89,9 +89,8 @@ def train_answers(
         # Data and noise follow from the step alone, so that a continued run is the same run.
         rng = np.random.default_rng((seed, step))
         torch.manual_seed(seed * 1_000_003 + step)
-        decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total))
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min((step + 1) / settings.warm_up, decay)
+            group["lr"] = learning_rate_at(step, total, settings.learning_rate, settings.warm_up)
         model.model.selection_sigma = settings.sigma * (1 - step / total)
 
         inputs = course.batches.collate(*course.batches.draw(rng, course.batch_size), device)

@@ -9,6 +9,9 @@ from dynfocus.processing import DynFocusProcessor, DynFocusVideoProcessor
 
 from .vision import IMAGE_SIZE, tower_config
 
+#: About 1 / sqrt(width): the usual 0.02 is made for models that are ten times wider.
+INITIALIZER_RANGE = 0.06
+
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> DynFocusProcessor:
     """At most 16 events a video, and a quarter of them key frames: 216 visual tokens for 32 frames."""
@@ -36,6 +39,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
         head_dim=32,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
+        initializer_range=INITIALIZER_RANGE,
         **special,
     )
     question_config = {
@@ -46,6 +50,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
         "intermediate_size": 256,
         "max_position_embeddings": 64,
         "cross_attention_frequency": 1,
+        "initializer_range": INITIALIZER_RANGE,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "pad_token_id": tokenizer.pad_token_id,
@@ -56,6 +61,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
         question_config=question_config,
         num_question_queries=4,
         temporal_neighbors=3,
+        initializer_range=INITIALIZER_RANGE,
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
     )
 

@@ -1,0 +1,459 @@
+"""The `dynfocus` command: what it prints, draws and writes, and how it fails."""
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import constants, errors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+from tiny import make_tiny_processor
+from tiny_models import tiny_model
+from typer.testing import CliRunner
+from videos import barcode_frames, read_barcode, write_video
+
+from dynfocus import __version__
+from dynfocus.cli import ask as ask_module
+from dynfocus.cli import loading, terminal
+from dynfocus.cli.app import app
+from dynfocus.cli.ask import embedded_model, read_thumbnails
+from dynfocus.cli.terminal import UserError
+from dynfocus.cli.timeline import _ThumbnailGrid, spread, timeline_figure
+from dynfocus.cli.times import clock_time
+
+QUESTION = "which number is it?"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model().save_pretrained(folder)
+    make_tiny_processor(num_prototypes=6, key_ratio=0.5).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """12 seconds, 2 frames a second; frame n shows n."""
+    return str(write_video(tmp_path_factory.mktemp("films") / "a film.mp4", barcode_frames(24), fps=2))
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def ask(model, film):
+    def call(*options, video=film, question=QUESTION):
+        return run("ask", video, question, "--model", model, "--max-new-tokens", "4", *options)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def answer(ask):
+    """The object that `--json` prints."""
+    done = ask("--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_json(answer, model, film):
+    assert answer.keys() == {
+        *("video", "question", "model", "answer", "score", "key_frames", "num_visual_tokens"),
+        *("num_frames", "frame_times", "num_dense_tokens", "events", "timings"),
+    }
+    assert (answer["video"], answer["question"], answer["model"]) == (film, QUESTION, model)
+    assert isinstance(answer["answer"], str) and 0 < answer["score"] <= 1
+    assert answer["num_frames"] == len(answer["frame_times"]) == 12
+    assert [frame.keys() for frame in answer["key_frames"]] == [{"index", "time", "score"}] * 3
+    assert answer["num_visual_tokens"] == 3 * 38 + 12 * 2 and answer["num_dense_tokens"] == 12 * 40
+    assert answer["timings"].keys() == {"decode", "encode", "generate"}
+
+
+def test_sampling_options(ask):
+    done = ask("--json", "--fps", "2", "--max-frames", "5", "--max-visual-tokens", "60", "--decoder", "pyav")
+    result = json.loads(done.stdout)
+    assert result["num_frames"] == 5 and 40 <= result["num_visual_tokens"] <= 60
+    assert json.loads(ask("--json", "--dtype", "bf16", "--device", "cpu").stdout)["num_frames"] == 12
+
+
+def test_report(ask, answer):
+    done = ask()
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert QUESTION in done.stdout and f"score {answer['score']:.2f}" in done.stdout
+    for frame in answer["key_frames"]:
+        row = f"{frame['index']}   {clock_time(frame['time'], decimals=True)}"
+        assert row in done.stdout
+    assert "138 visual tokens of 480 (29 %) a dense model would take" in done.stdout
+    assert all(step in done.stdout for step in ("decode", "encode", "generate"))
+
+
+def test_question_is_no_markup(ask):
+    assert "which [red]star[/red] [/]?" in ask(question="which [red]star[/red] [/]?").stdout
+
+
+# How it fails
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "./no/such/folder"], "./no/such/folder: there is no such folder"),
+        (["--model", __file__], "is a file"),
+        (["--dtype", "float7"], "--dtype float7: is not one of float32"),
+        (["--device", "quantum"], "--device quantum: is not a device such as"),
+        (["--device", "meta"], "computes nothing"),
+        (["--max-visual-tokens", "39"], "--max-visual-tokens 39` is too small"),
+        (["--max-visual-tokens", "0"], "--max-visual-tokens 0: must be above 0"),
+        (["--fps", "-1"], "--fps -1.0: must be above 0"),
+        (["--fps", "nan"], "--fps nan: must be above 0"),
+        (["--max-frames", "0"], "--max-frames 0: must be above 0"),
+        (["--plot", "no/such/folder/timeline.png"], "there is no folder no/such/folder"),
+        (["--plot", "timeline.docx"], "must end in one of .png"),
+        (["--plot", "timeline"], "must end in one of .png"),
+    ],
+)
+def test_bad_options(ask, options, words):
+    assert_one_sentence(ask(*options), words)
+
+
+@pytest.mark.parametrize("question", ["", "  \n "])
+def test_empty_question(ask, question):
+    assert_one_sentence(ask(question=question), "The question is empty")
+
+
+def test_too_long_question(ask):
+    assert_one_sentence(ask(question="why " * 500), "shorten it")
+
+
+@pytest.mark.parametrize("kind", ["missing", "garbage", "empty", "folder", "scheme"])
+def test_bad_video(ask, tmp_path, kind):
+    path = tmp_path / f"{kind}.mp4"
+    if kind == "garbage":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif kind == "empty":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    video = "gopher://host/film.mp4" if kind == "scheme" else str(path)
+    assert_one_sentence(ask(video=video), video)
+
+
+def assert_one_sentence(done, words):
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_wrong_plot_is_said_before_the_model_runs(ask, monkeypatch, tmp_path):
+    monkeypatch.setattr(ask_module, "load_pipeline", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "folder.png").mkdir()
+    assert_one_sentence(ask("--plot", tmp_path / "folder.png"), "is a folder")
+    assert_one_sentence(ask("--plot", tmp_path / "none" / "a.png"), "create it first")
+
+
+def test_accelerator_that_is_not_there(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    with pytest.raises(UserError, match="--device cuda: is not available, torch finds no accelerator"):
+        loading.find_device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert loading.find_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="there are 2 cuda devices"):
+        loading.find_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [(None, "no config.json"), ('{"model_type": "gpt2"}', "is a gpt2 model"), ("{", "cannot be loaded")],
+)
+def test_folder_that_is_no_dynfocus_model(film, tmp_path, config, words):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert_one_sentence(run("ask", film, QUESTION, "--model", tmp_path), words)
+
+
+def test_model_without_weights(film, model, tmp_path):
+    (tmp_path / "config.json").write_text((Path(model) / "config.json").read_text())
+    assert_one_sentence(run("ask", film, QUESTION, "--model", tmp_path), "cannot be loaded")
+
+
+def test_hub_that_cannot_be_reached(film, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert_one_sentence(run("ask", film, QUESTION, "--model", "nobody/nothing"), "Hub cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (errors.RepositoryNotFoundError, "is neither a folder here nor a model on the Hub"),
+        (errors.GatedRepoError, "grant you access"),
+        (errors.RevisionNotFoundError, "has no revision 'v9'"),
+        (errors.EntryNotFoundError, "no config.json"),
+    ],
+)
+def test_what_the_hub_answers(film, monkeypatch, kind, words):
+    from transformers import AutoConfig
+
+    def fail(*_, **__):
+        # As transformers does it; made without the response that the class asks for.
+        raise OSError("a long\nstory") from kind.__new__(kind)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+    assert_one_sentence(run("ask", film, QUESTION, "--model", "some/model", "--revision", "v9"), words)
+
+
+def test_remote_code_needs_the_flag(film, monkeypatch):
+    from transformers import AutoConfig
+
+    def fail(name, trust_remote_code, **_):
+        assert trust_remote_code is False
+        raise ValueError("contains custom code. Please pass the argument `trust_remote_code=True`")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+    assert_one_sentence(run("ask", film, QUESTION, "--model", "some/model"), "--trust-remote-code runs it")
+
+
+def test_embedded_model(monkeypatch, tmp_path, film):
+    monkeypatch.setattr(ask_module.resources, "files", lambda package: tmp_path / package)
+    assert_one_sentence(run("ask", film, QUESTION), "holds no default model")
+    folder = tmp_path / "dynfocus.checkpoints" / "dynfocus-tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    assert embedded_model() == folder
+
+
+def test_verbose_shows_where_an_error_comes_from(film):
+    done = run("ask", film, "", "--verbose")
+    assert done.exit_code == 1 and "Traceback" in done.stderr and done.stderr.endswith("about the video.\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "film.mp4"),
+        ("ask", "film.mp4", "what?", "--decoder", "eyes"),
+        ("ask", "film.mp4", "what?", "--fps", "fast"),
+        ("ask", "film.mp4", "what?", "--max-new-tokens", "0"),
+        ("synth",),
+        ("synth", "--out", "set", "--events", "some"),
+        ("synth", "--out", "set", "--events", "3-"),
+        ("synth", "--out", "set", "--split", "dev"),
+        ("dance",),
+    ],
+)
+def test_usage_errors(arguments):
+    done = run(*arguments)
+    assert done.exit_code == 2 and done.stdout == "" and "Traceback" not in done.stderr
+
+
+# The timeline
+
+
+def test_plot(ask, tmp_path):
+    path = tmp_path / "time line.png"
+    done = ask("--plot", path)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert f"Timeline: {path}\n" in done.stdout
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width >= 1600 and 600 <= image.height <= image.width
+        # Not a blank page, and not without colours.
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert (pixels.max(-1) - pixels.min(-1) > 60).mean() > 0.02
+
+
+def test_thumbnails_are_the_frames_shown_then(film):
+    images = read_thumbnails(film, [0.0, 3.0, 3.2, 11.5], size=24)
+    assert [read_barcode(image) for image in images] == [0, 6, 6, 23]
+    assert {image.shape for image in images} == {(24, 32, 3)}
+    # They are never made larger than they are.
+    assert read_thumbnails(film, [1.0], size=500)[0].shape == (48, 64, 3)
+
+
+def texts(figure):
+    found = [text.get_text() for text in figure.texts]
+    return found + [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_figure(answer):
+    images = [np.full((48, 64, 3), 99, np.uint8)] * 3
+    figure = timeline_figure({**answer, "question": "$1 or 2$?", "answer": "x_1^"}, images)
+    figure.canvas.draw()
+    assert {"$1 or 2$?", "x_1^"} <= set(texts(figure))
+    assert {clock_time(frame["time"]) for frame in answer["key_frames"]} <= set(texts(figure))
+    assert any("138 visual tokens of 480" in text for text in texts(figure))
+    assert sum(len(axes.images) for axes in figure.axes) == 3
+    without = timeline_figure(answer)
+    assert sum(len(axes.images) for axes in without.axes) == 0
+    assert without.get_figheight() < figure.get_figheight()
+
+
+def test_an_event_that_returns_has_a_band_for_each_run(answer):
+    events = [
+        {"frames": [0, 1, 4, 5], "medoid": 1, "score": 0.9, "selected": True},
+        {"frames": [2, 3], "medoid": 2, "score": 0.1, "selected": False},
+    ]
+    key_frames = [{"index": 1, "time": 1.0, "score": 0.9}]
+    times = [float(time) for time in range(6)]
+    changed = {**answer, "events": events, "key_frames": key_frames, "frame_times": times, "num_frames": 6}
+    figure = timeline_figure(changed)
+    bands = figure.axes[0].patches
+    assert sorted((band.get_x(), band.get_width()) for band in bands) == [(0, 2), (2, 2), (4, 2)]
+    assert len({band.get_facecolor() for band in bands}) == 2
+
+
+def test_what_cannot_be_drawn(answer):
+    with pytest.raises(ValueError, match="return_details=True"):
+        timeline_figure({"answer": "7", "key_frames": []})
+    with pytest.raises(ValueError, match="one video"):
+        timeline_figure({**answer, "events": []})
+    with pytest.raises(ValueError, match="one video"):
+        timeline_figure({**answer, "events": [{"video": 0, **answer["events"][0]}]})
+    with pytest.raises(ValueError, match="1 thumbnails for 3 key frames"):
+        timeline_figure(answer, [np.zeros((4, 4, 3), np.uint8)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.floats(0.0, 1.0))
+def test_spread(wanted, tightness):
+    wanted = np.sort(wanted)
+    gap = tightness * 100 / max(1, len(wanted) - 1)
+    found = spread(wanted, gap, 0.0, 100.0)
+    assert np.all(np.diff(found) >= gap - 1e-6) and found.min() >= -1e-6 and found.max() <= 100 + 1e-6
+    if np.all(np.diff(wanted) >= gap):
+        assert np.allclose(found, wanted)
+
+
+@pytest.mark.parametrize("shape", [(90, 160, 3), (64, 64, 3), (160, 90, 3)])
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 20, 32])
+def test_thumbnails_do_not_overlap(count, shape):
+    grid = _ThumbnailGrid([shape] * count)
+    for times in (np.linspace(0, grid.space, count), np.zeros(count), np.full(count, grid.space)):
+        left = grid.centres(times) - grid.width / 2
+        assert left.min() > -1e-6 and left.max() + grid.width < grid.space + 1e-6
+        for row in range(grid.rows):
+            assert np.all(np.diff(left[row :: grid.rows]) > grid.width)
+        # The connectors of the upper row pass between the thumbnails of the lower one.
+        for centre in grid.centres(times)[1::2] if grid.rows == 2 else ():
+            assert not np.any((left[::2] <= centre) & (centre <= left[::2] + grid.width))
+
+
+def test_clock_time():
+    assert [clock_time(t) for t in (0, 59.99, 65.25, 3661)] == ["0:00", "0:59", "1:05", "1:01:01"]
+    assert [clock_time(t, decimals=True) for t in (0, 65.25, 0.3, 3600)] == [
+        "00:00.0",
+        "01:05.2",
+        "00:00.3",
+        "1:00:00.0",
+    ]
+
+
+# The synthetic world
+
+
+def test_synth(tmp_path):
+    first, second = tmp_path / "a set", tmp_path / "b"
+    options = ("--seed", "3", "--videos", "2", "--frames", "8", "--events", "2", "--questions-per-kind", "1")
+    done = run("synth", "--out", first, *options)
+    assert (done.exit_code, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in (first / "questions.jsonl").read_text().splitlines()]
+    assert f"Wrote 2 videos of 8 s and {len(rows)} questions to {first} (seed 3, test split)." in done.stdout
+    assert f"python -m dynfocus.eval.synthetic.score '{first}'\n" in done.stdout
+    assert all((first / row["video"]).is_file() and row.keys() >= {"question", "answer", "kind"} for row in rows)
+    run("synth", "--out", second, *options)
+    files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in (first, second)]
+    assert len(files[0]) == 4
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+
+@pytest.mark.parametrize(("events", "words"), [("6-3", "num_events"), ("0", "num_events"), ("90", "num_events")])
+def test_synth_refuses(tmp_path, events, words):
+    frames = "400" if events == "90" else "32"
+    done = run("synth", "--out", tmp_path / "set", "--events", events, "--frames", frames)
+    assert_one_sentence(done, words)
+    assert not (tmp_path / "set").exists()
+
+
+def test_synth_leaves_other_folders_alone(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    assert_one_sentence(run("synth", "--out", tmp_path), "is not empty")
+
+
+# The command
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help(arguments):
+    done = run(*arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert all(word in done.stdout for word in ("ask", "synth", "--version", "dynfocus ask holiday.mp4"))
+
+
+def test_help_of_commands():
+    assert "--max-visual-tokens" in run("ask", "--help").stdout
+    assert "dynfocus synth --seed 1 --videos 50 --out test-set" in run("synth", "--help").stdout
+
+
+def test_version():
+    assert run("--version").stdout == f"dynfocus {__version__}\n"
+
+
+def test_quiet(capsys):
+    logger = logging.getLogger("some.library")
+    with terminal.quiet():
+        print("chatter")
+        warnings.warn("chatter", stacklevel=1)
+        logger.error("chatter")
+    assert capsys.readouterr() == ("", "")
+    assert logger.isEnabledFor(logging.ERROR)
+    with terminal.quiet(verbose=True):
+        print("chatter")
+    assert capsys.readouterr() == ("", "chatter\n")
+
+
+@pytest.mark.parametrize(("patience", "terminal_there"), [(0.0, True), (60.0, True), (0.0, False)])
+def test_spinner(monkeypatch, patience, terminal_there):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal_there, width=60)
+    monkeypatch.setattr(terminal, "Console", lambda **_: console)
+    monkeypatch.setattr(terminal, "_PATIENCE", patience)
+    with terminal.spinner("Thinking"):
+        deadline = time.monotonic() + 5
+        while patience == 0 and terminal_there and "Thinking" not in shown.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert ("Thinking" in shown.getvalue()) == (patience == 0 and terminal_there)
+
+
+def in_a_process(*arguments):
+    command = [sys.executable, "-m", "dynfocus.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+
+
+def test_a_process_gives_the_same_json_and_nothing_else(answer, model, film):
+    done = in_a_process("ask", film, QUESTION, "--model", model, "--max-new-tokens", "4", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["answer"] == answer["answer"] and found["score"] == pytest.approx(answer["score"], rel=1e-4)
+    assert [frame["index"] for frame in found["key_frames"]] == [frame["index"] for frame in answer["key_frames"]]
+
+
+def test_a_process_fails_with_one_sentence(model, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(200))
+    done = in_a_process("ask", tmp_path / "broken.mp4", QUESTION, "--model", model)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "broken.mp4" in done.stderr

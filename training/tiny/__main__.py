@@ -1,0 +1,103 @@
+"""
+Trains `checkpoints/dynfocus-tiny` from nothing: `python -m dynfocus.training.tiny --work runs/tiny --out OUT`.
+
+Every stage leaves its result in the work folder, and a run that was stopped goes on from there. On a CPU, preload tcmalloc
+(`LD_PRELOAD=…/libtcmalloc_minimal.so.4 TCMALLOC_RELEASE_RATE=0`) where the C library's allocator gives memory back too eagerly.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynfocus.hub import save_for_hub
+
+from .answers import AnswerTraining, Course, answer_accuracy, train_answers
+from .data import QuestionBatches, VideoSet, encode_videos
+from .model import build_model, build_processor
+from .selector import warm_up_selector
+from .tokenizer import build_tokenizer
+from .vision import train_vision
+
+
+SHORT = VideoSet(seed=11, count=6000, num_frames=8, num_events=(1, 2))
+LONG = VideoSet(seed=12, count=5000, num_frames=32, num_events=(3, 6))
+VALIDATION = VideoSet(seed=99, count=300, num_frames=32, num_events=(3, 6))
+
+
+def log(message: str) -> None:
+    print(time.strftime("%H:%M:%S"), message, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dynfocus.training.tiny", description="Train the tiny checkpoint.")
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"), help="features, logs and unfinished stages")
+    parser.add_argument("--out", type=Path, default=Path("runs/dynfocus-tiny"), help="the finished checkpoint")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--vision-steps", type=int, default=2400)
+    parser.add_argument("--selector-steps", type=int, default=1500, help="steps of the selector's warm-up")
+    parser.add_argument("--short-steps", type=int, default=800, help="steps on videos of 8 frames")
+    parser.add_argument("--long-steps", type=int, default=3400, help="steps on videos of 32 frames")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the frames and videos to draw (for a trial)")
+    parser.add_argument("--no-compile", action="store_true", help="do not compile the language model (needs a C compiler)")
+    return parser.parse_args()
+
+
+def scaled(videos: VideoSet, scale: float) -> VideoSet:
+    return VideoSet(videos.seed, max(1, round(videos.count * scale)), videos.num_frames, videos.num_events)
+
+
+def main() -> None:
+    args = parse()
+    args.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    processor = build_processor(tokenizer)
+    tower = train_vision(
+        args.work,
+        steps=args.vision_steps,
+        batch_size=128,
+        pool=max(2000, round(60_000 * args.scale)),
+        seed=args.seed,
+        device=args.device,
+        log=log,
+    )
+    model = build_model(tokenizer, tower).to(args.device)
+    batches = {}
+    for name, videos in (("short", SHORT), ("validation", VALIDATION), ("long", LONG)):
+        videos = scaled(videos, args.scale)
+        features = encode_videos(model, videos, args.work / f"{name}.safetensors", args.device, log)
+        batches[name] = QuestionBatches(features, processor, videos.num_frames)
+    if not args.no_compile:
+        model.model.language_model.compile(dynamic=True)
+    warm_up_selector(
+        model,
+        batches["long"],
+        args.work,
+        steps=args.selector_steps,
+        batch_size=64,
+        learning_rate=2e-3,
+        seed=args.seed,
+        device=args.device,
+        log=log,
+    )
+
+    def check() -> str:
+        accuracy, recall = answer_accuracy(model, batches["validation"], count=512, seed=7, device=args.device)
+        mean = np.mean([share for kind, share in accuracy.items() if kind != "count"])
+        kinds = " ".join(f"{kind} {share:.2f}" for kind, share in accuracy.items())
+        return f"validation: {kinds}; mean without count {mean:.3f}; key frames hit {recall:.2f}"
+
+    courses = [Course(batches["short"], args.short_steps, 64), Course(batches["long"], args.long_steps, 32)]
+    settings = AnswerTraining(learning_rate=1.2e-3)
+    train_answers(
+        model, courses, settings, args.work, seed=args.seed, device=args.device, log=log, check=check
+    )
+    save_for_hub(model, processor, args.out)
+    log(f"saved {args.out}")
+
+
+if __name__ == "__main__":
+    main()
