@@ -5,7 +5,6 @@ from pathlib import Path
 from dynfocus.eval.synthetic.video_file import write_episode
 from dynfocus.eval.synthetic.world import example_episode
 
-
 if __name__ == "__main__":
     path = Path(__file__).parent / "events.mp4"
     write_episode(path, example_episode(), size=256)

@@ -21,8 +21,8 @@ from .modeling_dynfocus import (
     DynFocusForConditionalGeneration,
     DynFocusModel,
     DynFocusPreTrainedModel,
-    DynFocusVideoFeatures,
 )
+from .modeling_outputs_dynfocus import DynFocusVideoFeatures
 from .processing import (
     DynFocusCollator,
     DynFocusProcessor,

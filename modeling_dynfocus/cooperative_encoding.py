@@ -6,7 +6,7 @@ from transformers.activations import ACT2FN
 
 from .clustering import merge_tokens
 from .configuration_dynfocus import DynFocusConfig
-from .event_prototypes import Events, Selection, take_frames, ZeroLinear
+from .event_prototypes import Events, Selection, ZeroLinear, take_frames
 
 
 class VisualProjector(nn.Module):

@@ -93,7 +93,7 @@ def kmeans_start_frames(num_frames: int, num_events: int) -> torch.Tensor:
 def _kmeans_events(
     flat: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor, limit: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels `(V, T)` and start frames `(V, L)` of the released code's clustering; a start frame stands for its event."""
+    """Labels `(V, T)` and start frames `(V, L)` of the released clustering; a start frame stands for an event."""
     labels = flat.new_zeros(frame_mask.shape, dtype=torch.long)
     starts = flat.new_zeros((len(flat), limit), dtype=torch.long)
     for video, (num_frames, events) in enumerate(zip(frame_mask.sum(1).tolist(), num_events.tolist(), strict=True)):
@@ -145,7 +145,7 @@ class QuestionScorer(nn.Module):
     What the question adds to an event's score; zero at first, so that training begins question-blind.
 
     An MLP on the question encoder's output, the prototype and the event's place in time, beside how well the question
-    matches what the frame shows (late interaction): for each query, its largest product with one of the frame's tokens.
+    matches what the frame shows (late interaction): each query's largest product with one of the frame's tokens.
     Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
     """
 
@@ -158,7 +158,7 @@ class QuestionScorer(nn.Module):
         self.query_norm = nn.LayerNorm(hidden_size)
         self.query_match = nn.Linear(hidden_size, hidden_size)
         self.token_match = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size + num_queries, 1)
+        self.out_proj = ZeroLinear(hidden_size + num_queries, 1)
         self.act = nn.GELU()
 
     def forward(
@@ -208,7 +208,9 @@ class EventPrototypeEstimator(nn.Module):
         self.num_neighbors = config.temporal_neighbors
         self.num_samples = config.selection_samples
         self.scorer = EventScorer(width)
-        self.question_scorer = QuestionScorer(width, config.num_question_queries) if config.question_aware_score else None
+        self.question_scorer = None
+        if config.question_aware_score:
+            self.question_scorer = QuestionScorer(width, config.num_question_queries)
 
     def find_events(
         self, frame_features: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor

@@ -1,67 +1,25 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_dynfocus import DynFocusConfig
 from .cooperative_encoding import CooperativeEncoder
 from .event_prototypes import EventPrototypeEstimator, ZeroLinear
+from .modeling_outputs_dynfocus import (
+    DynFocusCausalLMOutputWithPast,
+    DynFocusModelOutputWithPast,
+    DynFocusVideoFeatures,
+)
 from .patch_grouping import group_patches, pool_patches
 from .question_encoder import QuestionEncoder
+from .video_inputs import check_token_plan, checked_frame_mask, without_padding
 from .video_state import VideoState
 from .vision_tower import VisionTower
-
-
-@dataclass
-class DynFocusVideoFeatures(BaseModelOutputWithPooling):
-    """
-    The visual tokens of V videos, and the selection that led to them.
-
-    Args:
-        pooler_output (`list[torch.Tensor]`): for each video the visual tokens, `(tokens, H)`.
-        key_frames (`list[torch.Tensor]`): for each video the K key frames, sorted indices, int64.
-        event_of_frame (`list[torch.Tensor]`): for each video the event of each of its T frames, int64.
-        event_scores (`list[torch.Tensor]`): for each video the raw score of each of its L events, float32.
-        event_medoids (`list[torch.Tensor]`):
-            for each video the frame that stands for each event, int64, sorted; events are numbered in this order.
-    """
-
-    key_frames: list[torch.Tensor] | None = None
-    event_of_frame: list[torch.Tensor] | None = None
-    event_scores: list[torch.Tensor] | None = None
-    event_medoids: list[torch.Tensor] | None = None
-
-
-@dataclass
-class DynFocusModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of [`DynFocusModel`]: the language model's, and `video_features` where videos went in."""
-
-    video_features: DynFocusVideoFeatures | None = None
-
-
-@dataclass
-class DynFocusCausalLMOutputWithPast(ModelOutput):
-    """
-    Output of [`DynFocusForConditionalGeneration`].
-
-    Args:
-        loss (`torch.Tensor`, *optional*): mean next-token loss over the labels that are not -100.
-        logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`).
-        past_key_values (`Cache`, *optional*), hidden_states, attentions (*optional*): as the language model's.
-        video_features (`DynFocusVideoFeatures`, *optional*): visual tokens and the selection behind them.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    video_features: DynFocusVideoFeatures | None = None
 
 
 class DynFocusPreTrainedModel(PreTrainedModel):
@@ -122,13 +80,13 @@ class DynFocusModel(DynFocusPreTrainedModel):
             `ValueError`: where a pixel is NaN or infinite, or a video has no frames.
         """
         config = self.config
-        mask = _frame_mask(pixel_values_videos, video_frame_mask)
+        mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
         frames = pixel_values_videos[mask]
         pooled, grouped, parents, patches = [], [], [], []
         for chunk in frames.split(config.vision_config.frames_per_chunk):
             if not chunk.isfinite().all():
                 raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
-            tower_patches = self.vision_tower(chunk.to(self.vision_tower.dtype))
+            tower_patches = self.vision_tower(chunk)
             pooled.append(pool_patches(tower_patches, config.vision_config.grid_size, config.pooling_grid))
             tokens, parent_of_token = group_patches(tower_patches, config.spatial_clusters, config.spatial_neighbors)
             grouped.append(tokens)
@@ -190,7 +148,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         questions = question_input_ids.to(device)
         if question_attention_mask is None:
             question_attention_mask = torch.ones_like(questions)
-        _check_plan(plan, questions, state)
+        check_token_plan(plan, questions, state)
         num_events, num_key, num_groups = plan.unbind(1)
 
         frame_tokens = state.grouped_tokens
@@ -219,10 +177,10 @@ class DynFocusModel(DynFocusPreTrainedModel):
         )
         return DynFocusVideoFeatures(
             pooler_output=tokens,
-            key_frames=_trimmed(key_frames, num_key),
-            event_of_frame=_trimmed(events.event_of_frame, state.frame_mask.sum(1)),
-            event_scores=_trimmed(scores, num_events),
-            event_medoids=_trimmed(events.medoids, num_events),
+            key_frames=without_padding(key_frames, num_key),
+            event_of_frame=without_padding(events.event_of_frame, state.frame_mask.sum(1)),
+            event_scores=without_padding(scores, num_events),
+            event_medoids=without_padding(events.medoids, num_events),
         )
 
     def get_placeholder_mask(
@@ -434,53 +392,4 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         return super().generate(*args, **kwargs)
 
 
-def _frame_mask(pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None) -> torch.Tensor:
-    if pixel_values_videos.dim() != 5 or pixel_values_videos.shape[2] != 3:
-        raise ValueError(
-            "`pixel_values_videos` must have the shape (videos, frames, 3, height, width), got "
-            f"{tuple(pixel_values_videos.shape)}."
-        )
-    if video_frame_mask is None:
-        return torch.ones(pixel_values_videos.shape[:2], dtype=torch.bool, device=pixel_values_videos.device)
-    mask = video_frame_mask.to(device=pixel_values_videos.device, dtype=torch.bool)
-    if mask.shape != pixel_values_videos.shape[:2]:
-        raise ValueError(
-            f"`video_frame_mask` has the shape {tuple(mask.shape)}, but `pixel_values_videos` holds "
-            f"{tuple(pixel_values_videos.shape[:2])} (videos, frames)."
-        )
-    if not mask.any(1).all() or (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise ValueError(
-            "`video_frame_mask` must mark at least one frame of every video, and its padding must come last."
-        )
-    return mask
-
-
-def _check_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoState) -> None:
-    if plan.shape != (len(state), 3) or len(questions) != len(state):
-        raise ValueError(
-            f"{len(state)} videos need a `video_token_plan` of shape ({len(state)}, 3) and one question each, got "
-            f"{tuple(plan.shape)} and {len(questions)} questions."
-        )
-    num_frames = state.frame_mask.sum(1)
-    num_events, num_key, num_groups = plan.unbind(1)
-    fits = (num_events <= num_frames) & (num_key <= num_events) & (num_groups <= num_frames) & (plan > 0).all(1)
-    if not fits.all():
-        wrong = int((~fits).nonzero()[0, 0])
-        raise ValueError(
-            f"The token plan {plan[wrong].tolist()} (events, key frames, rod groups) does not fit video {wrong} with "
-            f"{int(num_frames[wrong])} frames: events and rod groups may be at most the frames, key frames the events."
-        )
-
-
-def _trimmed(padded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
-    return [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
-
-
-__all__ = [
-    "DynFocusCausalLMOutputWithPast",
-    "DynFocusForConditionalGeneration",
-    "DynFocusModel",
-    "DynFocusModelOutputWithPast",
-    "DynFocusPreTrainedModel",
-    "DynFocusVideoFeatures",
-]
+__all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]

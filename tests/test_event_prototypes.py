@@ -213,7 +213,9 @@ def test_the_selection_learns_what_a_question_needs():
             optimizer.zero_grad()
             (-worth.mean()).backward()
             optimizer.step()
-        selection = estimator.select(estimator.score(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.0)
+        selection = estimator.select(
+            estimator.score(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.0
+        )
         return int((selection.key_events[:, 0] == wanted).sum())
 
     assert hits(question_aware=True) == 2

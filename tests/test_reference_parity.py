@@ -1,7 +1,7 @@
 """The `released_code` preset against numbers from the authors' released code, stage by stage.
 
-Takes every `*.safetensors` in `DYNFOCUS_REFERENCE_DIR` (default: `tests/fixtures/reference`) by its metadata; the folder's
-README says what each key is.
+Takes every `*.safetensors` in `DYNFOCUS_REFERENCE_DIR` (default: `tests/fixtures/reference`) by its metadata; the README in
+that folder says what each key is.
 """
 
 import math
@@ -18,7 +18,6 @@ from dynfocus.clustering import dpc_knn, merge_tokens, weighted_kmeans
 from dynfocus.cooperative_encoding import CooperativeEncoder
 from dynfocus.event_prototypes import EventPrototypeEstimator, Events
 from dynfocus.patch_grouping import group_patches, pool_patches
-
 
 FOLDER = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
 

@@ -1,8 +1,9 @@
 """
 Trains `checkpoints/dynfocus-tiny` from nothing: `python -m dynfocus.training.tiny --work runs/tiny --out OUT`.
 
-Every stage leaves its result in the work folder, and a run that was stopped goes on from there. On a CPU, preload tcmalloc
-(`LD_PRELOAD=…/libtcmalloc_minimal.so.4 TCMALLOC_RELEASE_RATE=0`) where the C library's allocator gives memory back too eagerly.
+Every stage leaves its result in the work folder, and a run that was stopped goes on from there. Where the C library's
+allocator gives memory back too eagerly, a CPU run gains much from tcmalloc:
+`LD_PRELOAD=…/libtcmalloc_minimal.so.4 TCMALLOC_RELEASE_RATE=0 python -m dynfocus.training.tiny`.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from .model import build_model, build_processor
 from .selector import warm_up_selector
 from .tokenizer import build_tokenizer
 from .vision import train_vision
-
 
 SHORT = VideoSet(seed=11, count=6000, num_frames=8, num_events=(1, 2))
 LONG = VideoSet(seed=12, count=5000, num_frames=32, num_events=(3, 6))
@@ -41,8 +41,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--selector-steps", type=int, default=1500, help="steps of the selector's warm-up")
     parser.add_argument("--short-steps", type=int, default=800, help="steps on videos of 8 frames")
     parser.add_argument("--long-steps", type=int, default=3400, help="steps on videos of 32 frames")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the frames and videos to draw (for a trial)")
-    parser.add_argument("--no-compile", action="store_true", help="do not compile the language model (needs a C compiler)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of frames and videos to draw, for a trial")
+    parser.add_argument("--no-compile", action="store_true", help="run without a C compiler")
     return parser.parse_args()
 
 

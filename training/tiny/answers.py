@@ -1,4 +1,4 @@
-"""Stage 4 of the tiny recipe: train all but the tower to answer questions, first on short videos, then on long ones."""
+"""Stage 4 of the tiny recipe: train all but the tower on answers, first about short videos, then about long ones."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusVideoFeatures
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.modeling_outputs_dynfocus import DynFocusVideoFeatures
 
 from .data import QuestionBatches
 from .schedule import learning_rate_at

@@ -1,4 +1,4 @@
-"""Stage 2 of the tiny recipe: many videos, as the question-free features of the trained tower, and questions on them."""
+"""Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -76,16 +76,12 @@ def encode_videos(
 class QuestionBatches:
     """Batches of the model's inputs: random videos of a feature set, each with a random question."""
 
-    def __init__(
-        self, features: FeatureSet, processor: DynFocusProcessor, num_frames: int, kinds: dict[str, float] | None = None
-    ):
+    def __init__(self, features: FeatureSet, processor: DynFocusProcessor, num_frames: int):
         self.features = features
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
         before, after = self._template(processor)
         self.before, self.after = self._ids(before), after
-        weights = np.array([(kinds or {}).get(kind, 1.0) for kind in KINDS])
-        self.kind_weights = weights / weights.sum()
 
     @staticmethod
     def _template(processor: DynFocusProcessor) -> tuple[str, str]:
@@ -102,7 +98,7 @@ class QuestionBatches:
         rows, questions = [], []
         while len(rows) < size:
             row = int(rng.integers(len(self.features.episodes)))
-            kind = KINDS[int(rng.choice(len(KINDS), p=self.kind_weights))]
+            kind = KINDS[int(rng.integers(len(KINDS)))]
             found = make_questions(self.features.episodes[row], rng, kinds=[kind])
             if found:
                 rows.append(row)

@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 from dynfocus.eval.synthetic.questions import make_questions
 from dynfocus.eval.synthetic.world import sample_episode
 
-
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<video>")
 
 

@@ -4,6 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_single_frames
-
 
 IMAGE_SIZE = 64
 LABELS = {"color": len(COLORS), "shape": len(SHAPES), "tens": 10, "ones": 10, "present": 2}
@@ -40,7 +40,7 @@ def as_pixels(frames: np.ndarray) -> torch.Tensor:
 
 
 def degrade(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Halve the size as the video processor does, after JPEG for every other frame: a stand-in for video compression."""
+    """Halve the size as the video processor does; JPEG before that, for every other frame, stands in for H.264."""
     small = np.empty((len(frames), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for row, frame in enumerate(frames):
         image = Image.fromarray(frame)
@@ -169,12 +169,11 @@ def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple
     """Training frames, drawn by all cores in blocks and kept in `out`."""
     path = out / "frames.npz"
     if not path.exists():
-        from concurrent.futures import ProcessPoolExecutor
-
         log(f"drawing {count} frames")
         block = 2000
+        seeds = range(seed * 10_000, seed * 10_000 + count // block)
         with ProcessPoolExecutor() as workers:
-            parts = list(workers.map(make_frames, range(seed * 10_000, seed * 10_000 + count // block), [block] * (count // block)))
+            parts = list(workers.map(make_frames, seeds, [block] * len(seeds)))
         labels = {name: np.concatenate([part[1][name] for part in parts]) for name in parts[0][1]}
         np.savez(path, frames=np.concatenate([part[0] for part in parts]), **labels)
     with np.load(path) as stored:
