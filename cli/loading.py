@@ -120,6 +120,11 @@ def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
         return f"--model {model}: the repository holds no config.json, so it is no saved model."
     if "trust_remote_code" in str(error):
         return f"--model {model}: comes with code of its own; --trust-remote-code runs it, if you trust it."
+    if str(error).startswith("Could not load model"):
+        return (
+            f"--model {model}: its weights are missing or damaged, or were saved for another version of this package "
+            "(--verbose shows what transformers says)."
+        )
     return f"--model {model}: cannot be loaded: {str(error).strip() or type(error).__name__}"
 
 

@@ -48,6 +48,46 @@ class ClusterGate(nn.Module):
         return grouped_tokens * weights.gather(-1, parent_of_token)[..., None]
 
 
+class ScoreEmbedding(nn.Module):
+    """
+    Tells the language model how well each frame's event fits the question: its score, as a direction added to its tokens.
+
+    Without it what the selector found reaches the language model only through the choice of frames, and a question such
+    as "is there a green star?" has to be matched a second time. It starts at zero, which is the paper's method.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.rods = ZeroLinear(1, hidden_size)
+        self.cones = ZeroLinear(1, hidden_size)
+
+    def forward(
+        self,
+        rods: torch.Tensor,
+        cones: torch.Tensor,
+        scores: torch.Tensor,
+        events: Events,
+        selection: Selection,
+        frame_mask: torch.Tensor,
+        num_groups: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            rods (`torch.Tensor` of shape `(V, R, r, H)`), cones (`torch.Tensor` of shape `(V, K, c, H)`).
+            scores (`torch.Tensor` of shape `(V, L)`): raw scores of the events, float32.
+
+        Returns:
+            `tuple` of the rods and cones, each with `sigmoid(score)` told.
+        """
+        fit = scores.sigmoid().to(rods.dtype)[..., None]
+        of_frames = take_frames(fit, events.event_of_frame.clamp(min=0))
+        of_groups = merge_tokens(of_frames, group_of_frame(frame_mask, num_groups), rods.shape[1], mask=frame_mask)
+        of_slots = take_frames(fit, selection.key_events)
+        if selection.indicators is not None:
+            of_slots = selection.indicators.to(fit.dtype) @ fit
+        return rods + self.rods(of_groups)[:, :, None], cones + self.cones(of_slots)[:, :, None]
+
+
 class CooperativeEncoder(nn.Module):
     """CCE: rods and cones of each video, in time order (paper section 3.3)."""
 
@@ -61,6 +101,7 @@ class CooperativeEncoder(nn.Module):
         self.projector = VisualProjector(width, text_width, config.projector_hidden_act)
         self.key_projector = nn.Linear(width, width)
         self.value_projector = nn.Linear(width, text_width)
+        self.score_embedding = ScoreEmbedding(text_width) if config.question_aware_score else None
 
     def rods(
         self, gated_tokens: torch.Tensor, queries: torch.Tensor, frame_mask: torch.Tensor, num_groups: torch.Tensor

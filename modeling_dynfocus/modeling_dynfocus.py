@@ -167,14 +167,13 @@ class DynFocusModel(DynFocusPreTrainedModel):
         key_frames = events.medoids.gather(1, selection.key_events)
 
         gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
-        tokens = encoder.assemble(
-            encoder.rods(gated, queries, state.frame_mask, num_groups),
-            encoder.cones(state.frame_features, gated, events, selection),
-            key_frames,
-            selection.mask,
-            state.frame_mask,
-            num_groups,
-        )
+        rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
+        cones = encoder.cones(state.frame_features, gated, events, selection)
+        if encoder.score_embedding is not None:
+            rods, cones = encoder.score_embedding(
+                rods, cones, scores, events, selection, state.frame_mask, num_groups
+            )
+        tokens = encoder.assemble(rods, cones, key_frames, selection.mask, state.frame_mask, num_groups)
         return DynFocusVideoFeatures(
             pooler_output=tokens,
             key_frames=without_padding(key_frames, num_key),

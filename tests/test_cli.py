@@ -188,7 +188,7 @@ def test_folder_that_is_no_dynfocus_model(film, tmp_path, config, words):
 
 def test_model_without_weights(film, model, tmp_path):
     (tmp_path / "config.json").write_text((Path(model) / "config.json").read_text())
-    assert_one_sentence(run("ask", film, QUESTION, "--model", tmp_path), "cannot be loaded")
+    assert_one_sentence(run("ask", film, QUESTION, "--model", tmp_path), "weights are missing or damaged")
 
 
 def test_hub_that_cannot_be_reached(film, monkeypatch):

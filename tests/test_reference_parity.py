@@ -1,7 +1,7 @@
 """The `released_code` preset against numbers from the authors' released code, stage by stage.
 
-Takes every `*.safetensors` in `DYNFOCUS_REFERENCE_DIR` (default: `tests/fixtures/reference`) by its metadata; the README in
-that folder says what each key is.
+Takes every `*.safetensors` in `DYNFOCUS_REFERENCE_DIR` (default: `tests/fixtures/reference`) by its metadata; the
+README in that folder says what each key is.
 """
 
 import math
