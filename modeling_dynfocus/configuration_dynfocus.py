@@ -56,7 +56,8 @@ class DynFocusConfig(PreTrainedConfig):
             Weight of the coarse groups of patches: `1 + 0.5·tanh(·)`, which is 1 at initialisation, or a softmax over
             them.
         question_aware_score (`bool`, defaults to `True`):
-            Whether the events' score sees the question (a residual branch that is zero at initialisation).
+            Whether the events' score sees the question, and the visual tokens tell their event's score (both branches
+            are zero at initialisation).
         question_context (`"grouped"` or `"patches"`, defaults to `"grouped"`):
             What the question encoder looks at: a frame's grouped tokens or all its patches.
         rods_on_key_frames (`bool`, defaults to `True`):

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -93,8 +94,8 @@ def test_report(ask, answer):
     assert (done.exit_code, done.stderr) == (0, "")
     assert QUESTION in done.stdout and f"score {answer['score']:.2f}" in done.stdout
     for frame in answer["key_frames"]:
-        row = f"{frame['index']}   {clock_time(frame['time'], decimals=True)}"
-        assert row in done.stdout
+        row = rf"^ +{frame['index']} +{clock_time(frame['time'], decimals=True)} +{frame['score']:.2f} "
+        assert re.search(row, done.stdout, re.MULTILINE)
     assert "138 visual tokens of 480 (29 %) a dense model would take" in done.stdout
     assert all(step in done.stdout for step in ("decode", "encode", "generate"))
 

@@ -73,6 +73,9 @@ def tiny_model(preset: str = "default", seed: int = 0, **kwargs) -> DynFocusForC
             if parameter.dim() > 1:
                 # As they start, the question encoder's weights hardly tell one question from another.
                 parameter.mul_(20 if "question_encoder" in name or "key_projector" in name else 5)
+            # Zero in a new model: multiplying leaves it there.
+            if "score_embedding" in name:
+                parameter.normal_()
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """The tiny checkpoint's model and processor before training."""
 
+import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
@@ -11,6 +12,7 @@ from .vision import IMAGE_SIZE, tower_config
 
 #: About 1 / sqrt(width): the usual 0.02 is made for models that are ten times wider.
 INITIALIZER_RANGE = 0.06
+VISUAL_TOKEN_SCALE = 0.1
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> DynFocusProcessor:
@@ -70,6 +72,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, tower: SiglipVisionModel) ->
     """Everything random but the vision tower."""
     model = DynFocusForConditionalGeneration(build_config(tokenizer))
     model.model.vision_tower.backbone.load_state_dict(tower.state_dict())
+    # Visual tokens as large as words are: among much larger ones, what the layers add to them would hardly count.
+    encoder = model.model.cooperative_encoder
+    with torch.no_grad():
+        for layer in (encoder.projector.linear_2, encoder.value_projector):
+            layer.weight.mul_(VISUAL_TOKEN_SCALE)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
