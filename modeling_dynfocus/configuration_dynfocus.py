@@ -93,9 +93,10 @@ class DynFocusConfig(PreTrainedConfig):
         "question_config": InstructBlipQFormerConfig,
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    question_config: dict | PreTrainedConfig | None = None
+    # Dicts become configurations in __post_init__.
+    vision_config: Any = None
+    text_config: Any = None
+    question_config: Any = None
     video_token_id: int = 0
     pooling_grid: int = 4
     spatial_clusters: list[int] | tuple[int, ...] = (16, 6)

@@ -50,10 +50,10 @@ class ClusterGate(nn.Module):
 
 class ScoreEmbedding(nn.Module):
     """
-    Tells the language model how well each frame's event fits the question: its score, as a direction added to its tokens.
+    Tells the language model how well each frame's event fits the question: the score, as a direction added to tokens.
 
-    Without it what the selector found reaches the language model only through the choice of frames, and a question such
-    as "is there a green star?" has to be matched a second time. It starts at zero, which is the paper's method.
+    Without it what the selector found reaches the language model only through the choice of frames, and a question
+    such as "is there a green star?" has to be matched a second time. It starts at zero, which is the paper's method.
     """
 
     def __init__(self, hidden_size: int):

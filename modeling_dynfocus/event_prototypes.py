@@ -212,9 +212,7 @@ class EventPrototypeEstimator(nn.Module):
         if config.question_aware_score:
             self.question_scorer = QuestionScorer(width, config.num_question_queries)
 
-    def find_events(
-        self, frame_features: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor
-    ) -> Events:
+    def find_events(self, frame_features: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor) -> Events:
         """See the function `find_events`."""
         return find_events(
             frame_features, frame_mask, num_events, method=self.method, num_neighbors=self.num_neighbors

@@ -1,6 +1,7 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
     config_class = DynFocusConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("video", "text")
+    input_modalities: Any = ("video", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
     _no_split_modules = ["EventPrototypeEstimator", "CooperativeEncoder", "InstructBlipQFormerLayer"]
@@ -137,7 +138,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
         if video_token_plan is None or question_input_ids is None:
             missing = "video_token_plan" if video_token_plan is None else "question_input_ids"
             raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
-        state = self.encode_video(pixel_values_videos, video_frame_mask) if video_state is None else video_state
+        pixels: Any = pixel_values_videos
+        state = self.encode_video(pixels, video_frame_mask) if video_state is None else video_state
         # The features go where the weights are, in their precision (`device_map` and half precision).
         reference = self.question_encoder.projector.weight
         # Weights that accelerate has offloaded are on meta until their own module runs.
@@ -156,9 +158,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
             if state.patches is None:
                 raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
             frame_tokens = state.patches
-        queries = self.question_encoder(
-            questions, question_attention_mask.to(device), frame_tokens, state.frame_mask
-        )
+        queries = self.question_encoder(questions, question_attention_mask.to(device), frame_tokens, state.frame_mask)
         estimator, encoder = self.event_prototypes, self.cooperative_encoder
         events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
         scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
@@ -170,9 +170,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
         cones = encoder.cones(state.frame_features, gated, events, selection)
         if encoder.score_embedding is not None:
-            rods, cones = encoder.score_embedding(
-                rods, cones, scores, events, selection, state.frame_mask, num_groups
-            )
+            rods, cones = encoder.score_embedding(rods, cones, scores, events, selection, state.frame_mask, num_groups)
         tokens = encoder.assemble(rods, cones, key_frames, selection.mask, state.frame_mask, num_groups)
         return DynFocusVideoFeatures(
             pooler_output=tokens,
@@ -244,7 +242,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
-            visual_tokens = torch.cat(list(features.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
+            visual_tokens = torch.cat(features.pooler_output).to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, len(visual_tokens))
             inputs_embeds = inputs_embeds.masked_scatter(mask, visual_tokens)
         outputs = self.language_model(
@@ -388,7 +386,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         elif (features := kwargs.get("mm_encoder_outputs")) is not None:
             # `generate` multiplies the features for beams in place: the caller's own must serve again.
             kwargs["mm_encoder_outputs"] = {name: replace(output) for name, output in features.items()}
-        return super().generate(*args, **kwargs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc]  # the mixin wants more of `self` than it needs
 
 
 __all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]

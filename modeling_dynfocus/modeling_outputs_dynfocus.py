@@ -1,6 +1,7 @@
 """What the DynFocus models return."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import Cache
@@ -21,6 +22,7 @@ class DynFocusVideoFeatures(BaseModelOutputWithPooling):
             for each video the frame that stands for each event, int64, sorted; events are numbered in this order.
     """
 
+    pooler_output: Any = None  # one tensor in the base class, a list here
     key_frames: list[torch.Tensor] | None = None
     event_of_frame: list[torch.Tensor] | None = None
     event_scores: list[torch.Tensor] | None = None

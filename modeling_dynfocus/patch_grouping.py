@@ -1,5 +1,7 @@
 """From a frame's patches to its question-free tokens: pooled to a grid, and grouped by likeness (S-DPC)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -23,7 +25,7 @@ def pool_patches(patches: torch.Tensor, grid_size: tuple[int, int], pooled_side:
 
 
 def group_patches(
-    patches: torch.Tensor, num_clusters: list[int], num_neighbors: list[int]
+    patches: torch.Tensor, num_clusters: Sequence[int], num_neighbors: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Multi-grained tokens of each frame by DPC-KNN in two rounds, P → fine → coarse (paper section 3.3, S-DPC).

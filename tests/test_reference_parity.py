@@ -192,7 +192,5 @@ def test_visual_tokens(reference):
     frame_mask = torch.ones(1, reference.frames, dtype=torch.bool)
     cones = reference.encoder.cones(reference.pooled()[None], reference.gated()[None], events, selection)
     groups = torch.tensor([reference.frames])
-    (tokens,) = reference.encoder.assemble(
-        _rods(reference), cones, key_frames, selection.mask, frame_mask, groups
-    )
+    (tokens,) = reference.encoder.assemble(_rods(reference), cones, key_frames, selection.mask, frame_mask, groups)
     assert_near(tokens, reference["expect.visual_tokens"])

@@ -92,9 +92,7 @@ def main() -> None:
 
     courses = [Course(batches["short"], args.short_steps, 64), Course(batches["long"], args.long_steps, 32)]
     settings = AnswerTraining(learning_rate=1.2e-3)
-    train_answers(
-        model, courses, settings, args.work, seed=args.seed, device=args.device, log=log, check=check
-    )
+    train_answers(model, courses, settings, args.work, seed=args.seed, device=args.device, log=log, check=check)
     save_for_hub(model, processor, args.out)
     log(f"saved {args.out}")
 

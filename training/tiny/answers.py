@@ -51,8 +51,8 @@ class AnswerTraining:
 
 def relevance_loss(features: DynFocusVideoFeatures, asked: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of event scores against `asked` `(V, T)`, 1 on frames that the answer rests on."""
-    medoids = torch.stack(features.event_medoids)
-    return F.binary_cross_entropy_with_logits(torch.stack(features.event_scores), asked.gather(1, medoids))
+    medoids = torch.stack(features.event_medoids or [])
+    return F.binary_cross_entropy_with_logits(torch.stack(features.event_scores or []), asked.gather(1, medoids))
 
 
 def train_answers(
@@ -147,3 +147,6 @@ def answer_accuracy(
                 found.append(all(keys & set(event.frames) for event in events))
     model.train(was_training)
     return {kind: float(np.mean(values)) for kind, values in sorted(right.items())}, float(np.mean(found))
+
+
+__all__ = ["AnswerTraining", "Course", "answer_accuracy", "train_answers"]

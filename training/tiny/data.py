@@ -98,7 +98,11 @@ class QuestionBatches:
     """Batches of the model's inputs: random videos of a feature set, each with a random question of `kinds`."""
 
     def __init__(
-        self, features: FeatureSet, processor: DynFocusProcessor, num_frames: int, kinds: dict[str, float] | None = None
+        self,
+        features: FeatureSet,
+        processor: DynFocusProcessor,
+        num_frames: int,
+        kinds: dict[str, float] | None = None,
     ):
         self.features = features
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
@@ -121,7 +125,8 @@ class QuestionBatches:
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Question]]:
         """Rows of the feature set and a question for each."""
-        rows, questions = [], []
+        rows: list[int] = []
+        questions: list[Question] = []
         while len(rows) < size:
             row = int(rng.integers(len(self.features.episodes)))
             kind = self.kinds[int(rng.choice(len(self.kinds), p=self.kind_shares))]
@@ -134,7 +139,7 @@ class QuestionBatches:
 
     def collate(self, rows: np.ndarray, questions: list[Question], device: str) -> dict:
         """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames that an answer rests on."""
-        pad, video = self.tokenizer.pad_token_id, self.tokenizer.convert_tokens_to_ids("<video>")
+        pad, video = self.tokenizer.pad_token_id, self.tokenizer.get_vocab()["<video>"]
         sequences, starts, question_ids = [], [], []
         for question in questions:
             prompt = self.before + [video] * self.plan.num_visual_tokens
@@ -167,3 +172,6 @@ class QuestionBatches:
         }
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         return {**inputs, "video_state": self.features.batch(rows, device), "asked": asked.to(device)}
+
+
+__all__ = ["FeatureSet", "KIND_WEIGHTS", "QuestionBatches", "VideoSet", "encode_videos", "tell_story"]

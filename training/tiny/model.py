@@ -64,7 +64,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
         num_question_queries=4,
         temporal_neighbors=3,
         initializer_range=INITIALIZER_RANGE,
-        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        video_token_id=tokenizer.get_vocab()["<video>"],
     )
 
 
@@ -81,3 +81,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, tower: SiglipVisionModel) ->
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     return model
+
+
+__all__ = ["build_config", "build_model", "build_processor"]

@@ -51,9 +51,7 @@ def warm_up_selector(
             found = encoder(inputs["question_input_ids"], inputs["question_attention_mask"], tokens, events.mask)
             queries = found.new_zeros(*state.frame_mask.shape, *found.shape[2:])
             index = events.medoids[..., None, None].expand_as(found)
-            scores = estimator.score(
-                events, queries.scatter(1, index, found), state.grouped_tokens, state.frame_mask
-            )
+            scores = estimator.score(events, queries.scatter(1, index, found), state.grouped_tokens, state.frame_mask)
         wanted = asked.gather(1, events.medoids)
         loss = F.binary_cross_entropy_with_logits(scores, wanted)
         optimizer.zero_grad(set_to_none=True)
@@ -69,3 +67,6 @@ def warm_up_selector(
                 f"{np.mean(hits[-100:]):.3f} ({time.monotonic() - started:.0f} s)"
             )
     save_file({name: tensor.contiguous() for name, tensor in parts.state_dict().items()}, finished)
+
+
+__all__ = ["warm_up_selector"]

@@ -38,3 +38,6 @@ def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTok
         padding_side="left",
         model_max_length=4096,
     )
+
+
+__all__ = ["build_tokenizer"]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,7 +175,10 @@ def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple
         seeds = range(seed * 10_000, seed * 10_000 + count // block)
         with ProcessPoolExecutor() as workers:
             parts = list(workers.map(make_frames, seeds, [block] * len(seeds)))
-        labels = {name: np.concatenate([part[1][name] for part in parts]) for name in parts[0][1]}
+        labels: dict[str, Any] = {name: np.concatenate([part[1][name] for part in parts]) for name in parts[0][1]}
         np.savez(path, frames=np.concatenate([part[0] for part in parts]), **labels)
     with np.load(path) as stored:
         return stored["frames"], {name: stored[name] for name in stored.files if name != "frames"}
+
+
+__all__ = ["FrameReader", "IMAGE_SIZE", "as_pixels", "degrade", "tower_config", "train_vision"]
