@@ -1,0 +1,186 @@
+"""The configuration of DynFocus: its three backbones, and what stands between them (DPE and CCE)."""
+
+from typing import Any, Literal
+
+from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
+
+from .configuration_vision_tower import VisionTowerConfig
+
+#: What distinguishes the authors' released code from the default (which mends it); everything else is shared.
+RELEASED_CODE: dict[str, Any] = {
+    "event_clustering": "kmeans",
+    "question_aware_score": False,
+    "cone_source": "centroid",
+    "rods_on_key_frames": False,
+    "cluster_gate": "softmax",
+    "question_context": "patches",
+}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "released_code": RELEASED_CODE}
+
+
+class DynFocusConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`DynFocusModel`] and [`DynFocusForConditionalGeneration`].
+
+    The number of events, key frames and rod groups is not a model setting: it arrives with each video as
+    `video_token_plan`, which the processor computes.
+
+    Args:
+        vision_config (`VisionTowerConfig` or `dict`, *optional*):
+            The vision tower: any vision model of transformers or of open_clip. Its `hidden_size` is D.
+        text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a Llama):
+            The language model: any causal model of transformers with 1-D positions. Its `hidden_size` is H.
+        question_config (`InstructBlipQFormerConfig` or `dict`, *optional*):
+            The question encoder, a Q-Former that reads the question next to each frame.
+        video_token_id (`int`, defaults to 0):
+            Id of the placeholder token that visual tokens overwrite.
+        pooling_grid (`int`, defaults to 4):
+            Side g of the grid to which a frame's patches are pooled: g² prototype tokens.
+        spatial_clusters (`list[int]`, defaults to `[16, 6]`):
+            Numbers of clusters of the two rounds of patch grouping (S-DPC, paper section 3.3).
+        spatial_neighbors (`list[int]`, defaults to `[8, 3]`):
+            Nearest neighbours (the point itself counts) in the density of the two rounds.
+        temporal_neighbors (`int`, defaults to 5):
+            Nearest neighbours in the density of the clustering over time (T-DPC).
+        num_question_queries (`int`, defaults to 32):
+            Learned queries of the question encoder.
+        rod_tokens (`int`, defaults to 2):
+            Coarse tokens of a frame: the mean of its grouped tokens, and `rod_tokens - 1` tokens that the question
+            attends to.
+        event_clustering (`"dpc_knn"` or `"kmeans"`, defaults to `"dpc_knn"`):
+            How frames become events. k-means starts from fixed pseudo-random frames, and only where frames outnumber
+            events.
+        cone_source (`"medoid"` or `"centroid"`, defaults to `"medoid"`):
+            Where a key frame's g² prototype tokens come from: the frame itself or the mean of its event.
+        cluster_gate (`"bounded"` or `"softmax"`, defaults to `"bounded"`):
+            Weight of the coarse groups of patches: `1 + 0.5·tanh(·)`, which is 1 at initialisation, or a softmax over
+            them.
+        question_aware_score (`bool`, defaults to `True`):
+            Whether the events' score sees the question, and the visual tokens tell their event's score (both branches
+            are zero at initialisation).
+        question_context (`"grouped"` or `"patches"`, defaults to `"grouped"`):
+            What the question encoder looks at: a frame's grouped tokens or all its patches.
+        rods_on_key_frames (`bool`, defaults to `True`):
+            Whether key frames keep their rods besides their cones. The processor's plan must say the same.
+        selection_sigma (`float`, defaults to 0.05):
+            Standard deviation of the selection noise in training, on scores normalised to [0, 1]. 0 selects hard.
+        selection_samples (`int`, defaults to 100):
+            Monte-Carlo samples of the perturbed top-K.
+        frames_per_chunk (`int`, defaults to 64):
+            Frames that the question encoder takes at once outside training; changes memory, never results.
+        projector_hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the projector.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the normal initialisation of DPE's and CCE's weights.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether input and output embeddings are one tensor; defaults to what `text_config` says.
+
+    Raises:
+        `ValueError`: where settings contradict each other (see the messages), or the language model has M-RoPE
+            positions.
+
+    Example:
+
+    ```python
+    >>> config = DynFocusConfig.from_preset("released_code", video_token_id=32000)
+    ```
+    """
+
+    model_type = "dynfocus"
+    sub_configs = {
+        "vision_config": VisionTowerConfig,
+        "text_config": AutoConfig,
+        "question_config": InstructBlipQFormerConfig,
+    }
+
+    # Dicts become configurations in __post_init__.
+    vision_config: Any = None
+    text_config: Any = None
+    question_config: Any = None
+    video_token_id: int = 0
+    pooling_grid: int = 4
+    spatial_clusters: list[int] | tuple[int, ...] = (16, 6)
+    spatial_neighbors: list[int] | tuple[int, ...] = (8, 3)
+    temporal_neighbors: int = 5
+    num_question_queries: int = 32
+    rod_tokens: int = 2
+    event_clustering: Literal["dpc_knn", "kmeans"] = "dpc_knn"
+    cone_source: Literal["medoid", "centroid"] = "medoid"
+    cluster_gate: Literal["bounded", "softmax"] = "bounded"
+    question_aware_score: bool = True
+    question_context: Literal["grouped", "patches"] = "grouped"
+    rods_on_key_frames: bool = True
+    selection_sigma: float = 0.05
+    selection_samples: int = 100
+    frames_per_chunk: int = 64
+    projector_hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            self.vision_config = VisionTowerConfig(**(self.vision_config or {}))
+        if not isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = AutoConfig.for_model(**{"model_type": "llama", **(self.text_config or {})})
+        if not isinstance(self.question_config, PreTrainedConfig):
+            width = {"encoder_hidden_size": self.vision_config.hidden_size}
+            self.question_config = InstructBlipQFormerConfig(**{**width, **(self.question_config or {})})
+        super().__post_init__(**kwargs)
+        # Lists, as JSON gives them back: a round trip must compare equal.
+        self.spatial_clusters = list(self.spatial_clusters)
+        self.spatial_neighbors = list(self.spatial_neighbors)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        self._check()
+
+    def _check(self):
+        vision, text, question = self.vision_config, self.text_config, self.question_config
+        rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+        if "mrope_section" in rope:
+            raise ValueError(
+                f"A language model of type `{text.model_type}` with M-RoPE positions is not supported: DynFocus gives "
+                "its visual tokens plain 1-D positions. Choose a text-only model (Llama, Qwen3, SmolLM, Gemma, …)."
+            )
+        if question.encoder_hidden_size != vision.hidden_size:
+            raise ValueError(
+                f"`question_config.encoder_hidden_size` is {question.encoder_hidden_size}, but the vision tower's "
+                f"`hidden_size` is {vision.hidden_size}: the question encoder attends to the tower's features, so set "
+                f"`encoder_hidden_size={vision.hidden_size}`."
+            )
+        if len(self.spatial_clusters) != 2 or len(self.spatial_neighbors) != 2:
+            raise ValueError(
+                f"`spatial_clusters` and `spatial_neighbors` need two numbers each (fine, coarse), got "
+                f"{self.spatial_clusters} and {self.spatial_neighbors}."
+            )
+        fine, coarse = self.spatial_clusters
+        if not 1 <= coarse <= fine <= vision.num_patches:
+            raise ValueError(
+                f"`spatial_clusters` must fall from the tower's {vision.num_patches} patches to the fine to the "
+                f"coarse groups, got {fine} and {coarse}."
+            )
+        if not 1 <= self.pooling_grid <= min(vision.grid_size):
+            raise ValueError(
+                f"`pooling_grid` is {self.pooling_grid}, but must lie between 1 and the side of the tower's patch "
+                f"grid {tuple(vision.grid_size)}."
+            )
+        groups = self.rod_tokens - 1
+        if groups < 1 or self.num_question_queries % groups:
+            raise ValueError(
+                f"`rod_tokens` is {self.rod_tokens}: it must be at least 2, and `num_question_queries` "
+                f"({self.num_question_queries}) must be divisible by `rod_tokens - 1`."
+            )
+
+    @property
+    def cone_tokens(self) -> int:
+        """Fine tokens of a key frame: g² + the two numbers of groups (38 by default)."""
+        return self.pooling_grid**2 + sum(self.spatial_clusters)
+
+    @classmethod
+    def from_preset(cls, preset: str = "default", **kwargs) -> "DynFocusConfig":
+        """A configuration in one of the presets `"default"` and `"released_code"`; `kwargs` win over the preset."""
+        if preset not in PRESETS:
+            raise ValueError(f"Unknown preset {preset!r}: choose one of {', '.join(map(repr, PRESETS))}.")
+        return cls(**{**PRESETS[preset], **kwargs})
+
+
+__all__ = ["PRESETS", "DynFocusConfig", "VisionTowerConfig"]

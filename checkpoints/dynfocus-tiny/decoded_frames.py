@@ -1,0 +1,175 @@
+"""What counts as a video, and frames that are decoded already: arrays, tensors and PIL images as RGB bytes."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def is_decoded(video: Any) -> bool:
+    """Whether `video` is frames in memory: one array or tensor, one image, or a list of images or of frame arrays."""
+    if isinstance(video, (np.ndarray, torch.Tensor, Image.Image)):
+        return True
+    if not isinstance(video, (list, tuple)) or not video:
+        return False
+    return all(
+        isinstance(frame, Image.Image) or (isinstance(frame, (np.ndarray, torch.Tensor)) and frame.ndim in (2, 3))
+        for frame in video
+    )
+
+
+def is_source(video: Any) -> bool:
+    """Whether `video` is something to decode: a path, a URL, bytes or a file object."""
+    return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
+
+
+def is_video(video: Any) -> bool:
+    """Whether `video` is exactly one video (and not a list of videos), or a `VideoState`."""
+    if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 5:
+        return False
+    if hasattr(video, "_hf_encoded") or hasattr(video, "frame_mask"):
+        return True
+    return is_decoded(video) or is_source(video) or isinstance(video, dict)
+
+
+def flatten_videos(videos: Any) -> list[Any]:
+    """
+    The single videos in any nesting of lists, in order; `None` holds none.
+
+    A `(N, T, …)` array is N videos. A row of a `Video` column of `datasets` (a dict with `path` and `bytes`, or a
+    decoder that remembers them) stands for its file.
+
+    Raises:
+        `ValueError`: where something is neither a video nor a list of videos.
+    """
+    return list(_flatten(videos))
+
+
+def _flatten(videos: Any) -> Iterator[Any]:
+    if videos is None:
+        return
+    if is_video(videos):
+        encoded = videos if isinstance(videos, dict) else getattr(videos, "_hf_encoded", None)
+        yield videos if encoded is None else _stored_file(encoded)
+    elif isinstance(videos, (list, tuple)) or (isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim == 5):
+        for video in videos:
+            yield from _flatten(video)
+    else:
+        raise ValueError(
+            f"A video must be a path, a URL, bytes, a file object, an array or tensor (T, H, W, 3), or a list of PIL "
+            f"images; got {type(videos).__name__}."
+        )
+
+
+def _stored_file(encoded: dict[str, Any]) -> Any:
+    path, data = encoded.get("path"), encoded.get("bytes")
+    if data is None and path is None:
+        raise ValueError(f"A video given as a dict needs `path` or `bytes`, got the keys {sorted(encoded)}.")
+    return path if data is None else data
+
+
+def describe_video(video: Any) -> str:
+    """A few words that let a user find this video among many."""
+    if isinstance(video, (str, os.PathLike)):
+        return repr(os.fspath(video))
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        return f"{len(video)} bytes"
+    if isinstance(video, (np.ndarray, torch.Tensor)):
+        return f"array of shape {tuple(video.shape)}"
+    if isinstance(video, (list, tuple)):
+        return f"list of {len(video)} frames"
+    return f"{type(video).__name__} {getattr(video, 'name', '')}".strip()
+
+
+def restated(error: Exception, message: str) -> Exception:
+    """An error of the same family with another message."""
+    for family in (FileNotFoundError, OSError):
+        if isinstance(error, family):
+            return family(message)
+    return ValueError(message)
+
+
+def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
+    """
+    Decoded frames as uint8 RGB, `(T, H, W, 3)`. One image is one frame.
+
+    Arrays may have their channels (1, 3 or 4; an alpha channel is dropped) last or first; where both would fit, last
+    is taken unless `channels_first` says otherwise. Floating-point values lie in [0, 1] or [0, 255].
+
+    Raises:
+        `ValueError`: no frames, frames of several sizes, NaN or infinite values, values out of range, or a wrong
+            shape.
+    """
+    if isinstance(video, Image.Image):
+        video = [video]
+    if isinstance(video, (list, tuple)):
+        frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else _to_numpy(f) for f in video]
+        if not frames:
+            raise ValueError("The video has 0 frames.")
+        sizes = {frame.shape for frame in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"The frames of a video must all have one size, got {sorted(sizes)}.")
+        array = np.stack(frames)
+        if array.ndim == 3:
+            array = array[..., None]
+    else:
+        array = _to_numpy(video)
+        array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4:
+        raise ValueError(f"A decoded video has the shape (T, H, W, 3) or (T, 3, H, W), got {array.shape}.")
+    if 0 in array.shape:
+        raise ValueError(f"The video has 0 frames or empty ones: its shape is {array.shape}.")
+    return np.ascontiguousarray(_to_bytes(_channels_last(array, channels_first)))
+
+
+def _to_numpy(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(frames, torch.Tensor):
+        frames = frames.detach().cpu()
+        # numpy has no bfloat16
+        return (frames.float() if frames.dtype == torch.bfloat16 else frames).numpy()
+    return frames
+
+
+def _channels_last(array: np.ndarray, channels_first: bool | None) -> np.ndarray:
+    if channels_first is None:
+        channels_first = array.shape[-1] not in (1, 3, 4) and array.shape[1] in (1, 3, 4)
+    if channels_first:
+        array = array.transpose(0, 2, 3, 1)
+    channels = array.shape[-1]
+    if channels not in (1, 3, 4):
+        raise ValueError(
+            f"The frames need 1, 3 or 4 channels in their first or last dimension, got {array.shape[1:]}."
+        )
+    return array.repeat(3, axis=-1) if channels == 1 else array[..., :3]
+
+
+def _to_bytes(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_ or not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"Frames must be numbers in [0, 255] or [0, 1], got dtype {array.dtype}.")
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        frame = int(np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3)))[0])
+        raise ValueError(f"The video holds NaN or infinite values (first in frame {frame}): check how it was decoded.")
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"Frames must lie in [0, 255] or [0, 1], got [{low:g}, {high:g}]: give them without normalisation."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        array = np.rint(array.astype(np.float32) * (255.0 if high <= 1 else 1.0))
+    return array.astype(np.uint8)
+
+
+__all__ = [
+    "as_rgb_frames",
+    "describe_video",
+    "flatten_videos",
+    "is_decoded",
+    "is_source",
+    "is_video",
+    "restated",
+]

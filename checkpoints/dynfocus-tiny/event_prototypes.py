@@ -1,0 +1,268 @@
+"""DPE, dynamic event prototype estimation: group frames into events, score each for the question, keep the best."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
+from .configuration_dynfocus import DynFocusConfig
+from .perturbed_topk import hard_topk, min_max_normalize, perturbed_topk
+
+
+@dataclass
+class Events:
+    """
+    The events of V videos, numbered in the time order of their medoid frames, padded to L.
+
+    Args:
+        event_of_frame (`torch.Tensor` of shape `(V, T)`, int64): -1 on padding frames.
+        medoids (`torch.Tensor` of shape `(V, L)`, int64): the frame that stands for each event; 0 on padding events.
+        mask (`torch.Tensor` of shape `(V, L)`, bool): the real events.
+        prototypes (`torch.Tensor` of shape `(V, L, g², D)`): means of the members' pooled features.
+    """
+
+    event_of_frame: torch.Tensor
+    medoids: torch.Tensor
+    mask: torch.Tensor
+    prototypes: torch.Tensor
+
+
+@dataclass
+class Selection:
+    """
+    The key events of V videos, in time order, padded to K slots.
+
+    Args:
+        key_events (`torch.Tensor` of shape `(V, K)`, int64): event of each slot; 0 on padding slots.
+        mask (`torch.Tensor` of shape `(V, K)`, bool): the real slots.
+        indicators (`torch.Tensor` of shape `(V, K, L)`, *optional*):
+            soft choice of each slot, which carries the gradient; `None` where the choice is hard.
+    """
+
+    key_events: torch.Tensor
+    mask: torch.Tensor
+    indicators: torch.Tensor | None = None
+
+
+def find_events(
+    frame_features: torch.Tensor,
+    frame_mask: torch.Tensor,
+    num_events: torch.Tensor,
+    *,
+    method: str = "dpc_knn",
+    num_neighbors: int = 5,
+) -> Events:
+    """
+    Cluster the frames of each video over time (T-DPC, paper section 3.2).
+
+    Args:
+        frame_features (`torch.Tensor` of shape `(V, T, g², D)`).
+        frame_mask (`torch.Tensor` of shape `(V, T)`, bool).
+        num_events (`torch.Tensor` of shape `(V,)`, int64): L of each video, at most its number of frames.
+        method (`str`): `"dpc_knn"` or `"kmeans"`.
+        num_neighbors (`int`): neighbours in the density of DPC-KNN.
+    """
+    flat = frame_features.flatten(2)
+    limit = int(num_events.max())
+    mask = torch.arange(limit, device=flat.device) < num_events[:, None]
+    with torch.no_grad():
+        if method == "dpc_knn":
+            labels = dpc_knn(flat, num_events, num_neighbors=num_neighbors, mask=frame_mask).labels
+            representatives = None
+        else:
+            labels, representatives = _kmeans_events(flat, frame_mask, num_events, limit)
+    prototypes = merge_tokens(flat, labels, limit, mask=frame_mask)
+    with torch.no_grad():
+        if representatives is None:
+            representatives = medoids(flat, labels, mask=frame_mask, num_clusters=limit)
+        order = representatives.masked_fill(~mask, flat.shape[1]).argsort(dim=1, stable=True)
+        rank = order.argsort(dim=1)
+        labels = rank.gather(1, labels.clamp(min=0)).masked_fill(~frame_mask, -1)
+        representatives = representatives.gather(1, order).masked_fill(~mask, 0)
+    prototypes = prototypes.gather(1, order[..., None].expand_as(prototypes))
+    return Events(labels, representatives, mask, prototypes.unflatten(2, frame_features.shape[2:]))
+
+
+def kmeans_start_frames(num_frames: int, num_events: int) -> torch.Tensor:
+    """L different frames, pseudo-random but always the same for the same T and L; int64 of shape `(L,)`, sorted."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(num_frames, generator=generator)[:num_events].sort().values
+
+
+def _kmeans_events(
+    flat: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor, limit: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels `(V, T)` and start frames `(V, L)` of the released clustering; a start frame stands for an event."""
+    labels = flat.new_zeros(frame_mask.shape, dtype=torch.long)
+    starts = flat.new_zeros((len(flat), limit), dtype=torch.long)
+    for video, (num_frames, events) in enumerate(zip(frame_mask.sum(1).tolist(), num_events.tolist(), strict=True)):
+        start = kmeans_start_frames(num_frames, events).to(flat.device)
+        starts[video, :events] = start
+        # With as many events as frames every frame is its own event.
+        labels[video, :num_frames] = (
+            weighted_kmeans(flat[video, :num_frames], start)[1]
+            if num_frames > events
+            else torch.arange(num_frames, device=flat.device)
+        )
+    return labels, starts
+
+
+class ZeroLinear(nn.Linear):
+    """A linear map that is zero in a new model.
+
+    The layer has to say so itself: transformers skips modules without weights of their own when it initialises.
+    """
+
+
+class EventScorer(nn.Module):
+    """An event's score from its prototype alone (paper section 3.2): an MLP on mean ‖ max of its tokens."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        width = 2 * hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.in_proj = nn.Linear(width, width)
+        self.hidden_proj = nn.Linear(width, width // 2)
+        self.middle_proj = nn.Linear(width // 2, width // 4)
+        self.out_proj = nn.Linear(width // 4, 1)
+        self.act = nn.GELU()
+
+    def forward(self, pooled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`pooled` `(V, L, 2D)` is mean ‖ max of each prototype, `mask` `(V, L)` the real events; returns `(V, L)`."""
+        hidden = self.act(self.in_proj(self.norm(pooled)))
+        local, context = hidden.chunk(2, dim=-1)
+        # Half of the channels speak of the video as a whole, so that an event is scored against the others.
+        weights = mask.to(context.dtype)[..., None]
+        context = (context * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        hidden = torch.cat([local, context.expand_as(local)], dim=-1)
+        hidden = self.act(self.hidden_proj(hidden))
+        return self.out_proj(self.act(self.middle_proj(hidden))).squeeze(-1)
+
+
+class QuestionScorer(nn.Module):
+    """
+    What the question adds to an event's score; zero at first, so that training begins question-blind.
+
+    An MLP on the question encoder's output, the prototype and the event's place in time, beside how well the question
+    matches what the frame shows (late interaction): each query's largest product with one of the frame's tokens.
+    Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
+    """
+
+    num_time_features = 4
+
+    def __init__(self, hidden_size: int, num_queries: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * hidden_size)
+        self.in_proj = nn.Linear(4 * hidden_size + self.num_time_features, hidden_size)
+        self.query_norm = nn.LayerNorm(hidden_size)
+        self.query_match = nn.Linear(hidden_size, hidden_size)
+        self.token_match = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = ZeroLinear(hidden_size + num_queries, 1)
+        self.act = nn.GELU()
+
+    def forward(
+        self, queries: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor, time_features: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            queries (`torch.Tensor` of shape `(V, L, queries, D)`): the question encoder's output at each medoid frame.
+            tokens (`torch.Tensor` of shape `(V, L, N, D)`): the grouped tokens of each medoid frame.
+            pooled (`torch.Tensor` of shape `(V, L, 2D)`): mean ‖ max of each prototype.
+            time_features (`torch.Tensor` of shape `(V, L, 4)`): see `event_time_features`.
+
+        Returns:
+            `torch.Tensor` of shape `(V, L)`.
+        """
+        seen = torch.cat([queries.mean(2), queries.amax(2), pooled], dim=-1)
+        hidden = torch.cat([self.norm(seen), time_features.to(seen.dtype)], dim=-1)
+        products = self.query_match(self.query_norm(queries)) @ self.token_match(tokens).transpose(-1, -2)
+        matches = products.amax(-1) * tokens.shape[-1] ** -0.5
+        return self.out_proj(torch.cat([self.act(self.in_proj(hidden)), matches], dim=-1)).squeeze(-1)
+
+
+def event_time_features(events: Events, frame_mask: torch.Tensor) -> torch.Tensor:
+    """First, medoid and last frame of each event and its number of frames, as fractions of the video: `(V, L, 4)`."""
+    frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)
+    member = events.event_of_frame[:, None] == torch.arange(events.mask.shape[1], device=frames.device)[:, None]
+    first = torch.where(member, frames, frame_mask.shape[1]).amin(-1)
+    last = torch.where(member, frames, -1).amax(-1)
+    features = torch.stack([first, events.medoids, last, member.sum(-1)], dim=-1)
+    fractions = features / frame_mask.sum(1)[:, None, None].clamp(min=1)
+    return fractions.masked_fill(~events.mask[..., None], 0)
+
+
+def take_frames(tokens: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """The tokens `(V, T, …)` of the given `frames` `(V, K)`: `(V, K, …)`."""
+    index = frames.reshape(*frames.shape, *[1] * (tokens.dim() - 2))
+    return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
+
+
+class EventPrototypeEstimator(nn.Module):
+    """DPE: events of a video, their scores for a question, and the K best (paper section 3.2)."""
+
+    def __init__(self, config: DynFocusConfig):
+        super().__init__()
+        width = config.vision_config.hidden_size
+        self.method = config.event_clustering
+        self.num_neighbors = config.temporal_neighbors
+        self.num_samples = config.selection_samples
+        self.scorer = EventScorer(width)
+        self.question_scorer = None
+        if config.question_aware_score:
+            self.question_scorer = QuestionScorer(width, config.num_question_queries)
+
+    def find_events(self, frame_features: torch.Tensor, frame_mask: torch.Tensor, num_events: torch.Tensor) -> Events:
+        """See the function `find_events`."""
+        return find_events(
+            frame_features, frame_mask, num_events, method=self.method, num_neighbors=self.num_neighbors
+        )
+
+    def score(
+        self, events: Events, queries: torch.Tensor, grouped_tokens: torch.Tensor, frame_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Scores of shape `(V, L)`, -inf on padding events, from all frames' `queries` `(V, T, queries, D)` and
+        `grouped_tokens` `(V, T, N, D)`.
+        """
+        pooled = torch.cat([events.prototypes.mean(2), events.prototypes.amax(2)], dim=-1)
+        scores = self.scorer(pooled, events.mask)
+        if self.question_scorer is not None:
+            scores = scores + self.question_scorer(
+                take_frames(queries, events.medoids),
+                take_frames(grouped_tokens, events.medoids),
+                pooled,
+                event_time_features(events, frame_mask),
+            )
+        return scores.float().masked_fill(~events.mask, float("-inf"))
+
+    def select(self, scores: torch.Tensor, mask: torch.Tensor, num_key: torch.Tensor, sigma: float) -> Selection:
+        """
+        The `num_key` `(V,)` best of `scores` `(V, L)`.
+
+        With `sigma > 0` and gradients on, slots become soft (perturbed top-K), but each slot's *place* stays that of
+        the unperturbed top-K: so that no frame is taken twice, and none is shifted in time.
+        """
+        slots = int(num_key.max())
+        slot_mask = torch.arange(slots, device=scores.device) < num_key[:, None]
+        key_events = hard_topk(scores.detach(), num_key, mask=mask)
+        key_events = key_events.masked_fill(~slot_mask, 0)
+        if sigma <= 0 or not torch.is_grad_enabled():
+            return Selection(key_events, slot_mask)
+        normalized = min_max_normalize(scores, mask=mask)
+        indicators = perturbed_topk(normalized, num_key, sigma=sigma, num_samples=self.num_samples, mask=mask)
+        return Selection(key_events, slot_mask, indicators)
+
+
+__all__ = [
+    "EventPrototypeEstimator",
+    "EventScorer",
+    "Events",
+    "QuestionScorer",
+    "Selection",
+    "ZeroLinear",
+    "event_time_features",
+    "find_events",
+    "kmeans_start_frames",
+    "take_frames",
+]

@@ -1,0 +1,392 @@
+"""DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .configuration_dynfocus import DynFocusConfig
+from .cooperative_encoding import CooperativeEncoder
+from .event_prototypes import EventPrototypeEstimator, ZeroLinear
+from .modeling_outputs_dynfocus import (
+    DynFocusCausalLMOutputWithPast,
+    DynFocusModelOutputWithPast,
+    DynFocusVideoFeatures,
+)
+from .patch_grouping import group_patches, pool_patches
+from .question_encoder import QuestionEncoder
+from .video_inputs import check_token_plan, checked_frame_mask, without_padding
+from .video_state import VideoState
+from .vision_tower import VisionTower
+
+
+class DynFocusPreTrainedModel(PreTrainedModel):
+    config: DynFocusConfig
+    config_class = DynFocusConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities: Any = ("video", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = ["EventPrototypeEstimator", "CooperativeEncoder", "InstructBlipQFormerLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, QuestionEncoder):
+            nn.init.normal_(module.query_tokens, std=self.config.initializer_range)
+        elif isinstance(module, ZeroLinear):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class DynFocusModel(DynFocusPreTrainedModel):
+    """Vision tower, DPE, CCE and language model, without the language-modelling head."""
+
+    def __init__(self, config: DynFocusConfig):
+        super().__init__(config)
+        self.vision_tower = VisionTower(config.vision_config)
+        self.question_encoder = QuestionEncoder(config)
+        self.event_prototypes = EventPrototypeEstimator(config)
+        self.cooperative_encoder = CooperativeEncoder(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        #: Standard deviation of the selection noise while training; a schedule may lower it, 0 selects hard.
+        self.selection_sigma = config.selection_sigma
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    def encode_video(
+        self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
+    ) -> VideoState:
+        """
+        Everything that can be known of videos before a question is asked. Frames go through in the tower's chunks.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`).
+            video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames; all by default.
+
+        Raises:
+            `ValueError`: where a pixel is NaN or infinite, or a video has no frames.
+        """
+        config = self.config
+        mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
+        frames = pixel_values_videos[mask]
+        pooled, grouped, parents, patches = [], [], [], []
+        for chunk in frames.split(config.vision_config.frames_per_chunk):
+            if not chunk.isfinite().all():
+                raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
+            tower_patches = self.vision_tower(chunk)
+            pooled.append(pool_patches(tower_patches, config.vision_config.grid_size, config.pooling_grid))
+            tokens, parent_of_token = group_patches(tower_patches, config.spatial_clusters, config.spatial_neighbors)
+            grouped.append(tokens)
+            parents.append(parent_of_token)
+            if config.question_context == "patches":
+                patches.append(tower_patches)
+
+        def padded(chunks: list[torch.Tensor]) -> torch.Tensor:
+            tensor = torch.cat(chunks)
+            return tensor.new_zeros(*mask.shape, *tensor.shape[1:]).index_put(mask.nonzero(as_tuple=True), tensor)
+
+        return VideoState(
+            frame_features=padded(pooled),
+            grouped_tokens=padded(grouped),
+            parent_of_token=padded(parents),
+            frame_mask=mask,
+            patches=padded(patches) if patches else None,
+        )
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_state: VideoState | None = None,
+        video_frame_mask: torch.Tensor | None = None,
+        video_token_plan: torch.Tensor | None = None,
+        question_input_ids: torch.Tensor | None = None,
+        question_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> DynFocusVideoFeatures:
+        """
+        The visual tokens of videos for their questions. Either pixels or a state goes in.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`, *optional*).
+            video_state (`VideoState`, *optional*): what `encode_video` gave for these videos.
+            video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames; all by default.
+            video_token_plan (`torch.Tensor` of shape `(V, 3)`, int64):
+                L events, K key frames and R rod groups of each video, as the processor planned them.
+            question_input_ids (`torch.Tensor` of shape `(V, Q)`): the question for each video.
+            question_attention_mask (`torch.Tensor` of shape `(V, Q)`, *optional*): 0 on its padding.
+
+        Raises:
+            `ValueError`: where inputs are missing, or the plan does not fit the videos.
+        """
+        if (pixel_values_videos is None) == (video_state is None):
+            raise ValueError("Give exactly one of `pixel_values_videos` and `video_state`.")
+        if video_token_plan is None or question_input_ids is None:
+            missing = "video_token_plan" if video_token_plan is None else "question_input_ids"
+            raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
+        pixels: Any = pixel_values_videos
+        state = self.encode_video(pixels, video_frame_mask) if video_state is None else video_state
+        # The features go where the weights are, in their precision (`device_map` and half precision).
+        reference = self.question_encoder.projector.weight
+        # Weights that accelerate has offloaded are on meta until their own module runs.
+        placed = (weight.device for weight in (reference, *self.parameters()) if not weight.is_meta)
+        device = next(placed, state.frame_mask.device)
+        state = state.to(device=device, dtype=reference.dtype)
+        plan = video_token_plan.to(device)
+        questions = question_input_ids.to(device)
+        if question_attention_mask is None:
+            question_attention_mask = torch.ones_like(questions)
+        check_token_plan(plan, questions, state)
+        num_events, num_key, num_groups = plan.unbind(1)
+
+        frame_tokens = state.grouped_tokens
+        if self.config.question_context == "patches":
+            if state.patches is None:
+                raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
+            frame_tokens = state.patches
+        queries = self.question_encoder(questions, question_attention_mask.to(device), frame_tokens, state.frame_mask)
+        estimator, encoder = self.event_prototypes, self.cooperative_encoder
+        events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
+        scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
+        sigma = self.selection_sigma if self.training else 0.0
+        selection = estimator.select(scores, events.mask, num_key, sigma)
+        key_frames = events.medoids.gather(1, selection.key_events)
+
+        gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
+        rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
+        cones = encoder.cones(state.frame_features, gated, events, selection)
+        if encoder.score_embedding is not None:
+            rods, cones = encoder.score_embedding(rods, cones, scores, events, selection, state.frame_mask, num_groups)
+        tokens = encoder.assemble(rods, cones, key_frames, selection.mask, state.frame_mask, num_groups)
+        return DynFocusVideoFeatures(
+            pooler_output=tokens,
+            key_frames=without_padding(key_frames, num_key),
+            event_of_frame=without_padding(events.event_of_frame, state.frame_mask.sum(1)),
+            event_scores=without_padding(scores, num_events),
+            event_medoids=without_padding(events.medoids, num_events),
+        )
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
+    ) -> torch.Tensor:
+        """Where visual tokens go, `(batch, tokens, 1)`; a `ValueError` where there are not `num_features` places."""
+        if input_ids is not None:
+            mask = input_ids == self.config.video_token_id
+        else:
+            token_id = torch.tensor(self.config.video_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token_id)).all(-1)
+        found = int(mask.sum())
+        if found != num_features:
+            raise ValueError(
+                f"The prompt has {found} video placeholder tokens, but the videos have {num_features} visual tokens: "
+                "use one processor call for the text and its videos, and do not truncate its result."
+            )
+        return mask[..., None].to(inputs_embeds.device)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_state: VideoState | None = None,
+        video_frame_mask: torch.Tensor | None = None,
+        video_token_plan: torch.Tensor | None = None,
+        question_input_ids: torch.Tensor | None = None,
+        question_attention_mask: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, DynFocusVideoFeatures] | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> DynFocusModelOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, tokens)`) or inputs_embeds (`(batch, tokens, H)`): exactly one.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 0 on padding.
+            mm_encoder_outputs (`dict`, *optional*): `{"video": features}` of `get_video_features`, instead of videos.
+            pixel_values_videos, video_state, video_frame_mask, video_token_plan, question_input_ids,
+            question_attention_mask: see `get_video_features`; videos in the order of their placeholders.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
+        has_videos = pixel_values_videos is not None or video_state is not None
+        features = (mm_encoder_outputs or {}).get("video")
+        if has_videos and features is not None:
+            raise ValueError("Give videos or `mm_encoder_outputs`, not both.")
+        if has_videos:
+            features = self.get_video_features(
+                pixel_values_videos=pixel_values_videos,
+                video_state=video_state,
+                video_frame_mask=video_frame_mask,
+                video_token_plan=video_token_plan,
+                question_input_ids=question_input_ids,
+                question_attention_mask=question_attention_mask,
+                return_dict=True,
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if features is not None:
+            visual_tokens = torch.cat(features.pooler_output).to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, len(visual_tokens))
+            inputs_embeds = inputs_embeds.masked_scatter(mask, visual_tokens)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return DynFocusModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            video_features=features,
+        )
+
+
+class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin):
+    """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
+
+    def __init__(self, config: DynFocusConfig):
+        super().__init__(config)
+        self.model = DynFocusModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # Families name their input embeddings differently (`embed_tokens`, `wte`, `decoder.embed_tokens`, …).
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.lm_head = new_embeddings
+
+    def encode_video(
+        self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
+    ) -> VideoState:
+        """See [`DynFocusModel.encode_video`]."""
+        return self.model.encode_video(pixel_values_videos, video_frame_mask)
+
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_state: VideoState | None = None,
+        video_frame_mask: torch.Tensor | None = None,
+        video_token_plan: torch.Tensor | None = None,
+        question_input_ids: torch.Tensor | None = None,
+        question_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> DynFocusVideoFeatures:
+        """See [`DynFocusModel.get_video_features`]."""
+        return self.model.get_video_features(
+            pixel_values_videos=pixel_values_videos,
+            video_state=video_state,
+            video_frame_mask=video_frame_mask,
+            video_token_plan=video_token_plan,
+            question_input_ids=question_input_ids,
+            question_attention_mask=question_attention_mask,
+            **kwargs,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_state: VideoState | None = None,
+        video_frame_mask: torch.Tensor | None = None,
+        video_token_plan: torch.Tensor | None = None,
+        question_input_ids: torch.Tensor | None = None,
+        question_attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, DynFocusVideoFeatures] | None = None,
+        **kwargs,
+    ) -> DynFocusCausalLMOutputWithPast:
+        """
+        Args:
+            labels (`torch.Tensor` of shape `(batch, tokens)`, *optional*): token ids; -100 where no loss is wanted.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): the last n positions, or these; 0 keeps all.
+            num_items_in_batch (`int`, *optional*): what the summed loss is divided by, instead of the labels here.
+            The others: see [`DynFocusModel.forward`].
+        """
+        loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch",) if name in kwargs}
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values_videos=pixel_values_videos,
+            video_state=video_state,
+            video_frame_mask=video_frame_mask,
+            video_token_plan=video_token_plan,
+            question_input_ids=question_input_ids,
+            question_attention_mask=question_attention_mask,
+            mm_encoder_outputs=mm_encoder_outputs,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **loss_kwargs)
+        return DynFocusCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            video_features=outputs.video_features,
+        )
+
+    @torch.no_grad()
+    def generate(self, *args, video_state: VideoState | None = None, **kwargs):
+        """As `GenerationMixin.generate`; `video_state` or `mm_encoder_outputs` may replace `pixel_values_videos`."""
+        if video_state is not None:
+            # `generate` encodes pixels once by itself, but knows nothing of states.
+            names = ("video_token_plan", "question_input_ids", "question_attention_mask")
+            inputs = {name: kwargs.pop(name, None) for name in names}
+            kwargs["mm_encoder_outputs"] = {"video": self.get_video_features(video_state=video_state, **inputs)}
+        elif (features := kwargs.get("mm_encoder_outputs")) is not None:
+            # `generate` multiplies the features for beams in place: the caller's own must serve again.
+            kwargs["mm_encoder_outputs"] = {name: replace(output) for name, output in features.items()}
+        return super().generate(*args, **kwargs)  # type: ignore[misc]  # the mixin wants more of `self` than it needs
+
+
+__all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]

@@ -1,0 +1,59 @@
+"""What the DynFocus models return."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+
+
+@dataclass
+class DynFocusVideoFeatures(BaseModelOutputWithPooling):
+    """
+    The visual tokens of V videos, and the selection that led to them.
+
+    Args:
+        pooler_output (`list[torch.Tensor]`): for each video the visual tokens, `(tokens, H)`.
+        key_frames (`list[torch.Tensor]`): for each video the K key frames, sorted indices, int64.
+        event_of_frame (`list[torch.Tensor]`): for each video the event of each of its T frames, int64.
+        event_scores (`list[torch.Tensor]`): for each video the raw score of each of its L events, float32.
+        event_medoids (`list[torch.Tensor]`):
+            for each video the frame that stands for each event, int64, sorted; events are numbered in this order.
+    """
+
+    pooler_output: Any = None  # one tensor in the base class, a list here
+    key_frames: list[torch.Tensor] | None = None
+    event_of_frame: list[torch.Tensor] | None = None
+    event_scores: list[torch.Tensor] | None = None
+    event_medoids: list[torch.Tensor] | None = None
+
+
+@dataclass
+class DynFocusModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of [`DynFocusModel`]: the language model's, and `video_features` where videos went in."""
+
+    video_features: DynFocusVideoFeatures | None = None
+
+
+@dataclass
+class DynFocusCausalLMOutputWithPast(ModelOutput):
+    """
+    Output of [`DynFocusForConditionalGeneration`].
+
+    Args:
+        loss (`torch.Tensor`, *optional*): mean next-token loss over the labels that are not -100.
+        logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`).
+        past_key_values (`Cache`, *optional*), hidden_states, attentions (*optional*): as the language model's.
+        video_features (`DynFocusVideoFeatures`, *optional*): visual tokens and the selection behind them.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    video_features: DynFocusVideoFeatures | None = None
+
+
+__all__ = ["DynFocusCausalLMOutputWithPast", "DynFocusModelOutputWithPast", "DynFocusVideoFeatures"]

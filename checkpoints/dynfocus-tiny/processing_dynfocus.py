@@ -1,0 +1,415 @@
+"""The processor: text, videos and questions in, everything that the model needs out."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import BatchFeature
+from transformers.image_utils import load_image
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
+
+from .decoded_frames import flatten_videos, is_video
+from .token_plan import TokenBudget
+from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
+
+if TYPE_CHECKING:
+    # Makes every save of the processor take the pipeline's file along to a Hub repository.
+    from .pipeline_video_qa import VideoQAPipeline  # noqa: F401
+
+
+# An assistant's turn ends with the end-of-sequence token and nothing after it: that is what training has to teach.
+DEFAULT_CHAT_TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- if message['role'] == 'assistant' -%}{{- 'ASSISTANT: ' -}}
+    {%- elif message['role'] == 'user' -%}{{- 'USER: ' -}}
+    {%- endif -%}
+    {%- if message['content'] is string -%}
+        {{- message['content'] -}}
+    {%- else -%}
+        {%- for block in message['content'] -%}
+            {%- if block['type'] == 'video' -%}{{- '<video>\\n' -}}
+            {%- elif block['type'] == 'text' -%}{{- block['text'] -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- if message['role'] == 'assistant' -%}{{- eos_token -}}{%- else -%}{{- '\\n' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
+"""
+
+
+class DynFocusVideosKwargs(DynFocusVideoProcessorKwargs, total=False):
+    """
+    Keyword arguments about videos that [`DynFocusProcessor`] takes, besides those of its video processor.
+
+    Args:
+        question (`str` or `list[str]`, *optional*): the question, or one for each row of text.
+        max_visual_tokens (`int`, *optional*): visual tokens of a video at most.
+        num_prototypes (`int`, *optional*): events of a video at most.
+        key_ratio (`float`, *optional*): key frames as a part of the events.
+    """
+
+    question: str | list[str | None] | None
+    max_visual_tokens: int | None
+    num_prototypes: int | None
+    key_ratio: float | None
+
+
+class DynFocusProcessorKwargs(ProcessingKwargs, total=False):
+    """Keyword arguments of [`DynFocusProcessor`]."""
+
+    _defaults = {}  # type: ignore[misc]  # transformers up to 5.20 reads it
+    videos_kwargs: DynFocusVideosKwargs  # type: ignore[misc]  # a wider dictionary than the base class has
+
+
+class DynFocusProcessor(ProcessorMixin):
+    r"""
+    Joins a video processor and a tokenizer, and owns the token plan.
+
+    Each `<video>` mark in the text becomes exactly as many placeholder tokens as the video's plan has visual tokens.
+    The question of a video is `question`, or else the text of the last user turn (`apply_chat_template`), or else the
+    text without its marks and special tokens.
+
+    Args:
+        video_processor ([`DynFocusVideoProcessor`]).
+        tokenizer (`PreTrainedTokenizerBase`): must know `video_token` as one token.
+        chat_template (`str`, *optional*): Jinja template that writes `video_token` for each video; a plain one by
+            default.
+        num_prototypes, key_ratio, cone_tokens, rod_tokens, rods_on_key_frames, max_visual_tokens:
+            the rule of the token plan, see [`TokenBudget`]. `max_visual_tokens` holds for each video.
+        max_question_tokens (`int`, defaults to 128): longest question.
+        video_token (`str`, defaults to `"<video>"`): the mark of a video in the text, and the placeholder token.
+
+    Example:
+
+    ```python
+    >>> content = [{"type": "video", "video": "holiday.mp4"}, {"type": "text", "text": "Where is this?"}]
+    >>> inputs = processor.apply_chat_template(
+    ...     [{"role": "user", "content": content}],
+    ...     add_generation_prompt=True,
+    ...     tokenize=True,
+    ...     return_dict=True,
+    ...     return_tensors="pt",
+    ... )
+    >>> answers = processor.post_process_generation(model.generate(**inputs), inputs["input_ids"])
+    ```
+    """
+
+    valid_processor_kwargs: Any = DynFocusProcessorKwargs
+    skip_tensor_conversion = ["video_metadata", "text_replacement_offsets", "video_state"]
+
+    # Positional arguments only: transformers reads the accepted names from there when it loads a processor.
+    def __init__(
+        self,
+        video_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        num_prototypes: int = 25,
+        key_ratio: float = 0.8,
+        cone_tokens: int = 38,
+        rod_tokens: int = 2,
+        rods_on_key_frames: bool = True,
+        max_visual_tokens: int | None = None,
+        max_question_tokens: int = 128,
+        video_token: str = "<video>",
+    ):
+        self.num_prototypes = num_prototypes
+        self.key_ratio = key_ratio
+        self.cone_tokens = cone_tokens
+        self.rod_tokens = rod_tokens
+        self.rods_on_key_frames = rods_on_key_frames
+        self.max_visual_tokens = max_visual_tokens
+        self.max_question_tokens = max_question_tokens
+        self.video_token = video_token
+        # Vocabulary look-up, not conversion: an unknown token would silently become the unknown id.
+        self.video_token_id = tokenizer.get_vocab().get(video_token)
+        if self.video_token_id is None:
+            raise ValueError(
+                f"The tokenizer does not know {video_token!r}: add it with `tokenizer.add_special_tokens("
+                f"{{'additional_special_tokens': [{video_token!r}]}})` and resize the model's embeddings."
+            )
+        if chat_template is None:
+            chat_template = DEFAULT_CHAT_TEMPLATE.replace("<video>", video_token)
+        super().__init__(video_processor, tokenizer, chat_template=chat_template)
+        self.token_budget()
+
+    def token_budget(self, **settings: Any) -> TokenBudget:
+        """The rule of the token plan, with `settings` in place of the saved ones; `ValueError` if it cannot be met."""
+        names = ("num_prototypes", "key_ratio", "cone_tokens", "rod_tokens", "rods_on_key_frames", "max_visual_tokens")
+        given = {name: value for name, value in settings.items() if value is not None}
+        return TokenBudget(**{**{name: getattr(self, name) for name in names}, **given})
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        **kwargs: Unpack[DynFocusProcessorKwargs],
+    ) -> BatchFeature:
+        """
+        Args:
+            text (`str` or `list[str]`): with one `<video>` mark for each video.
+            videos: one video, or videos in any nesting of lists, in the order of their marks; or one `VideoState`.
+            images: only without `videos`; each image is a video of one frame.
+            kwargs: settings for this call: `question`, `max_visual_tokens`, `fps`, `num_frames`, `max_frames`,
+                `padding` (rows are padded to the longest unless `False`), `return_tensors`, …
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask`, and for videos `pixel_values_videos`,
+            `video_frame_mask`, `video_token_plan` (`(num_videos, 3)` int64, rows of L, K, R), `question_input_ids` and
+            `question_attention_mask` (`(num_videos, Q)`, one question for each video).
+
+        Raises:
+            `ValueError`: unequal numbers of marks and videos; an empty or too long question; a budget that is too
+            small; a bad video.
+        """
+        if audio is not None:
+            raise ValueError("DynFocus does not hear: leave out `audio`.")
+        if images is not None:
+            if videos is not None:
+                raise ValueError("Give `images` or `videos`, not both: put images among the videos as [image].")
+            videos = [[image] for image in flatten_videos(images)]
+        rows = [text] if isinstance(text, str) else text
+        sources = flatten_videos(videos)
+        options: dict[str, Any] = dict(kwargs)
+        if rows is not None:
+            if len(rows) > 1 and "padding" not in options and "padding" not in options.get("text_kwargs", {}):
+                options["padding"] = True
+            num_videos = sum(len(one) if hasattr(one, "frame_mask") else 1 for one in sources)
+            counts = self._count_marks(rows, videos, num_videos)
+            nested = options.get("videos_kwargs") or {}
+            if sources and "question" not in nested:
+                options["question"] = self._questions_of_videos(options.get("question"), rows, counts)
+        if not sources:
+            options.pop("question", None)
+        return super().__call__(text=text, videos=sources or None, **options)
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Any, chat_template: str | None = None, question: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        As in transformers; the question of a conversation with videos is the text of its last user turn unless
+        `question` (one, or one for each conversation) says otherwise. Images count as videos of one frame.
+        """
+        is_batched = isinstance(conversation[0], (list, tuple))
+        conversations = [_images_as_videos(one) for one in (conversation if is_batched else [conversation])]
+        if kwargs.get("tokenize"):
+            options = dict(kwargs.pop("processor_kwargs", None) or {})
+            known = {
+                *TextKwargs.__annotations__,
+                *DynFocusVideosKwargs.__annotations__,
+                "text_kwargs",
+                "videos_kwargs",
+            }
+            known -= {"return_tensors", "question"}
+            options.update({name: kwargs.pop(name) for name in known & kwargs.keys()})
+            if question is None:
+                question = options.pop("question", None)
+            if question is None:
+                question = [_last_question(one) for one in conversations]
+            elif isinstance(question, str):
+                question = [question] * len(conversations)
+            kwargs["processor_kwargs"] = {**options, "question": question}
+        return super().apply_chat_template(
+            conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
+        )
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
+        """Something must be given. `__call__`, which knows all forms of video, has counted marks and videos."""
+        if text is None and videos is None:
+            raise ValueError("Give `text`, `videos`, or both.")
+        if text is not None and not all(isinstance(row, str) for row in text):
+            raise ValueError("`text` must be a string or a list of strings.")
+
+    def _process_videos(self, videos: Any, **kwargs: Any) -> tuple[BatchFeature, list[str]]:
+        """Frames, plans and questions of videos, and the text that takes the place of each mark."""
+        question = kwargs.pop("question", None)
+        names = ("max_visual_tokens", "num_prototypes", "key_ratio")
+        budget = self.token_budget(**{name: kwargs.pop(name, None) for name in names})
+        state = next((video for video in videos if hasattr(video, "frame_mask")), None)
+        if state is None:
+            inputs = self.video_processor(videos, **kwargs)
+        elif len(videos) == 1:
+            inputs = BatchFeature({"video_state": state, "video_frame_mask": state.frame_mask})
+        else:
+            raise ValueError(
+                "A video state goes alone: put all videos of the call into one state, or give none as state."
+            )
+        num_frames = [int(row.sum()) for row in torch.as_tensor(inputs["video_frame_mask"])]
+        questions = [question] * len(num_frames) if question is None or isinstance(question, str) else question
+        inputs.update(self._plan_and_question(num_frames, questions, budget))
+        replacements = [self.replace_video_token(inputs, index) for index in range(len(num_frames))]
+        if state is not None:
+            # The state brings its own mask.
+            inputs.pop("video_frame_mask")
+        return inputs, replacements
+
+    def _plan_and_question(
+        self, num_frames: list[int], questions: list[str | None], budget: TokenBudget
+    ) -> dict[str, torch.Tensor]:
+        if len(questions) != len(num_frames):
+            raise ValueError(f"There are {len(questions)} questions for {len(num_frames)} videos.")
+        rows = [budget.plan(count).as_row() for count in num_frames]
+        input_ids, attention_mask = self._encode_questions(questions)
+        return {
+            "video_token_plan": torch.tensor(rows, dtype=torch.int64),
+            "question_input_ids": input_ids,
+            "question_attention_mask": attention_mask,
+        }
+
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs: Any) -> str:
+        """The placeholder tokens of one video."""
+        num_frames = int(torch.as_tensor(video_inputs["video_frame_mask"][video_idx]).sum())
+        if "video_token_plan" in video_inputs:
+            _, num_key_frames, num_rod_groups = (int(number) for number in video_inputs["video_token_plan"][video_idx])
+            return self.video_token * self.token_budget().cost(num_frames, num_key_frames, num_rod_groups)
+        return self.video_token * self.token_budget().plan(num_frames).num_visual_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs: Any) -> MultiModalData:
+        """
+        Placeholder tokens of videos whose sizes alone are known.
+
+        Args:
+            video_sizes (`list[tuple[int, int, int]]`, *optional*): (frames, height, width) of each decoded video.
+            kwargs: the settings of a call that change the number: `max_visual_tokens`, `num_frames`, `max_frames`, …
+        """
+        if video_sizes is None:
+            return MultiModalData()
+        names = ("max_visual_tokens", "num_prototypes", "key_ratio")
+        budget = self.token_budget(**{name: kwargs.get(name) for name in names})
+        sampling = {name: kwargs[name] for name in ("fps", "num_frames", "max_frames") if name in kwargs}
+        kept = [self.video_processor.planned_frames(size[0], **sampling) for size in video_sizes]
+        return MultiModalData(num_video_tokens=[budget.plan(count).num_visual_tokens for count in kept])
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [
+            *self.tokenizer.model_input_names,
+            *self.video_processor.model_input_names,
+            "video_token_plan",
+            "question_input_ids",
+            "question_attention_mask",
+        ]
+
+    def post_process_generation(
+        self, generated_ids: Any, input_ids: Any = None, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """
+        Answers from what `generate` returned.
+
+        Args:
+            generated_ids (`torch.Tensor` of shape `(batch, tokens)`).
+            input_ids (`torch.Tensor` of shape `(batch, prompt tokens)`, *optional*): the prompt, which is cut off.
+        """
+        start = 0 if input_ids is None else input_ids.shape[-1]
+        new_ids = [row[start:] for row in generated_ids]
+        texts = self.tokenizer.batch_decode(new_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        return [text.strip() for text in texts]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """As `post_process_generation` without a prompt to cut off: the name that stock pipelines call."""
+        return self.post_process_generation(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def _count_marks(self, rows: list[str], videos: Any, num_videos: int) -> list[int]:
+        """Videos of each row of text, by its marks."""
+        counts = [row.count(self.video_token) for row in rows]
+        if sum(counts) != num_videos:
+            raise ValueError(
+                f"The text has {sum(counts)} {self.video_token} marks, but {num_videos} videos were given: write one "
+                "mark for each video."
+            )
+        # Nested lists also say which row a video belongs to.
+        is_nested = isinstance(videos, (list, tuple)) and len(videos) == len(rows) and len(rows) > 1
+        if is_nested and all(isinstance(group, (list, tuple)) and not is_video(group) for group in videos):
+            given = [len(flatten_videos(group)) for group in videos]
+            if given != counts:
+                raise ValueError(
+                    f"The rows of text have {counts} {self.video_token} marks, but {given} videos were given for them."
+                )
+        return counts
+
+    def _questions_of_videos(self, question: Any, rows: list[str], counts: list[int]) -> list[str | None]:
+        if question is None or isinstance(question, str):
+            per_row: list[str | None] = [question] * len(rows)
+        else:
+            per_row = list(question)
+            if len(per_row) != len(rows):
+                raise ValueError(f"There are {len(per_row)} questions for {len(rows)} rows of text.")
+        per_row = [self._question_in(row) if one is None else one for one, row in zip(per_row, rows, strict=True)]
+        return [one for one, count in zip(per_row, counts, strict=True) for _ in range(count)]
+
+    def _question_in(self, text: str) -> str | None:
+        """The words of a prompt; `None` where it has none."""
+        marks = sorted({self.video_token, *self.tokenizer.all_special_tokens}, key=len, reverse=True)
+        words = re.sub("|".join(map(re.escape, marks)), " ", text).split()
+        return " ".join(words) or None
+
+    def _encode_questions(self, questions: list[str | None]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(num_videos, Q)` ids and mask, padded on the right."""
+        tokenizer = self.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        rows = []
+        for question in questions:
+            if question is None:
+                # No question at all (a caption, a warm-up run): one neutral token for the attention to look at.
+                rows.append([pad])
+                continue
+            if not question.strip():
+                raise ValueError("The question is empty: ask something about the video.")
+            ids = tokenizer(question.strip(), add_special_tokens=False)["input_ids"]
+            if len(ids) > self.max_question_tokens:
+                raise ValueError(
+                    f"The question has {len(ids)} tokens, but at most max_question_tokens={self.max_question_tokens} "
+                    "are read: shorten it, or give a short one as `question=` next to a long prompt."
+                )
+            rows.append(ids)
+        longest = max(map(len, rows))
+        input_ids = torch.full((len(rows), longest), pad, dtype=torch.int64)
+        mask = torch.zeros_like(input_ids)
+        for index, ids in enumerate(rows):
+            input_ids[index, : len(ids)] = torch.tensor(ids)
+            mask[index, : len(ids)] = 1
+        return input_ids, mask
+
+
+def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
+    """A copy of a conversation whose images are videos of one frame."""
+    messages = []
+    for message in conversation:
+        content = message.get("content")
+        if isinstance(content, (list, tuple)):
+            # Arrow tables fill the keys that a block lacks with None.
+            content = [_image_as_video({k: v for k, v in block.items() if v is not None}) for block in content]
+        messages.append({**message, "content": content})
+    return messages
+
+
+def _image_as_video(block: dict[str, Any]) -> dict[str, Any]:
+    if block.get("type") not in ("image", "image_url"):
+        return block
+    found = next((block[key] for key in ("image", "url", "path", "base64", "image_url") if key in block), None)
+    if found is None:
+        return {"type": "video"}
+    image = found["url"] if isinstance(found, dict) else found
+    return {"type": "video", "video": [load_image(image) if isinstance(image, str) else image]}
+
+
+def _last_question(conversation: list[dict[str, Any]]) -> str | None:
+    """Text of the last user turn of a conversation with videos; empty where it has none, `None` without videos."""
+    blocks = [b for m in conversation if isinstance(m.get("content"), list) for b in m["content"]]
+    if not any(block.get("type") == "video" for block in blocks):
+        return None
+    for message in reversed(conversation):
+        if message.get("role") == "user":
+            content = message.get("content") or ""
+            if isinstance(content, str):
+                return content
+            return " ".join(block["text"] for block in content if block.get("type") == "text")
+    return ""
+
+
+__all__ = ["DEFAULT_CHAT_TEMPLATE", "DynFocusProcessor", "DynFocusProcessorKwargs", "DynFocusVideosKwargs"]

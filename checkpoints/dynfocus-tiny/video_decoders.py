@@ -1,0 +1,310 @@
+"""Decoders behind one face: each yields the wanted frames of an indexed video, in order, as full-size RGB.
+
+All of them take their frame numbers and times from the packet index, so that a sample means the same frames to each,
+and none of them keeps a frame that it has handed out. A decoder that would give other frames says so instead.
+"""
+
+import os
+import re
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from .video_index import PacketIndex, import_av, open_stream, plan_reading
+from .video_sources import VideoSource
+
+DECODERS = ("pyav", "decord", "torchcodec")
+# What "auto" tries, in this order. torchcodec may bring decoders that PyAV was built without; decord's FFmpeg is older
+# than that of any PyAV, and reads nothing more.
+_AUTOMATIC = ("pyav", "torchcodec")
+
+# What a jump costs besides decoding from the key frame on: the decoder's pipeline is drained and has to fill again.
+_SEEK_COST = 16.0
+_MAX_THREADS = 8  # each of them holds full-size frames
+_TORCHCODEC_CHUNK = 4
+# Where a packet is always a whole frame, frames that no other frame refers to are parsed but not decoded unless they
+# are wanted, which saves about 40 % of the time.
+_DROPPABLE = {"h264", "hevc"}
+_NONE = np.zeros(0, dtype=np.int64)
+
+Frames: TypeAlias = Iterator[tuple[int, np.ndarray]]
+
+
+class CannotDecode(Exception):
+    """This decoder cannot give the file's frames, but another may; the message completes "name: …"."""
+
+
+class VideoDecoder(Protocol):
+    """What every decoder offers.
+
+    Attributes:
+        name: one of `DECODERS`.
+        picture: height and width of the frames.
+    """
+
+    name: str
+    picture: tuple[int, int]
+
+    def frames(self, wanted: np.ndarray) -> Frames:
+        """Yields `(frame index, (height, width, 3) uint8)` for the sorted `(T,)` indices `wanted`."""
+        ...
+
+
+class PyAVDecoder:
+    """FFmpeg through PyAV: seeks or reads through by what the packet index says is cheaper.
+
+    Where the file promises a frame and does not hold it, the one shown before takes its place, unless it has been
+    yielded.
+
+    Args:
+        source: the file.
+        index: its packet index.
+        skip_damaged: warn of packets that cannot be decoded and go on, instead of raising a `ValueError`.
+        seek_cost: see `plan_reading`; None for the default.
+    """
+
+    name = "pyav"
+
+    def __init__(
+        self, source: VideoSource, index: PacketIndex, skip_damaged: bool = False, seek_cost: float | None = None
+    ) -> None:
+        self._source, self._index, self._skip_damaged = source, index, skip_damaged
+        self.picture = index.height, index.width
+        self._seek_cost = _SEEK_COST if seek_cost is None else seek_cost
+        self._warned = False
+        self._drops = index.codec in _DROPPABLE and ("mp4" in index.container or "matroska" in index.container)
+        with open_stream(source) as (_, stream):
+            if stream.codec_context is None:
+                raise CannotDecode("PyAV has no decoder for its codec")
+
+    def frames(self, wanted: np.ndarray) -> Frames:
+        newest = -1
+        rest = wanted
+        with open_stream(self._source) as (container, stream):
+            stream.codec_context.thread_type = "AUTO"
+            stream.codec_context.thread_count = _num_threads()
+            for start, targets in plan_reading(self._index, wanted, self._seek_cost):
+                packets = self._packets_from(container, stream, start)
+                if packets is None:
+                    break
+                for number, frame in self._run(packets, stream, targets):
+                    if number > newest:
+                        newest = number
+                        yield number, _to_rgb(frame)
+                rest = rest[len(targets) :]
+        if len(rest):
+            # The container cannot be brought to where its own packets are: read through what is left.
+            from_start = PyAVDecoder(self._source, self._index, self._skip_damaged, seek_cost=float("inf"))
+            yield from from_start.frames(rest[rest > newest])
+
+    def _packets_from(self, container: Any, stream: Any, start: int) -> Iterator[Any] | None:
+        """The packets from number `start` or an earlier one on; None where the container cannot be brought there."""
+        if start == 0:
+            return container.demux(stream)
+        # Some containers seek by presentation times, others by decoding times, which come earlier.
+        for ticks in (self._index.packet_pts[start], self._index.seek_ticks[start]):
+            try:
+                container.seek(int(ticks), stream=stream, backward=True, any_frame=False)
+                packets = container.demux(stream)
+                first = next(packets)
+            except (import_av().error.FFmpegError, OSError, StopIteration):
+                continue
+            landed = np.flatnonzero(self._index.packet_pts == first.pts) if first.pts is not None else _NONE
+            if len(landed) and landed[0] <= start:
+                return chain([first], packets)
+        return None
+
+    def _run(self, packets: Iterator[Any], stream: Any, targets: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Pairs the sorted frame numbers `targets` with the decoded frames that show them."""
+        waiting = deque(targets.tolist())
+        before = None
+        for number, frame in self._decoded(packets, stream, targets):
+            while waiting and number >= waiting[0]:
+                yield (number, frame) if number == waiting.popleft() or before is None else before
+            if not waiting:
+                return
+            before = number, frame
+        if before is not None:
+            yield before
+
+    def _decoded(self, packets: Iterator[Any], stream: Any, targets: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """The decoded frames in the order in which they are shown, each with its number."""
+        pts = self._index.pts
+        kept = set(pts[targets].tolist()) if pts is not None and self._drops else None
+        counted = 0
+        for packet in self._until_broken(packets):
+            if kept is not None:
+                drop = packet.pts is not None and packet.pts not in kept
+                stream.codec_context.skip_frame = "NONREF" if drop else "DEFAULT"
+            for frame in self._decode(packet, stream):
+                if pts is None:
+                    yield counted, frame
+                    counted += 1
+                elif frame.pts is not None:
+                    number = int(np.searchsorted(pts, frame.pts, side="right")) - 1
+                    if number >= 0:
+                        yield number, frame
+
+    def _until_broken(self, packets: Iterator[Any]) -> Iterator[Any]:
+        try:
+            for packet in packets:
+                if not packet.is_corrupt:
+                    yield packet
+        except (import_av().error.FFmpegError, OSError) as error:
+            self._damaged("it cannot be read to its end", error)
+
+    def _decode(self, packet: Any, stream: Any) -> list[Any]:
+        try:
+            return packet.decode()
+        except import_av().error.FFmpegError as error:
+            if self._index.pts is None or packet.pts is None:
+                where = "at its end" if not packet.size else "in the middle"
+            else:
+                where = f"at {max(0.0, float((packet.pts - self._index.pts[0]) * stream.time_base)):.2f} s"
+            self._damaged(f"its picture is damaged {where}", error)
+            return []
+
+    def _damaged(self, what: str, error: Exception) -> None:
+        if not self._skip_damaged:
+            raise ValueError(
+                f"{self._source.name}: {what} ({error.args[1] if len(error.args) > 1 else error}); "
+                "on_truncated='warn' leaves out what cannot be decoded."
+            ) from None
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{self._source.name}: {what}; what cannot be decoded is left out.", stacklevel=2)
+
+
+class DecordDecoder:
+    """decord, kept to what it does right: it loses count after a seek in open groups of pictures and in fragments,
+    skips the start of transport streams, cannot turn a picture on its side, and may crash on files that are damaged.
+    """
+
+    name = "decord"
+
+    def __init__(self, source: VideoSource, index: PacketIndex) -> None:
+        decord = _import_optional("decord", "pip install decord")
+        fragmented = not index.states_frames and "mp4" in index.container
+        if index.pts is None or not ("mp4" in index.container or "matroska" in index.container):
+            raise CannotDecode(f"decord does not read every frame of {index.container} files")
+        if index.ends_early:
+            raise CannotDecode("decord does not read files that are cut off")
+        if index.rotation % 180:
+            raise CannotDecode("decord cannot turn the picture on its side, as the file asks")
+        try:
+            # What it would print, its exceptions say as well.
+            decord.logging.set_level(decord.logging.QUIET)
+            self._reader = decord.VideoReader(source.plain_argument(), num_threads=_num_threads())
+            count = len(self._reader)
+        except Exception as error:  # DECORDError is only an Exception
+            raise CannotDecode(f"decord fails on it ({_first_line(error)})") from None
+        if count != len(index.times):
+            raise CannotDecode(f"decord sees {count} frames where the file shows {len(index.times)}")
+        self.picture = index.height, index.width
+        self._source, self._seeks = source, index.closed_groups and not fragmented
+
+    def frames(self, wanted: np.ndarray) -> Frames:
+        self._reader.seek(0)
+        position = 0
+        for number in wanted.tolist():
+            try:
+                if self._seeks:
+                    frame = self._reader[number]
+                else:
+                    while position < number:
+                        self._reader.next()
+                        position += 1
+                    frame = self._reader.next()
+                    position += 1
+                array = frame.asnumpy()
+            except Exception as error:
+                reason = _first_line(error)
+                raise ValueError(f"{self._source.name}: decord fails at frame {number} ({reason}).") from None
+            yield number, array
+
+
+class TorchcodecDecoder:
+    """torchcodec, which needs an FFmpeg of the system."""
+
+    name = "torchcodec"
+
+    def __init__(self, source: VideoSource, index: PacketIndex) -> None:
+        decoders = _import_optional("torchcodec.decoders", "pip install torchcodec, and install FFmpeg")
+        try:
+            self._decoder = decoders.VideoDecoder(
+                source.plain_argument(), dimension_order="NHWC", num_ffmpeg_threads=_num_threads()
+            )
+            count = len(self._decoder)
+        except Exception as error:  # its errors have no type of their own
+            raise CannotDecode(f"torchcodec fails on it ({_first_line(error)})") from None
+        if count != len(index.times):
+            raise CannotDecode(f"torchcodec sees {count} frames where the file shows {len(index.times)}")
+        self.picture = self._decoder.metadata.height, self._decoder.metadata.width
+        self._source = source
+
+    def frames(self, wanted: np.ndarray) -> Frames:
+        for start in range(0, len(wanted), _TORCHCODEC_CHUNK):
+            chunk = wanted[start : start + _TORCHCODEC_CHUNK].tolist()
+            try:
+                arrays = self._decoder.get_frames_at(indices=chunk).data.numpy()
+            except Exception as error:
+                raise ValueError(
+                    f"{self._source.name}: torchcodec fails at frame {chunk[0]} ({_first_line(error)})."
+                ) from None
+            yield from zip(chunk, arrays, strict=True)
+
+
+def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damaged: bool = False) -> VideoDecoder:
+    """The decoder called `name`; `"auto"` is PyAV, or else torchcodec where PyAV lacks the codec.
+
+    Raises:
+        ImportError: the decoder asked for is not installed; the message says what to install.
+        ValueError: it cannot decode this file, or (`"auto"`) none of those installed can.
+    """
+    reasons = []
+    for candidate in _AUTOMATIC if name == "auto" else (name,):
+        try:
+            if candidate == "pyav":
+                return PyAVDecoder(source, index, skip_damaged)
+            return DecordDecoder(source, index) if candidate == "decord" else TorchcodecDecoder(source, index)
+        except CannotDecode as error:
+            reasons.append(str(error))
+        except ImportError:
+            if name != "auto":
+                raise
+            reasons.append(f"{candidate} is not installed")
+    way_out = "; use decoder='auto'" if name in ("decord", "torchcodec") else ""
+    raise ValueError(f"{source.name}: cannot be decoded: {', and '.join(reasons)}{way_out}.")
+
+
+def _num_threads() -> int:
+    return min(os.cpu_count() or 1, _MAX_THREADS)
+
+
+def _import_optional(module: str, install: str) -> Any:
+    try:
+        return import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # the last two where a library of the system is missing
+        package = module.partition(".")[0]
+        raise ImportError(f"decoder={package!r} cannot be loaded ({_first_line(error)}): {install}") from None
+
+
+def _to_rgb(frame: Any) -> np.ndarray:
+    """`(height, width, 3)` uint8, turned upright (FFmpeg's decoders leave that to the player)."""
+    array = frame.to_ndarray(format="rgb24")
+    quarters = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(array, quarters)) if quarters else array
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    # decord's messages begin with the hour and a place in its own source.
+    return re.sub(r"^\[[\d:]+\] \S+\.cc:\d+: ", "", lines[0])[:200] if lines else type(error).__name__
+
+
+__all__ = ["DECODERS", "CannotDecode", "VideoDecoder", "open_decoder"]

@@ -1,0 +1,53 @@
+"""Checks of what comes with videos: frame masks and token plans."""
+
+import torch
+
+from .video_state import VideoState
+
+
+def checked_frame_mask(pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None) -> torch.Tensor:
+    """The mask of real frames, bool `(V, T)`; `ValueError` where it and the pixels `(V, T, 3, H, W)` do not fit."""
+    if pixel_values_videos.dim() != 5 or pixel_values_videos.shape[2] != 3:
+        raise ValueError(
+            "`pixel_values_videos` must have the shape (videos, frames, 3, height, width), got "
+            f"{tuple(pixel_values_videos.shape)}."
+        )
+    if video_frame_mask is None:
+        return torch.ones(pixel_values_videos.shape[:2], dtype=torch.bool, device=pixel_values_videos.device)
+    mask = video_frame_mask.to(device=pixel_values_videos.device, dtype=torch.bool)
+    if mask.shape != pixel_values_videos.shape[:2]:
+        raise ValueError(
+            f"`video_frame_mask` has the shape {tuple(mask.shape)}, but `pixel_values_videos` holds "
+            f"{tuple(pixel_values_videos.shape[:2])} (videos, frames)."
+        )
+    if not mask.any(1).all() or (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError(
+            "`video_frame_mask` must mark at least one frame of every video, and its padding must come last."
+        )
+    return mask
+
+
+def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoState) -> None:
+    """`ValueError` unless the plans `(V, 3)` can be carried out on the videos of `state`, with a question for each."""
+    if plan.shape != (len(state), 3) or len(questions) != len(state):
+        raise ValueError(
+            f"{len(state)} videos need a `video_token_plan` of shape ({len(state)}, 3) and one question each, got "
+            f"{tuple(plan.shape)} and {len(questions)} questions."
+        )
+    num_frames = state.frame_mask.sum(1)
+    num_events, num_key, num_groups = plan.unbind(1)
+    fits = (num_events <= num_frames) & (num_key <= num_events) & (num_groups <= num_frames) & (plan > 0).all(1)
+    if not fits.all():
+        wrong = int((~fits).nonzero()[0, 0])
+        raise ValueError(
+            f"The token plan {plan[wrong].tolist()} (events, key frames, rod groups) does not fit video {wrong} with "
+            f"{int(num_frames[wrong])} frames: events and rod groups may be at most the frames, key frames the events."
+        )
+
+
+def without_padding(padded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+    """The rows of `(V, n, …)`, each cut to its length."""
+    return [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
+
+
+__all__ = ["check_token_plan", "checked_frame_mask", "without_padding"]

@@ -1,0 +1,292 @@
+"""The video processor: any form of video in, normalised frames with their true times out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from transformers import BatchFeature
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from .decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
+from .video_reading import read_video, resize_frame
+from .video_sampling import check_sampling, sample_indices
+
+# Frames are normalised into the output this many at a time: a long video is not held twice in float32.
+_FRAMES_PER_CHUNK = 128
+# A rate above that of any video means each of its frames once.
+_EVERY_FRAME = 1e6
+
+
+@dataclass
+class DynFocusVideoMetadata(VideoMetadata):
+    """
+    [`VideoMetadata`] that knows the true time of each sampled frame.
+
+    Args:
+        frame_times (`list[float]`, *optional*):
+            seconds of each sampled frame from the start of its video. They differ from `frames_indices / fps` where
+            the frame rate varies.
+    """
+
+    frame_times: list[float] | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds of the sampled frames."""
+        if self.frame_times is not None:
+            return self.frame_times
+        if self.fps is None or self.frames_indices is None:
+            raise ValueError(
+                "The frame times are unknown: neither `frame_times` nor `fps` and `frames_indices` are set."
+            )
+        return [float(index / self.fps) for index in self.frames_indices]
+
+
+class DynFocusVideoProcessorKwargs(VideosKwargs, total=False):
+    """
+    Keyword arguments of [`DynFocusVideoProcessor`], besides those of every video processor.
+
+    Args:
+        max_frames (`int`, *optional*): with `fps`, the most frames of a video; longer ones are sampled uniformly.
+        decoder (`str`, *optional*): `"auto"`, `"pyav"`, `"decord"` or `"torchcodec"`.
+        return_metadata (`bool`, *optional*): whether to return a `DynFocusVideoMetadata` for each video.
+    """
+
+    max_frames: int | None
+    decoder: str | None
+    return_metadata: bool | None
+
+
+class DynFocusVideoProcessor(BaseVideoProcessor):
+    r"""
+    Makes `pixel_values_videos` from videos: paths, URLs, bytes, file objects, decoded arrays or tensors `(T, H, W, 3)`
+    or `(T, 3, H, W)`, or lists of PIL images.
+
+    Files are sampled and resized while they are read. A decoded array counts as sampled already, `fps` frames a
+    second, unless its metadata tells an own `fps` without `frames_indices`: then it is the whole video, and is sampled
+    as a file would be. `num_frames` and `max_frames` pick from arrays uniformly.
+
+    Args:
+        fps (`float`, defaults to 1.0): sampled frames a second.
+        max_frames (`int`, *optional*): the most frames of a video.
+        num_frames (`int`, *optional*): sample so many frames uniformly instead, whatever the video's length.
+        size (`int` or `dict`, defaults to 224): side of the square frames, or `{"height": …, "width": …}`.
+        resample (`int`, defaults to bicubic): PIL's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
+        do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_sample_frames: as in
+            transformers.
+        decoder (`str`, defaults to `"auto"`): what decodes files.
+
+    Example:
+
+    ```python
+    >>> processor = DynFocusVideoProcessor(size=64)
+    >>> features = processor("holiday.mp4", fps=2, return_tensors="pt")
+    >>> features["pixel_values_videos"].shape, features["video_frame_mask"].shape
+    ```
+    """
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 224, "width": 224}
+    default_to_square = True
+    do_resize = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    fps = 1.0
+    num_frames = None
+    max_frames = None
+    decoder = "auto"
+    return_metadata = False
+    valid_kwargs: Any = DynFocusVideoProcessorKwargs
+    model_input_names = ["pixel_values_videos", "video_frame_mask"]
+
+    def preprocess(self, videos: Any, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos: one video, or videos in any nesting of lists.
+            kwargs: the settings of the class, for this call. `fps` without `num_frames` overrules a saved
+                `num_frames`.
+
+        Returns:
+            `BatchFeature` with `pixel_values_videos`, `(num_videos, T_max, 3, H, W)` float32, padded with zeros,
+            `video_frame_mask`, `(num_videos, T_max)` bool, and `video_metadata` (a list) with `return_metadata=True`.
+
+        Raises:
+            `ValueError`, `FileNotFoundError`: for a video that cannot be read; where there are several, the message
+            says which. `TypeError` for an unknown keyword.
+        """
+        settings = self._resolve(dict(kwargs))
+        sources = flatten_videos(videos)
+        if not sources:
+            raise ValueError("There is no video to process.")
+        given = self._given_metadata(settings["video_metadata"], len(sources))
+        clips, metadata = [], []
+        for index, (source, known) in enumerate(zip(sources, given, strict=True)):
+            try:
+                frames, found = self._load(source, known, settings)
+            except (ValueError, OSError) as error:
+                if len(sources) == 1:
+                    raise
+                where = f"Video {index} of {len(sources)} ({describe_video(source)})"
+                raise restated(error, f"{where}: {error}") from error
+            clips.append(frames)
+            metadata.append(found)
+
+        data: dict[str, Any] = self._batch(clips, settings)
+        if settings["return_metadata"]:
+            data["video_metadata"] = metadata
+        return BatchFeature(data, tensor_type=settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> tuple[Any, Any]:
+        """
+        Read one video, or a list of videos: `(frames, metadata)`, each a list for a list.
+
+        Frames are sampled by this processor's settings while they are read, so `sample_indices_fn` is not asked.
+        """
+        if isinstance(video_url_or_urls, (list, tuple)):
+            read = [self.fetch_videos(video) for video in video_url_or_urls]
+            return [frames for frames, _ in read], [metadata for _, metadata in read]
+        return self._load(video_url_or_urls, None, self._resolve({}))
+
+    def planned_frames(self, total_num_frames: int, **kwargs: Any) -> int:
+        """How many frames of a decoded array with `total_num_frames` frames are kept."""
+        settings = self._resolve(kwargs)
+        limits = (settings["num_frames"], settings["max_frames"]) if settings["do_sample_frames"] else ()
+        return min([total_num_frames, *(limit for limit in limits if limit is not None)])
+
+    def _resolve(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The settings of one call: its own, and the saved ones for the rest."""
+        names = set(self.valid_kwargs.__annotations__)
+        unknown = sorted(set(kwargs) - names - {"return_tensors"})
+        if unknown:
+            raise TypeError(f"Unknown keyword of the video processor: {', '.join(unknown)}.")
+        return_tensors = kwargs.pop("return_tensors", None)
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        settings = {name: kwargs.get(name, getattr(self, name, None)) for name in names}
+        if "fps" in kwargs and "num_frames" not in kwargs:
+            settings["num_frames"] = None
+        settings = {**settings, **self._standardize_kwargs(**settings), "return_tensors": return_tensors}
+        size = settings["size"]
+        if settings["do_resize"] and not (size and size.height and size.width):
+            raise ValueError(f"`size` must be a side in pixels or give `height` and `width`, got {size}.")
+        check_sampling(**{name: settings[name] for name in ("fps", "num_frames", "max_frames")})
+        return settings
+
+    def _given_metadata(self, metadata: Any, num_videos: int) -> Sequence[DynFocusVideoMetadata | None]:
+        if metadata is None:
+            return [None] * num_videos
+        entries = [metadata] if isinstance(metadata, (dict, VideoMetadata)) else metadata
+        flat = [one for entry in entries for one in (entry if isinstance(entry, list) else [entry])]
+        if len(flat) != num_videos:
+            raise ValueError(f"`video_metadata` has {len(flat)} entries for {num_videos} videos.")
+        names = {field.name for field in fields(DynFocusVideoMetadata)}
+        return [DynFocusVideoMetadata(**{k: v for k, v in dict(one).items() if k in names}) for one in flat]
+
+    def _load(
+        self, source: Any, known: DynFocusVideoMetadata | None, settings: dict[str, Any]
+    ) -> tuple[np.ndarray, DynFocusVideoMetadata]:
+        """One video as `(T, height, width, 3)` uint8 frames, sampled and resized, and what is known about it."""
+
+        def resized(frame: np.ndarray) -> np.ndarray:
+            size = settings["size"]
+            return resize_frame(frame, (size.height, size.width), settings["resample"])
+
+        transform = resized if settings["do_resize"] else None
+        if not is_decoded(source):
+            sampling = {name: settings[name] for name in ("fps", "num_frames", "max_frames")}
+            if not settings["do_sample_frames"]:
+                sampling = {"fps": _EVERY_FRAME}
+            decoded = read_video(source, **sampling, decoder=settings["decoder"], transform=transform)
+            return decoded.frames, DynFocusVideoMetadata(
+                total_num_frames=decoded.metadata.total_num_frames,
+                fps=decoded.metadata.fps,
+                width=decoded.metadata.width,
+                height=decoded.metadata.height,
+                duration=decoded.metadata.duration,
+                video_backend=decoded.metadata.decoder,
+                frames_indices=[int(index) for index in decoded.frame_indices],
+                frame_times=[float(time) for time in decoded.timestamps],
+            )
+
+        channels_first = {"channels_first": True, "channels_last": False}.get(str(settings["input_data_format"]))
+        frames = as_rgb_frames(source, channels_first)
+        times, original = _frame_times(len(frames), known, settings["fps"])
+        kept = _sampled(times, known, settings) if settings["do_sample_frames"] else np.arange(len(frames))
+        frames = frames[kept] if len(kept) < len(frames) else frames
+        metadata = DynFocusVideoMetadata(
+            total_num_frames=len(times) if known is None else known.total_num_frames,
+            fps=settings["fps"] if known is None else known.fps,
+            width=frames.shape[2],
+            height=frames.shape[1],
+            duration=None if known is None else known.duration,
+            frames_indices=[int(original[index]) for index in kept],
+            frame_times=[float(times[index]) for index in kept],
+        )
+        return (frames if transform is None else np.stack([transform(frame) for frame in frames])), metadata
+
+    def _batch(self, clips: list[np.ndarray], settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+        sizes = sorted({clip.shape[1:3] for clip in clips})
+        if len(sizes) > 1:
+            raise ValueError(f"Videos of different frame sizes {sizes} cannot form a batch: use `do_resize=True`.")
+        longest = max(len(clip) for clip in clips)
+        device = settings["device"] or "cpu"
+        pixels = torch.zeros(len(clips), longest, 3, *sizes[0], device=device)
+        mask = torch.zeros(len(clips), longest, dtype=torch.bool, device=device)
+        for row, clip in enumerate(clips):
+            mask[row, : len(clip)] = True
+            for start in range(0, len(clip), _FRAMES_PER_CHUNK):
+                chunk = torch.from_numpy(clip[start : start + _FRAMES_PER_CHUNK]).to(device).permute(0, 3, 1, 2)
+                pixels[row, start : start + len(chunk)] = self.rescale_and_normalize(
+                    chunk,
+                    settings["do_rescale"],
+                    settings["rescale_factor"],
+                    settings["do_normalize"],
+                    settings["image_mean"],
+                    settings["image_std"],
+                )
+        return {"pixel_values_videos": pixels, "video_frame_mask": mask}
+
+
+def _frame_times(
+    num_frames: int, known: DynFocusVideoMetadata | None, fps: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of each frame of a decoded array, and its index in the video it came from."""
+    indices = np.arange(num_frames)
+    if known is None:
+        return indices / (fps or 1.0), indices
+    for name in ("frames_indices", "frame_times"):
+        if known[name] is not None and len(known[name]) != num_frames:
+            raise ValueError(f"`video_metadata` has {len(known[name])} `{name}` for a video of {num_frames} frames.")
+    if known.frames_indices is not None:
+        indices = np.asarray(known.frames_indices)
+    if known.frame_times is not None:
+        return np.asarray(known.frame_times, dtype=np.float64), indices
+    return indices / (known.fps or fps or 1.0), indices
+
+
+def _sampled(times: np.ndarray, known: DynFocusVideoMetadata | None, settings: dict[str, Any]) -> np.ndarray:
+    """Which frames of a decoded array to keep: ascending indices, by the same rule as for a file."""
+    is_whole_video = known is not None and known.fps is not None and known.frames_indices is None
+    steps = np.diff(times)
+    frame_seconds = float(np.median(steps)) if len(steps) else 1.0
+    return sample_indices(
+        times - times[0],
+        float(times[-1] - times[0]) + frame_seconds,
+        fps=settings["fps"] if is_whole_video else _EVERY_FRAME,
+        num_frames=settings["num_frames"],
+        max_frames=settings["max_frames"],
+    )
+
+
+__all__ = ["DynFocusVideoMetadata", "DynFocusVideoProcessor", "DynFocusVideoProcessorKwargs"]

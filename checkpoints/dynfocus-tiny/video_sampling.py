@@ -1,0 +1,77 @@
+"""Which frames of a video to look at: pure arithmetic on the times of its frames."""
+
+import numpy as np
+
+# Times come from integer ticks of the container (milliseconds in Matroska), so that "the frame shown at 2 s" may start
+# at 2.0004 s. A sample time that lies this close before a frame's start counts as that frame's.
+_TOLERANCE = 1e-3
+
+
+def sample_indices(
+    timestamps: np.ndarray,
+    duration: float,
+    *,
+    fps: float | None = None,
+    num_frames: int | None = None,
+    max_frames: int | None = None,
+) -> np.ndarray:
+    """The frames to read, as sorted unique indices.
+
+    With `num_frames`, the video is cut into that many equally long segments and the frame shown at the centre of each
+    is taken; where a variable frame rate puts two centres on one frame, the nearest free neighbour replaces it, so
+    that exactly `min(num_frames, total)` frames come back. Else the frames shown at 0, 1/fps, 2/fps, … are taken, each
+    once; are these more than `max_frames`, then `max_frames` of them are spread over the whole duration as above.
+    The frame shown at a time is the last one that starts at it or before it.
+
+    Args:
+        timestamps: `(total,)` start of each frame in seconds, strictly increasing; the first is 0.
+        duration: end of the last frame in seconds.
+        fps: frames a second; default 1. Above the video's own rate it means every frame once.
+        num_frames: number of frames; comes before `fps`.
+        max_frames: never more frames than this.
+
+    Returns:
+        `(T,)` int64, `1 <= T <= total`.
+
+    Raises:
+        ValueError: for a video without frames, or a rate or count that is not positive.
+    """
+    check_sampling(fps=fps, num_frames=num_frames, max_frames=max_frames)
+    if len(timestamps) == 0:
+        raise ValueError("cannot sample a video that has no frames.")
+    if num_frames is not None:
+        return _centres_of_segments(timestamps, duration, min(num_frames, max_frames or num_frames))
+    # Frame i is taken if some k/fps falls into the time it is shown. Asked of each frame instead of counting up k,
+    # this costs the same for two frames that are four hours apart as for any other two.
+    step = 1.0 if fps is None else fps
+    starts = np.ceil((timestamps - _TOLERANCE) * step).clip(min=0)
+    ends = np.append(timestamps[1:], max(duration, timestamps[-1])) - _TOLERANCE
+    shown = starts < ends * step
+    shown[0] = True
+    indices = np.flatnonzero(shown)
+    if max_frames is not None and len(indices) > max_frames:
+        return _centres_of_segments(timestamps, duration, max_frames)
+    return indices.astype(np.int64)
+
+
+def check_sampling(*, fps: float | None, num_frames: int | None, max_frames: int | None) -> None:
+    """Raises a `ValueError` for a rate or a count that cannot be meant."""
+    if fps is not None and not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps is {fps}: it must be above 0.")
+    for name, count in (("num_frames", num_frames), ("max_frames", max_frames)):
+        if count is not None and (count < 1 or count != int(count)):
+            raise ValueError(f"{name} is {count}: it must be a whole number of at least 1.")
+
+
+def _centres_of_segments(timestamps: np.ndarray, duration: float, count: int) -> np.ndarray:
+    total = len(timestamps)
+    count = min(count, total)
+    centres = (np.arange(count) + 0.5) * (max(duration, timestamps[-1]) / count)
+    indices = np.searchsorted(timestamps, centres + _TOLERANCE, side="right") - 1
+    # Make them strictly increasing, forwards and then within the end of the video.
+    steps = np.arange(count)
+    indices = np.maximum.accumulate(indices - steps) + steps
+    return np.minimum(indices, total - count + steps).clip(min=0).astype(np.int64)
+
+
+__all__ = ["check_sampling", "sample_indices"]
