@@ -21,6 +21,13 @@ _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 _PLOT_DPI = 150
 _THUMBNAIL_PIXELS = 256  # of the shorter side
 
+_IN_OPTIONS = {
+    "`max_visual_tokens=": "`--max-visual-tokens ",
+    "use decoder='auto'": "use --decoder auto",
+    " on_truncated='warn' reads these.": "",
+    ", or give a short one as `question=` next to a long prompt": "",
+}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -105,9 +112,15 @@ def _answer(pipe: Any, request: Request) -> dict[str, Any]:
         with spinner("Looking and answering"), _helpful_when_out_of_memory(torch):
             found = pipe.forward(prepared, generate_kwargs={"max_new_tokens": request.max_new_tokens})
     except ValueError as error:
-        # What the library calls by its Python names, the user of the command calls by its options.
-        raise UserError(str(error).replace("`max_visual_tokens=", "`--max-visual-tokens ")) from error
+        raise UserError(_in_options(str(error))) from error
     return pipe.postprocess(found, return_details=True)
+
+
+def _in_options(message: str) -> str:
+    """A message of the library, in the words of the command."""
+    for python, option in _IN_OPTIONS.items():
+        message = message.replace(python, option)
+    return message
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def _key_frames(result: Mapping[str, Any]) -> Table:
     table.add_column("event score", header_style="dim")
     for frame in found:
         score = frame["score"]
-        bar = "━" * max(1, round(score * _BAR_WIDTH)) if score == score else ""
+        bar = "━" * round(score * _BAR_WIDTH) if score == score else ""
         cell = Text.assemble(f"{score:.2f} ", (bar, "cyan"))
         table.add_row(str(frame["index"]), clock_time(frame["time"], decimals=True), cell)
     return table

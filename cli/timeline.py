@@ -1,6 +1,7 @@
 """Draws an answer along the time axis of its video: key frames, event scores, events."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
@@ -78,12 +80,15 @@ def timeline_figure(result: Mapping[str, Any], thumbnails: Sequence[np.ndarray] 
 
         bands = add_axes(_BOTTOM, _BANDS_HEIGHT)
         scores = add_axes(_BOTTOM + _BANDS_HEIGHT, _SCORES_HEIGHT)
-        _draw_bands(bands, result["events"], edges)
-        _draw_scores(scores, result, edges, centres)
+        colors = _colors(result["events"])
+        _draw_bands(bands, result["events"], colors, edges)
+        _draw_scores(scores, result, colors, edges, centres)
         if shown:
             strip = add_axes(_BOTTOM + _BANDS_HEIGHT + _SCORES_HEIGHT, grid.height)
             images = [thumbnails[i] for i in shown]
-            _draw_thumbnails(strip, grid, images, [key_frames[i] for i in shown], _event_of_frame(result), edges)
+            event_of = _event_of_frame(result["events"])
+            borders = [colors[event_of[key_frames[i]["index"]]] for i in shown]
+            _draw_thumbnails(strip, grid, images, [key_frames[i] for i in shown], borders, edges)
     return figure
 
 
@@ -150,12 +155,23 @@ def _runs(frames: Sequence[int]) -> list[tuple[int, int]]:
     return [(frames[start], frames[end - 1]) for start, end in pairwise(cuts)]
 
 
-def _event_of_frame(result: Mapping[str, Any]) -> dict[int, int]:
-    return {frame: number for number, event in enumerate(result["events"]) for frame in event["frames"]}
+def _event_of_frame(events: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    return {frame: number for number, event in enumerate(events) for frame in event["frames"]}
 
 
-def _color(event: int) -> str:
-    return _COLORS[event % len(_COLORS)]
+def _colors(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A colour for each event: the least used of those that no event next to it has, where that is possible."""
+    event_of = _event_of_frame(events)
+    touching: list[set[int]] = [set() for _ in events]
+    for before, after in pairwise(event_of[frame] for frame in sorted(event_of)):
+        touching[before].add(after)
+        touching[after].add(before)
+    chosen: dict[int, int] = {}
+    # Those with the most neighbours have the least choice.
+    for number in sorted(range(len(events)), key=lambda event: -len(touching[event])):
+        taken, used = {chosen.get(other) for other in touching[number]}, Counter(chosen.values())
+        chosen[number] = min(range(len(_COLORS)), key=lambda color: (color in taken, used[color]))
+    return [_COLORS[chosen[number]] for number in range(len(events))]
 
 
 def _best(key_frames: Sequence[Mapping[str, Any]], count: int) -> list[int]:
@@ -190,18 +206,18 @@ def _draw_heading(figure: Figure, heading: list[tuple[str, dict[str, Any], float
         top -= line_height
 
 
-def _draw_bands(axes: Axes, events: Sequence[Mapping[str, Any]], edges: np.ndarray) -> None:
+def _draw_bands(axes: Axes, events: Sequence[Mapping[str, Any]], colors: Sequence[str], edges: np.ndarray) -> None:
     inches = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
     for number, event in enumerate(events):
         for first, last in _runs(event["frames"]):
             start, end = edges[first], edges[last + 1]
             alpha = 1.0 if event["selected"] else 0.35
             axes.add_patch(
-                Rectangle((start, 0), end - start, 1, facecolor=_color(number), alpha=alpha, edgecolor="none")
+                Rectangle((start, 0), end - start, 1, facecolor=colors[number], alpha=alpha, edgecolor="none")
             )
             axes.axvline(end, color="white", linewidth=1)
             if (end - start) * inches > 0.22:
-                color = _INK if event["selected"] else _FAINT
+                color = ("white" if _is_dark(colors[number]) else _INK) if event["selected"] else _FAINT
                 axes.text((start + end) / 2, 0.48, str(number + 1), color=color, size=9, ha="center", va="center")
     axes.set_ylim(-0.12, 1)
     axes.set_yticks([])
@@ -215,19 +231,26 @@ def _draw_bands(axes: Axes, events: Sequence[Mapping[str, Any]], edges: np.ndarr
     axes.set_xlabel("time", color=_FAINT, size=9.5)
 
 
-def _draw_scores(axes: Axes, result: Mapping[str, Any], edges: np.ndarray, centres: np.ndarray) -> None:
+def _is_dark(color: str) -> bool:
+    return float(np.dot(to_rgb(color), (0.299, 0.587, 0.114))) < 0.6
+
+
+def _draw_scores(
+    axes: Axes, result: Mapping[str, Any], colors: Sequence[str], edges: np.ndarray, centres: np.ndarray
+) -> None:
     scores = np.zeros(len(centres))
     for number, event in enumerate(result["events"]):
         scores[event["frames"]] = event["score"]
         for first, last in _runs(event["frames"]):
             alpha = 0.55 if event["selected"] else 0.2
             width = edges[last + 1] - edges[first]
-            axes.bar(edges[first], event["score"], width, align="edge", color=_color(number), alpha=alpha, linewidth=0)
+            axes.bar(edges[first], event["score"], width, align="edge", color=colors[number], alpha=alpha, linewidth=0)
     axes.stairs(scores, edges, color=_INK, linewidth=1.3, baseline=None)
-    event_of = _event_of_frame(result)
+    event_of = _event_of_frame(result["events"])
     for frame in result["key_frames"]:
-        x, color = centres[frame["index"]], _color(event_of[frame["index"]])
-        axes.vlines(x, frame["score"], 1.1, color=color, linewidth=0.9)
+        x, color = centres[frame["index"]], colors[event_of[frame["index"]]]
+        # Not snapped to pixels: it goes on as a connector, which is not either.
+        axes.vlines(x, frame["score"], 1.1, color=color, linewidth=0.9, snap=False)
         axes.plot(x, frame["score"], "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=1.2)
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -244,7 +267,7 @@ def _draw_thumbnails(
     grid: _ThumbnailGrid,
     images: Sequence[np.ndarray],
     key_frames: Sequence[Mapping[str, Any]],
-    event_of: Mapping[int, int],
+    colors: Sequence[str],
     edges: np.ndarray,
 ) -> None:
     axes.axis("off")
@@ -255,12 +278,13 @@ def _draw_thumbnails(
     axes.set_ylim(0, grid.height)
     half = per_inch * grid.width / 2
     decimals = len({clock_time(frame["time"]) for frame in key_frames}) < len(key_frames)
-    for position, (image, frame, time, centre) in enumerate(zip(images, key_frames, times, centres, strict=True)):
-        color, bottom = _color(event_of[frame["index"]]), grid.bottom(position)
+    rows = zip(images, key_frames, times, centres, colors, strict=True)
+    for position, (image, frame, time, centre, color) in enumerate(rows):
+        bottom = grid.bottom(position)
         top = bottom + grid.image_height
         # Straight down past the lower row, then over to the time.
         line = [(centre, bottom), (centre, 0.85 * _CONNECTOR_HEIGHT), (time, 0.15 * _CONNECTOR_HEIGHT), (time, 0)]
-        axes.plot(*zip(*line, strict=True), color=color, linewidth=0.9, solid_joinstyle="round", zorder=1)
+        axes.plot(*zip(*line, strict=True), color=color, linewidth=0.9, snap=False, zorder=1)
         axes.imshow(image, extent=(centre - half, centre + half, bottom, top), aspect="auto", zorder=2)
         border = Rectangle((centre - half, bottom), 2 * half, grid.image_height, fill=False, zorder=3)
         border.set(edgecolor=color, linewidth=2)

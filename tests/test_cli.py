@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,8 @@ def test_too_long_question(ask):
     assert_one_sentence(ask(question="why " * 500), "shorten it")
 
 
-@pytest.mark.parametrize("kind", ["missing", "garbage", "empty", "folder", "scheme"])
-def test_bad_video(ask, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["missing", "garbage", "cut off", "empty", "folder", "scheme"])
+def test_bad_video(ask, film, tmp_path, kind):
     path = tmp_path / f"{kind}.mp4"
     if kind == "garbage":
         path.write_bytes(np.random.default_rng(0).bytes(5000))
@@ -147,6 +148,8 @@ def test_bad_video(ask, tmp_path, kind):
         path.touch()
     elif kind == "folder":
         path.mkdir()
+    elif kind == "cut off":
+        path.write_bytes(Path(film).read_bytes()[:-500])
     video = "gopher://host/film.mp4" if kind == "scheme" else str(path)
     assert_one_sentence(ask(video=video), video)
 
@@ -315,6 +318,16 @@ def test_an_event_that_returns_has_a_band_for_each_run(answer):
     bands = figure.axes[0].patches
     assert sorted((band.get_x(), band.get_width()) for band in bands) == [(0, 2), (2, 2), (4, 2)]
     assert len({band.get_facecolor() for band in bands}) == 2
+
+
+def test_neighbouring_events_differ_in_colour(answer):
+    # Number 10 lies between all the others.
+    frames = [[2 * i] for i in range(10)] + [[2 * i + 1 for i in range(10)]]
+    events = [{"frames": found, "medoid": found[0], "score": 0.5, "selected": True} for found in frames]
+    times = [float(time) for time in range(20)]
+    figure = timeline_figure({**answer, "events": events, "key_frames": [], "frame_times": times})
+    bands = sorted(figure.axes[0].patches, key=lambda band: band.get_x())
+    assert all(a.get_facecolor() != b.get_facecolor() for a, b in pairwise(bands))
 
 
 def test_what_cannot_be_drawn(answer):

@@ -63,15 +63,14 @@ def test_dpc_matches_the_reference(level, source, clusters, neighbors):
 @given(st.integers(2, 24), st.integers(1, 9), st.integers(1, 6), st.integers(1, 10), st.integers(0, 10**6))
 def test_dpc_matches_its_definition(length, width, clusters, neighbors, seed):
     generator = torch.Generator().manual_seed(seed)
-    # Small whole numbers are full of ties and duplicates; labels are compared where no rounding can decide: so the
-    # width, by which distances are divided, is a power of two there.
+    # Small whole numbers are full of ties and duplicates; labels are compared where no rounding can decide: so there the
+    # width, by which distances are divided, is a power of two, and the mean, which is taken off, is zero.
     ties = seed % 2 == 0
-    width = 2 ** (width % 4) if ties else width
-    tokens = (
-        torch.randint(-2, 3, (length, width), generator=generator).float()
-        if ties
-        else random_tokens(length, width + 8, seed=seed)
-    )
+    if ties:
+        half = torch.randint(-2, 3, (length, 2 ** (width % 4)), generator=generator).float()
+        tokens = torch.cat([half, -half])
+    else:
+        tokens = random_tokens(length, width + 8, seed=seed)
     result = dpc_knn(tokens[None], clusters, num_neighbors=neighbors)
     labels, centers, density, delta = by_definition(tokens, clusters, neighbors)
     torch.testing.assert_close(result.density[0], density, atol=1e-5, rtol=1e-4)

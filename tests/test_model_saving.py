@@ -39,7 +39,8 @@ def same(first, second, tolerance=1e-5):
 
 def test_save_and_load(model, tmp_path):
     model.save_pretrained(tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    # Settings, weights that no one has to unpickle, and the code that goes with them.
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".py"}
     inputs = tiny_inputs(model.config, FRAMES)
     expected = real_logits(model, inputs)
     for _ in range(2):

@@ -242,9 +242,18 @@ def test_once_the_question_counts_its_whole_branch_learns():
         assert found[f"model.event_prototypes.question_scorer.{name}"].abs().sum() > 0
 
 
-def test_hard_selection_leaves_the_score_without_a_gradient():
-    model = tiny_model().train()
+@pytest.mark.parametrize("preset", ["default", "released_code"])
+def test_hard_selection_gives_the_score_no_gradient(preset):
+    """But for the one that comes through the tokens which tell the score, where there are any."""
+    model = tiny_model(preset).train()
     model.model.selection_sigma = 0.0
+    encoder = model.model.cooperative_encoder
+    told = encoder.score_embedding is not None
+    assert told == (preset == "default")
+    found = gradients(model, tiny_inputs(model.config, [9, 5]))
+    assert told == any(name.startswith("model.event_prototypes.") for name in found)
+    encoder.score_embedding = None
+    model.zero_grad()
     found = gradients(model, tiny_inputs(model.config, [9, 5]))
     assert not [name for name in found if name.startswith("model.event_prototypes.")]
 

@@ -75,7 +75,7 @@ def tiny_model(preset: str = "default", seed: int = 0, **kwargs) -> DynFocusForC
                 parameter.mul_(20 if "question_encoder" in name or "key_projector" in name else 5)
             # Zero in a new model: multiplying leaves it there.
             if "score_embedding" in name:
-                parameter.normal_()
+                parameter.normal_(std=0.03)
     return model.eval()
 
 
