@@ -63,8 +63,8 @@ def test_dpc_matches_the_reference(level, source, clusters, neighbors):
 @given(st.integers(2, 24), st.integers(1, 9), st.integers(1, 6), st.integers(1, 10), st.integers(0, 10**6))
 def test_dpc_matches_its_definition(length, width, clusters, neighbors, seed):
     generator = torch.Generator().manual_seed(seed)
-    # Small whole numbers are full of ties and duplicates; labels are compared where no rounding can decide: so there the
-    # width, by which distances are divided, is a power of two, and the mean, which is taken off, is zero.
+    # Small whole numbers are full of ties and duplicates; labels are compared where no rounding can decide: so there
+    # the width, by which distances are divided, is a power of two, and the mean, which is taken off, is zero.
     ties = seed % 2 == 0
     if ties:
         half = torch.randint(-2, 3, (length, 2 ** (width % 4)), generator=generator).float()

@@ -16,7 +16,7 @@ import torch
 from dynfocus.hub import save_for_hub
 
 from .answers import AnswerTraining, Course, answer_accuracy, train_answers
-from .data import QuestionBatches, VideoSet, encode_videos
+from .data import KIND_WEIGHTS, QuestionBatches, VideoSet, encode_videos
 from .model import build_model, build_processor
 from .selector import warm_up_selector
 from .tokenizer import build_tokenizer
@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vision-steps", type=int, default=2400)
     parser.add_argument("--selector-steps", type=int, default=1500, help="steps of the selector's warm-up")
     parser.add_argument("--short-steps", type=int, default=800, help="steps on videos of 8 frames")
-    parser.add_argument("--long-steps", type=int, default=3400, help="steps on videos of 32 frames")
+    parser.add_argument("--long-steps", type=int, default=3500, help="steps on videos of 32 frames")
     parser.add_argument("--scale", type=float, default=1.0, help="share of frames and videos to draw, for a trial")
     parser.add_argument("--no-compile", action="store_true", help="run without a C compiler")
     return parser.parse_args()
@@ -69,7 +69,8 @@ def main() -> None:
     for name, videos in (("short", SHORT), ("validation", VALIDATION), ("long", LONG)):
         videos = scaled(videos, args.scale)
         features = encode_videos(model, videos, args.work / f"{name}.safetensors", args.device, log)
-        batches[name] = QuestionBatches(features, processor, videos.num_frames)
+        kinds = None if name == "validation" else KIND_WEIGHTS
+        batches[name] = QuestionBatches(features, processor, videos.num_frames, kinds)
     if not args.no_compile:
         model.model.language_model.compile(dynamic=True)
     warm_up_selector(
