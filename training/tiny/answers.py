@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
-from dynfocus.modeling_outputs_dynfocus import DynFocusVideoFeatures
 
 from .data import QuestionBatches
-from .schedule import learning_rate_at
+from .progress import learning_rate_at, load_progress, relevance_loss, save_progress
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,6 @@ class AnswerTraining:
     bf16: bool = True
 
 
-def relevance_loss(features: DynFocusVideoFeatures, asked: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of event scores against `asked` `(V, T)`, 1 on frames that the answer rests on."""
-    medoids = torch.stack(features.event_medoids or [])
-    return F.binary_cross_entropy_with_logits(torch.stack(features.event_scores or []), asked.gather(1, medoids))
-
-
 def train_answers(
     model: DynFocusForConditionalGeneration,
     courses: list[Course],
@@ -72,12 +64,8 @@ def train_answers(
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
     )
-    step = 0
-    if partial.exists():
-        saved = torch.load(partial, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step = saved["step"]
+    step = load_progress(partial, model, optimizer, device)
+    if step:
         log(f"continuing after step {step}")
     started, window = time.monotonic(), defaultdict(list)
     model.train()
@@ -98,7 +86,8 @@ def train_answers(
         asked = inputs.pop("asked")
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
             outputs = model(**inputs)
-        relevance = relevance_loss(outputs.video_features, asked)
+        found = outputs.video_features
+        relevance = relevance_loss(torch.stack(found.event_scores), torch.stack(found.event_medoids), asked)
         loss = outputs.loss + settings.relevance_weight * relevance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -112,9 +101,7 @@ def train_answers(
             log(f"answers step {step}/{total} {means} ({time.monotonic() - started:.0f} s)")
             window.clear()
         if step % settings.save_every == 0 or step == total:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save(state, partial.with_suffix(".writing"))
-            partial.with_suffix(".writing").replace(partial)
+            save_progress(partial, model, optimizer, step)
             if check is not None:
                 log(check())
     model.eval()

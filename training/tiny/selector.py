@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from dynfocus.event_prototypes import take_frames
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .data import QuestionBatches
-from .schedule import learning_rate_at
+from .progress import learning_rate_at, relevance_loss
 
 
 def warm_up_selector(
@@ -52,15 +51,14 @@ def warm_up_selector(
             queries = found.new_zeros(*state.frame_mask.shape, *found.shape[2:])
             index = events.medoids[..., None, None].expand_as(found)
             scores = estimator.score(events, queries.scatter(1, index, found), state.grouped_tokens, state.frame_mask)
-        wanted = asked.gather(1, events.medoids)
-        loss = F.binary_cross_entropy_with_logits(scores, wanted)
+        loss = relevance_loss(scores, events.medoids, asked)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-        best = wanted.gather(1, scores.argmax(1, keepdim=True))[:, 0]
-        hits.append(best[asked.any(1)].mean().item())
+        best = events.medoids.gather(1, scores.argmax(1, keepdim=True))
+        hits.append(asked.gather(1, best)[:, 0][asked.any(1)].mean().item())
         if (step + 1) % 100 == 0:
             log(
                 f"selector step {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} best event asked for "

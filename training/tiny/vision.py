@@ -18,6 +18,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_single_frames
 
+from .progress import learning_rate_at, load_progress, save_progress
+
 IMAGE_SIZE = 64
 LABELS = {"color": len(COLORS), "shape": len(SHAPES), "tens": 10, "ones": 10, "present": 2}
 
@@ -122,22 +124,15 @@ def train_vision(
     if finished.exists():
         reader.load_state_dict(load_file(finished, device=device))
         return reader.tower
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    peak = 1e-3
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
     warm_up = max(steps // 20, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warm_up, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))),
-    )
-    step = 0
-    if partial.exists():
-        saved = torch.load(partial, map_location=device, weights_only=True)
-        reader.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        step = saved["step"]
+    step = load_progress(partial, reader, optimizer, device)
     frames, labels = _pool(out, seed, pool, log)
     started, hits = time.monotonic(), []
     while step < steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, peak, warm_up)
         rng = np.random.default_rng((seed, step))
         rows = rng.integers(0, len(frames), batch_size)
         moved, x, y = shifted(frames[rows], labels["x"][rows], labels["y"][rows], rng)
@@ -150,7 +145,6 @@ def train_vision(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         step += 1
         present = targets["present"].bool()
         hits.append([(answers[1][name].argmax(1) == targets[name])[present].float().mean().item() for name in LABELS])
@@ -159,8 +153,7 @@ def train_vision(
             shown = " ".join(f"{name} {value:.3f}" for name, value in zip(LABELS, mean, strict=True))
             log(f"vision step {step}/{steps} loss {loss.item():.3f} {shown} ({time.monotonic() - started:.0f} s)")
         if step % 500 == 0:
-            saved = {"model": reader.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**saved, "schedule": schedule.state_dict(), "step": step}, partial)
+            save_progress(partial, reader, optimizer, step)
     save_file(reader.state_dict(), finished)
     partial.unlink(missing_ok=True)
     return reader.tower

@@ -1,0 +1,46 @@
+"""What the stages of the tiny recipe share: the learning rate, unfinished training on disk, the selector's loss."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warm_up: int, floor: float = 0.02) -> float:
+    """Linear warm-up, then cosine decay to `floor · peak`."""
+    decay = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+    return peak * min((step + 1) / warm_up, decay)
+
+
+def save_progress(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Written beside `path`, then renamed: a run killed while it writes keeps the older file."""
+    writing = path.with_suffix(".writing")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, writing)
+    writing.replace(path)
+
+
+def load_progress(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
+    """Bring both to where `save_progress` left them; returns the step, 0 where there is no file."""
+    if not path.exists():
+        return 0
+    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"]
+
+
+def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy of an event's score against whether the answer rests on it, which the synthetic world knows.
+
+    Args:
+        scores (`torch.Tensor` of shape `(V, L)`): raw scores.
+        medoids (`torch.Tensor` of shape `(V, L)`, int64): the frame that stands for each event.
+        asked (`torch.Tensor` of shape `(V, T)`): 1 on frames that the answer rests on.
+    """
+    return F.binary_cross_entropy_with_logits(scores, asked.gather(1, medoids))
+
+
+__all__ = ["learning_rate_at", "load_progress", "relevance_loss", "save_progress"]
