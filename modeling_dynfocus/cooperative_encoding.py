@@ -28,6 +28,7 @@ class ClusterGate(nn.Module):
 
     def __init__(self, num_groups: int, kind: str):
         super().__init__()
+        self.num_groups = num_groups
         self.bounded = kind == "bounded"
         # tanh(0) = 0: every group starts with weight 1.
         self.score = ZeroLinear(num_groups, num_groups) if self.bounded else nn.Linear(num_groups, num_groups)
@@ -40,7 +41,7 @@ class ClusterGate(nn.Module):
         Returns:
             `torch.Tensor` of shape `(…, N, D)`: every token times its group's weight.
         """
-        groups = torch.arange(self.score.in_features, device=parent_of_token.device)
+        groups = torch.arange(self.num_groups, device=parent_of_token.device)
         # A group's first token is its mean; the others are its members.
         parents = (parent_of_token[..., None, :] == groups[:, None]).to(torch.uint8).argmax(-1)
         scores = self.score(grouped_tokens.mean(-1).gather(-1, parents))

@@ -1,9 +1,11 @@
 """DPE, dynamic event prototype estimation: group frames into events, score each for the question, keep the best."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
 from .configuration_dynfocus import DynFocusConfig
@@ -140,6 +142,29 @@ class EventScorer(nn.Module):
         return self.out_proj(self.act(self.middle_proj(hidden))).squeeze(-1)
 
 
+class EventAttention(nn.Module):
+    """One layer of self-attention between the events of a video, and an MLP, each added to what comes in."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.num_heads = math.gcd(4, hidden_size)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
+        self.attention_proj = nn.Linear(hidden_size, hidden_size)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.up_proj = nn.Linear(hidden_size, hidden_size)
+        self.down_proj = nn.Linear(hidden_size, hidden_size)
+        self.act = nn.GELU()
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`hidden` `(V, L, D)`, `mask` `(V, L)` the real events, which alone are attended to; returns `(V, L, D)`."""
+        heads = self.qkv_proj(self.attention_norm(hidden)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        hidden = hidden + self.attention_proj(seen.transpose(1, 2).flatten(2))
+        return hidden + self.down_proj(self.act(self.up_proj(self.mlp_norm(hidden))))
+
+
 class QuestionScorer(nn.Module):
     """
     What the question adds to an event's score; zero at first, so that training begins question-blind.
@@ -147,6 +172,7 @@ class QuestionScorer(nn.Module):
     An MLP on the question encoder's output, the prototype and the event's place in time, beside how well the question
     matches what the frame shows (late interaction): each query's largest product with one of the frame's tokens.
     Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
+    Events then attend to one another: which comes first, or right after another, no event can tell alone.
     """
 
     num_time_features = 4
@@ -154,7 +180,8 @@ class QuestionScorer(nn.Module):
     def __init__(self, hidden_size: int, num_queries: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * hidden_size)
-        self.in_proj = nn.Linear(4 * hidden_size + self.num_time_features, hidden_size)
+        self.in_proj = nn.Linear(4 * hidden_size + self.num_time_features + num_queries, hidden_size)
+        self.event_attention = EventAttention(hidden_size)
         self.query_norm = nn.LayerNorm(hidden_size)
         self.query_match = nn.Linear(hidden_size, hidden_size)
         self.token_match = nn.Linear(hidden_size, hidden_size)
@@ -162,7 +189,12 @@ class QuestionScorer(nn.Module):
         self.act = nn.GELU()
 
     def forward(
-        self, queries: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor, time_features: torch.Tensor
+        self,
+        queries: torch.Tensor,
+        tokens: torch.Tensor,
+        pooled: torch.Tensor,
+        time_features: torch.Tensor,
+        mask: torch.Tensor,
     ) -> torch.Tensor:
         """
         Args:
@@ -170,15 +202,17 @@ class QuestionScorer(nn.Module):
             tokens (`torch.Tensor` of shape `(V, L, N, D)`): the grouped tokens of each medoid frame.
             pooled (`torch.Tensor` of shape `(V, L, 2D)`): mean ‖ max of each prototype.
             time_features (`torch.Tensor` of shape `(V, L, 4)`): see `event_time_features`.
+            mask (`torch.Tensor` of shape `(V, L)`, bool): the real events.
 
         Returns:
             `torch.Tensor` of shape `(V, L)`.
         """
         seen = torch.cat([queries.mean(2), queries.amax(2), pooled], dim=-1)
-        hidden = torch.cat([self.norm(seen), time_features.to(seen.dtype)], dim=-1)
         products = self.query_match(self.query_norm(queries)) @ self.token_match(tokens).transpose(-1, -2)
         matches = products.amax(-1) * tokens.shape[-1] ** -0.5
-        return self.out_proj(torch.cat([self.act(self.in_proj(hidden)), matches], dim=-1)).squeeze(-1)
+        hidden = torch.cat([self.norm(seen), time_features.to(seen.dtype), matches], dim=-1)
+        hidden = self.event_attention(self.act(self.in_proj(hidden)), mask)
+        return self.out_proj(torch.cat([hidden, matches], dim=-1)).squeeze(-1)
 
 
 def event_time_features(events: Events, frame_mask: torch.Tensor) -> torch.Tensor:
@@ -233,6 +267,7 @@ class EventPrototypeEstimator(nn.Module):
                 take_frames(grouped_tokens, events.medoids),
                 pooled,
                 event_time_features(events, frame_mask),
+                events.mask,
             )
         return scores.float().masked_fill(~events.mask, float("-inf"))
 
@@ -255,6 +290,7 @@ class EventPrototypeEstimator(nn.Module):
 
 
 __all__ = [
+    "EventAttention",
     "EventPrototypeEstimator",
     "EventScorer",
     "Events",

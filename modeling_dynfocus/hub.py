@@ -1,10 +1,11 @@
 """
 Folders that load without this package: weights, processor and all the code they need, in one flat folder.
 
-    python -m dynfocus.hub FOLDER    # bring the code of a saved folder up to date, its weights untouched
+    python -m dynfocus.hub FOLDER [CARD]    # bring the code of a saved folder (and its model card) up to date
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,13 @@ def prepare_for_hub(model_or_config: PreTrainedModel | DynFocusConfig, processor
     }
 
 
-def save_for_hub(model: PreTrainedModel, processor: ProcessorMixin, folder: str | os.PathLike[str]) -> None:
+def save_for_hub(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: str | os.PathLike[str],
+    *,
+    max_shard_size: int | str = "5GB",
+) -> None:
     """
     Write model, processor and code to `folder`, from where `trust_remote_code=True` loads them without this package.
 
@@ -66,6 +73,7 @@ def save_for_hub(model: PreTrainedModel, processor: ProcessorMixin, folder: str 
         model ([`DynFocusForConditionalGeneration`]).
         processor ([`DynFocusProcessor`]).
         folder: is made where it does not exist.
+        max_shard_size: of a weight file.
 
     Example:
 
@@ -75,7 +83,7 @@ def save_for_hub(model: PreTrainedModel, processor: ProcessorMixin, folder: str 
     ```
     """
     prepare_for_hub(model, processor)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     _check_complete(Path(folder))
 
@@ -121,8 +129,10 @@ def _check_complete(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m dynfocus.hub FOLDER")
+    if len(sys.argv) not in (2, 3):
+        raise SystemExit("usage: python -m dynfocus.hub FOLDER [CARD]")
     print("\n".join(refresh_code(sys.argv[1])))
+    if len(sys.argv) == 3:
+        shutil.copyfile(sys.argv[2], Path(sys.argv[1]) / "README.md")
 
 __all__ = ["prepare_for_hub", "refresh_code", "save_for_hub"]

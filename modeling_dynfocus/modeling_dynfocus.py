@@ -11,6 +11,7 @@ from transformers.utils import can_return_tuple
 from .configuration_dynfocus import DynFocusConfig
 from .cooperative_encoding import CooperativeEncoder
 from .event_prototypes import EventPrototypeEstimator, ZeroLinear
+from .generation_fixes import GenerationFixes
 from .modeling_outputs_dynfocus import (
     DynFocusCausalLMOutputWithPast,
     DynFocusModelOutputWithPast,
@@ -18,7 +19,7 @@ from .modeling_outputs_dynfocus import (
 )
 from .patch_grouping import group_patches, pool_patches
 from .question_encoder import QuestionEncoder
-from .video_inputs import check_token_plan, checked_frame_mask, without_padding
+from .video_inputs import check_token_plan, checked_frame_mask, stacked, without_padding
 from .video_state import VideoState
 from .vision_tower import VisionTower
 
@@ -36,6 +37,13 @@ class DynFocusPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, but for one thing: weights are read from safetensors, and no pickle is ever opened."""
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("`use_safetensors=False` would read a pickle: DynFocus weights are safetensors only.")
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -112,10 +120,10 @@ class DynFocusModel(DynFocusPreTrainedModel):
         self,
         pixel_values_videos: torch.Tensor | None = None,
         video_state: VideoState | None = None,
-        video_frame_mask: torch.Tensor | None = None,
+        video_frame_mask: torch.Tensor | list[torch.Tensor] | None = None,
         video_token_plan: torch.Tensor | None = None,
-        question_input_ids: torch.Tensor | None = None,
-        question_attention_mask: torch.Tensor | None = None,
+        question_input_ids: torch.Tensor | list[torch.Tensor] | None = None,
+        question_attention_mask: torch.Tensor | list[torch.Tensor] | None = None,
         **kwargs,
     ) -> DynFocusVideoFeatures:
         """
@@ -130,6 +138,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
             question_input_ids (`torch.Tensor` of shape `(V, Q)`): the question for each video.
             question_attention_mask (`torch.Tensor` of shape `(V, Q)`, *optional*): 0 on its padding.
 
+        Questions and masks may also be lists of rows of different lengths, as vLLM gives those of several requests.
+
         Raises:
             `ValueError`: where inputs are missing, or the plan does not fit the videos.
         """
@@ -139,17 +149,19 @@ class DynFocusModel(DynFocusPreTrainedModel):
             missing = "video_token_plan" if video_token_plan is None else "question_input_ids"
             raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
         pixels: Any = pixel_values_videos
-        state = self.encode_video(pixels, video_frame_mask) if video_state is None else video_state
-        # The features go where the weights are, in their precision (`device_map` and half precision).
-        reference = self.question_encoder.projector.weight
+        state = self.encode_video(pixels, stacked(video_frame_mask)) if video_state is None else video_state
+        # The features go where the weights are, in their precision (`device_map`, half precision), which a quantised
+        # layer would not tell.
+        reference = self.question_encoder.query_tokens
         # Weights that accelerate has offloaded are on meta until their own module runs.
         placed = (weight.device for weight in (reference, *self.parameters()) if not weight.is_meta)
         device = next(placed, state.frame_mask.device)
         state = state.to(device=device, dtype=reference.dtype)
         plan = video_token_plan.to(device)
-        questions = question_input_ids.to(device)
+        questions = stacked(question_input_ids).to(device)
         if question_attention_mask is None:
-            question_attention_mask = torch.ones_like(questions)
+            question_attention_mask = [torch.ones_like(row) for row in question_input_ids]
+        question_mask = stacked(question_attention_mask).to(device)
         check_token_plan(plan, questions, state)
         num_events, num_key, num_groups = plan.unbind(1)
 
@@ -158,7 +170,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
             if state.patches is None:
                 raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
             frame_tokens = state.patches
-        queries = self.question_encoder(questions, question_attention_mask.to(device), frame_tokens, state.frame_mask)
+        queries = self.question_encoder(questions, question_mask, frame_tokens, state.frame_mask)
         estimator, encoder = self.event_prototypes, self.cooperative_encoder
         events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
         scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
@@ -263,7 +275,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         )
 
 
-class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin):
+class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationFixes, GenerationMixin):
     """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
 
     def __init__(self, config: DynFocusConfig):
@@ -298,10 +310,10 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         self,
         pixel_values_videos: torch.Tensor | None = None,
         video_state: VideoState | None = None,
-        video_frame_mask: torch.Tensor | None = None,
+        video_frame_mask: torch.Tensor | list[torch.Tensor] | None = None,
         video_token_plan: torch.Tensor | None = None,
-        question_input_ids: torch.Tensor | None = None,
-        question_attention_mask: torch.Tensor | None = None,
+        question_input_ids: torch.Tensor | list[torch.Tensor] | None = None,
+        question_attention_mask: torch.Tensor | list[torch.Tensor] | None = None,
         **kwargs,
     ) -> DynFocusVideoFeatures:
         """See [`DynFocusModel.get_video_features`]."""

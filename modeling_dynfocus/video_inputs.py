@@ -1,6 +1,9 @@
 """Checks of what comes with videos: frame masks and token plans."""
 
+from typing import Any
+
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .video_state import VideoState
 
@@ -45,9 +48,14 @@ def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoSt
         )
 
 
+def stacked(rows: Any) -> Any:
+    """One tensor of rows `(n)` of any lengths, zeros at their end; a tensor, or `None`, as it is."""
+    return pad_sequence(list(rows), batch_first=True) if isinstance(rows, (list, tuple)) else rows
+
+
 def without_padding(padded: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
     """The rows of `(V, n, …)`, each cut to its length."""
     return [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
 
 
-__all__ = ["check_token_plan", "checked_frame_mask", "without_padding"]
+__all__ = ["check_token_plan", "checked_frame_mask", "stacked", "without_padding"]

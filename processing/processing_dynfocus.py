@@ -272,16 +272,23 @@ class DynFocusProcessor(ProcessorMixin):
         Placeholder tokens of videos whose sizes alone are known.
 
         Args:
+            image_sizes (`list[tuple[int, int]]`, *optional*): (height, width) of each image: a video of one frame.
             video_sizes (`list[tuple[int, int, int]]`, *optional*): (frames, height, width) of each decoded video.
-            kwargs: the settings of a call that change the number: `max_visual_tokens`, `num_frames`, `max_frames`, …
+            kwargs: the settings of a call that change the number: `max_visual_tokens`, `num_frames`, `max_frames`,
+                `do_sample_frames`, …
         """
-        if video_sizes is None:
-            return MultiModalData()
+        found = MultiModalData()
         names = ("max_visual_tokens", "num_prototypes", "key_ratio")
         budget = self.token_budget(**{name: kwargs.get(name) for name in names})
-        sampling = {name: kwargs[name] for name in ("fps", "num_frames", "max_frames") if name in kwargs}
-        kept = [self.video_processor.planned_frames(size[0], **sampling) for size in video_sizes]
-        return MultiModalData(num_video_tokens=[budget.plan(count).num_visual_tokens for count in kept])
+        if image_sizes is not None:
+            found.num_image_tokens = [budget.plan(1).num_visual_tokens] * len(image_sizes)
+            found.num_image_patches = [1] * len(image_sizes)
+        if video_sizes is not None:
+            settings = ("fps", "num_frames", "max_frames", "do_sample_frames")
+            sampling = {name: kwargs[name] for name in settings if name in kwargs}
+            kept = [self.video_processor.planned_frames(size[0], **sampling) for size in video_sizes]
+            found.num_video_tokens = [budget.plan(count).num_visual_tokens for count in kept]
+        return found
 
     @property
     def model_input_names(self) -> list[str]:

@@ -206,7 +206,7 @@ def test_the_selection_learns_what_a_question_needs():
         torch.manual_seed(0)
         estimator = EventPrototypeEstimator(tiny_config(selection_samples=100, question_aware_score=question_aware))
         optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-3)
-        for _ in range(60):
+        for _ in range(200):
             scores = estimator.score(events, queries, tokens, mask)
             selection = estimator.select(scores, mask, torch.tensor([1, 1]), sigma=0.3)
             worth = selection.indicators[torch.arange(2), 0, wanted]
@@ -283,16 +283,21 @@ def test_visual_tokens_differ_from_a_dense_models(aware_model):
 
 
 def test_permuting_redundant_frames_does_not_change_the_answer(aware_model):
-    """Frames of a still scene differ by noise alone: in which order it comes must not matter."""
+    """
+    Frames of a still scene differ by noise alone: in which order they come must not matter. But the medoid stays, as
+    its place in time is told to the score and is that of the cones.
+    """
     lengths, plan = [4, 3, 5, 4], [4, 2, 16]
     pixels = scenes(aware_model.config, lengths, noise=1e-4)
     expected = ask(aware_model, pixels, plan, QUESTIONS[0])
     scene_of_frame = torch.arange(4).repeat_interleave(torch.tensor(lengths))
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
-        order = torch.cat(
-            [frames[torch.randperm(len(frames), generator=generator)] for frames in torch.arange(16).split(lengths)]
-        )
+        order = torch.arange(16)
+        for frames in torch.arange(16).split(lengths):
+            movable = frames[~torch.isin(frames, expected.event_medoids[0])]
+            order[movable] = movable[torch.randperm(len(movable), generator=generator)]
+        assert not torch.equal(order, torch.arange(16))
         found = ask(aware_model, pixels[:, order], plan, QUESTIONS[0])
         assert torch.equal(found.event_of_frame[0], expected.event_of_frame[0])
         assert torch.equal(scene_of_frame[found.key_frames[0]], scene_of_frame[expected.key_frames[0]])

@@ -19,7 +19,7 @@ from dynfocus.hub import refresh_code, save_for_hub
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = ROOT / "checkpoints" / "dynfocus-tiny"
-REFRESH = "run `python -m dynfocus.hub checkpoints/dynfocus-tiny`"
+REFRESH = "run `python -m dynfocus.hub checkpoints/dynfocus-tiny model_card.md`"
 QUESTION = "which number is shown with the red star?"
 
 
@@ -146,3 +146,9 @@ def test_code_of_the_default_model_is_that_of_the_tree(saved):
     assert sorted(expected.keys() - kept.keys()) == [], f"code is missing in {DEFAULT_MODEL}: {REFRESH}"
     assert sorted(kept.keys() - expected.keys()) == [], f"code of an older version in {DEFAULT_MODEL}: delete it"
     assert [name for name in expected if kept[name] != expected[name]] == [], f"{DEFAULT_MODEL} is stale: {REFRESH}"
+
+
+def test_the_default_model_has_the_card_of_the_tree():
+    card = (ROOT / "model_card.md").read_text(encoding="utf-8")
+    kept = DEFAULT_MODEL / "README.md"
+    assert kept.is_file() and kept.read_text(encoding="utf-8") == card, f"{kept} is stale: {REFRESH}"

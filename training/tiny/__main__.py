@@ -15,10 +15,10 @@ import torch
 
 from dynfocus.hub import save_for_hub
 
+from .alignment import align
 from .answers import AnswerTraining, Course, answer_accuracy, train_answers
-from .data import KIND_WEIGHTS, QuestionBatches, VideoSet, encode_videos
+from .data import HARD_WEIGHTS, KIND_WEIGHTS, QuestionBatches, VideoSet, encode_videos
 from .model import build_model, build_processor
-from .selector import warm_up_selector
 from .tokenizer import build_tokenizer
 from .vision import train_vision
 
@@ -38,9 +38,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vision-steps", type=int, default=2400)
-    parser.add_argument("--selector-steps", type=int, default=1500, help="steps of the selector's warm-up")
-    parser.add_argument("--short-steps", type=int, default=800, help="steps on videos of 8 frames")
-    parser.add_argument("--long-steps", type=int, default=3500, help="steps on videos of 32 frames")
+    parser.add_argument("--alignment-steps", type=int, default=1000, help="steps before any answer is trained")
+    parser.add_argument("--short-steps", type=int, default=300, help="steps on videos of 8 frames")
+    parser.add_argument("--many-steps", type=int, default=1500, help="steps on 32 frames, ten questions each")
+    parser.add_argument("--few-steps", type=int, default=1500, help="steps on 32 frames, four questions each")
+    parser.add_argument("--last-steps", type=int, default=1000, help="steps on 32 frames, one question each")
+    parser.add_argument("--hard-steps", type=int, default=800, help="steps on 32 frames, hard kinds above all")
     parser.add_argument("--scale", type=float, default=1.0, help="share of frames and videos to draw, for a trial")
     parser.add_argument("--no-compile", action="store_true", help="run without a C compiler")
     return parser.parse_args()
@@ -64,21 +67,26 @@ def main() -> None:
         device=args.device,
         log=log,
     )
+    torch.manual_seed(args.seed)  # a continued run must begin with the same words as the run before it
     model = build_model(tokenizer, tower).to(args.device)
-    batches = {}
-    for name, videos in (("short", SHORT), ("validation", VALIDATION), ("long", LONG)):
-        videos = scaled(videos, args.scale)
-        features = encode_videos(model, videos, args.work / f"{name}.safetensors", args.device, log)
-        kinds = None if name == "validation" else KIND_WEIGHTS
-        batches[name] = QuestionBatches(features, processor, videos.num_frames, kinds)
+    features = {
+        name: encode_videos(model, scaled(videos, args.scale), args.work / f"{name}.safetensors", args.device, log)
+        for name, videos in (("short", SHORT), ("validation", VALIDATION), ("long", LONG))
+    }
+    short = QuestionBatches(features["short"], processor, SHORT.num_frames, KIND_WEIGHTS, turns=5)
+    validation = QuestionBatches(features["validation"], processor, VALIDATION.num_frames)
+    many, few, one = (
+        QuestionBatches(features["long"], processor, LONG.num_frames, KIND_WEIGHTS, turns=turns)
+        for turns in (10, 4, 1)
+    )
     if not args.no_compile:
         model.model.language_model.compile(dynamic=True)
-    warm_up_selector(
+    align(
         model,
-        batches["long"],
+        one,
         args.work,
-        steps=args.selector_steps,
-        batch_size=64,
+        steps=args.alignment_steps,
+        batch_size=32,
         learning_rate=2e-3,
         seed=args.seed,
         device=args.device,
@@ -86,14 +94,25 @@ def main() -> None:
     )
 
     def check() -> str:
-        accuracy, recall = answer_accuracy(model, batches["validation"], count=512, seed=7, device=args.device)
+        accuracy, recall = answer_accuracy(model, validation, count=512, seed=7, device=args.device)
         mean = np.mean([share for kind, share in accuracy.items() if kind != "count"])
         kinds = " ".join(f"{kind} {share:.2f}" for kind, share in accuracy.items())
         return f"validation: {kinds}; mean without count {mean:.3f}; key frames hit {recall:.2f}"
 
-    courses = [Course(batches["short"], args.short_steps, 64), Course(batches["long"], args.long_steps, 32)]
+    courses = [
+        Course(short, args.short_steps, 64),
+        Course(many, args.many_steps, 32),
+        Course(few, args.few_steps, 32),
+        Course(one, args.last_steps, 32),
+    ]
     settings = AnswerTraining(learning_rate=1.2e-3)
     train_answers(model, courses, settings, args.work, seed=args.seed, device=args.device, log=log, check=check)
+    hard = QuestionBatches(features["long"], processor, LONG.num_frames, KIND_WEIGHTS, 8, HARD_WEIGHTS)
+    settings = AnswerTraining(learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=50, sigma=0.0, save_every=200)
+    last = args.work / "hard"
+    last.mkdir(exist_ok=True)
+    courses = [Course(hard, args.hard_steps, 32)]
+    train_answers(model, courses, settings, last, seed=args.seed + 1, device=args.device, log=log, check=check)
     save_for_hub(model, processor, args.out)
     log(f"saved {args.out}")
 

@@ -31,6 +31,7 @@ class AnswerTraining:
 
     Args:
         learning_rate, weight_decay: of AdamW, after a warm-up of `warm_up` steps, with cosine decay.
+        matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
         relevance_weight: weight of the selector's own loss: binary cross-entropy of an event's score against whether
             the answer rests on it, which the synthetic world knows. 0 trains the selector by the answers alone.
         sigma: selection noise at the start; it falls linearly to 0.
@@ -38,6 +39,7 @@ class AnswerTraining:
     """
 
     learning_rate: float = 1e-3
+    matrix_learning_rate: float = 4e-3
     weight_decay: float = 0.05
     warm_up: int = 300
     relevance_weight: float = 0.5
@@ -45,6 +47,23 @@ class AnswerTraining:
     log_every: int = 100
     save_every: int = 500
     bf16: bool = True
+
+
+def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTraining) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices in the language model's layers, AdamW for all other parameters that are trained."""
+    layers = model.model.language_model.layers
+    matrices = [parameter for parameter in layers.parameters() if parameter.dim() == 2]
+    taken = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    return [
+        torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
+        torch.optim.Muon(
+            matrices,
+            lr=settings.matrix_learning_rate,
+            weight_decay=settings.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+    ]
 
 
 def train_answers(
@@ -61,10 +80,8 @@ def train_answers(
     """Train `model` in place through `courses`; a checkpoint in `out/answers.partial` is continued exactly."""
     partial, total = out / "answers.partial", sum(course.steps for course in courses)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
-    )
-    step = load_progress(partial, model, optimizer, device)
+    optimizers = build_optimizers(model, settings)
+    step = load_progress(partial, model, optimizers, device)
     if step:
         log(f"continuing after step {step}")
     started, window = time.monotonic(), defaultdict(list)
@@ -78,8 +95,10 @@ def train_answers(
         # Data and noise follow from the step alone, so that a continued run is the same run.
         rng = np.random.default_rng((seed, step))
         torch.manual_seed(seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, total, settings.learning_rate, settings.warm_up)
+        share = learning_rate_at(step, total, 1.0, settings.warm_up)
+        for optimizer, peak in zip(optimizers, (settings.learning_rate, settings.matrix_learning_rate), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = share * peak
         model.model.selection_sigma = settings.sigma * (1 - step / total)
 
         inputs = course.batches.collate(*course.batches.draw(rng, course.batch_size), device)
@@ -89,10 +108,11 @@ def train_answers(
         found = outputs.video_features
         relevance = relevance_loss(torch.stack(found.event_scores), torch.stack(found.event_medoids), asked)
         loss = outputs.loss + settings.relevance_weight * relevance
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         window["answer"].append(outputs.loss.item())
         window["relevance"].append(relevance.item())
@@ -101,7 +121,7 @@ def train_answers(
             log(f"answers step {step}/{total} {means} ({time.monotonic() - started:.0f} s)")
             window.clear()
         if step % settings.save_every == 0 or step == total:
-            save_progress(partial, model, optimizer, step)
+            save_progress(partial, model, optimizers, step)
             if check is not None:
                 log(check())
     model.eval()
@@ -120,14 +140,14 @@ def answer_accuracy(
     model.eval()
     right, found = defaultdict(list), []
     for start in range(0, count, 64):
-        rows, questions = batches.draw(np.random.default_rng((seed, start)), 64)
-        inputs = batches.collate(rows, questions, device)
+        rows, turns = batches.draw(np.random.default_rng((seed, start)), 64)
+        inputs = batches.collate(rows, turns, device)
         inputs.pop("asked")
         outputs = model(**inputs)
         labels = inputs["labels"][:, 1:]
         exact = ((outputs.logits[:, :-1].argmax(-1) == labels) | (labels == -100)).all(1).tolist()
         key_frames = [set(frames.tolist()) for frames in outputs.video_features.key_frames]
-        for row, question, ok, keys in zip(rows, questions, exact, key_frames, strict=True):
+        for row, (question, *_), ok, keys in zip(rows, turns, exact, key_frames, strict=True):
             right[question.kind].append(ok)
             events = [batches.features.episodes[row].events[index] for index in question.event_ids]
             if events and question.kind not in ("count", "first_last"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from dynfocus.eval.synthetic.questions import KINDS, Question, make_questions
-from dynfocus.eval.synthetic.world import Episode, render, sample_episode
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, sample_episode, truth_table
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.video_state import VideoState
@@ -34,23 +34,56 @@ class VideoSet:
 
 #: How often each kind is asked: those that take longest to learn, most. "story" is asked in training alone.
 KIND_WEIGHTS = {
-    "color": 0.7,
-    "shape": 0.7,
-    "number": 1.0,
+    "color": 1.0,
+    "shape": 1.0,
+    "number": 1.5,
     "order": 2.0,
-    "first_last": 1.5,
+    "first_last": 2.0,
     "motion": 2.0,
     "count": 1.2,
     "existence": 1.5,
-    "story": 1.5,
+    "story": 0.5,
 }
+#: And in later turns, whose events the selector was not asked for: only what can be told from the rods.
+LATER_WEIGHTS = {"order": 2.0, "first_last": 1.5, "motion": 2.0, "count": 1.2, "existence": 1.0, "story": 0.8}
+
+#: In the last stage: what was learnt least until then.
+HARD_WEIGHTS = {"order": 2.0, "count": 3.0, "first_last": 0.7, "motion": 0.7, "existence": 0.5}
 
 
 def tell_story(episode: Episode) -> Question:
     """All that happens, in order: one answer that teaches as much as a dozen, about order and motion above all."""
-    told = [f"{event.name} {event.number} {event.motion}" for event in episode.events]
+    told = [f"{event.name} {event.motion}" for event in episode.events]
     frames = tuple(frame for event in episode.events for frame in event.frames)
     return Question("What happens in the video?", ", ".join(told), "story", tuple(range(len(told))), frames)
+
+
+def needs_cones(question: Question) -> bool:
+    """Whether it asks for the number of an event, or names an event by its number."""
+    asks = question.answer.isdigit() and question.kind != "count"
+    return asks or any(character.isdigit() for character in question.question)
+
+
+def frame_labels(episode: Episode) -> dict[str, np.ndarray]:
+    """What each frame shows, as `sample_single_frames` labels it: arrays `(T,)`."""
+    table = truth_table(episode)
+    labels = {name: np.full(len(table), -100) for name in ("color", "shape", "tens", "ones")}
+    labels |= {name: np.zeros(len(table), dtype=np.float32) for name in ("x", "y")}
+    labels["present"] = np.array([int(truth is not None) for truth in table])
+    for time, truth in enumerate(table):
+        if truth is not None:
+            tens, ones = divmod(truth.number, 10)
+            numbers = (
+                tuple(COLORS).index(truth.color),
+                tuple(SHAPES).index(truth.shape),
+                tens,
+                ones,
+                truth.x,
+                truth.y,
+            )
+            for name, value in zip(("color", "shape", "tens", "ones", "x", "y"), numbers, strict=True):
+                labels[name][time] = value
+    return labels
 
 
 @dataclass
@@ -94,8 +127,18 @@ def encode_videos(
     return FeatureSet(VideoState(**load_file(path)), episodes)
 
 
+def _shares(weights: dict[str, float]) -> tuple[tuple[str, ...], np.ndarray]:
+    values = np.array(list(weights.values()))
+    return tuple(weights), values / values.sum()
+
+
 class QuestionBatches:
-    """Batches of the model's inputs: random videos of a feature set, each with a random question of `kinds`."""
+    """
+    Batches of the model's inputs: random videos of a feature set, each with random questions of `kinds`.
+
+    With several `turns` a video is asked about again and again in one chat: the selector sees the first question
+    alone, but the language model learns from all answers, for little more than the cost of one.
+    """
 
     def __init__(
         self,
@@ -103,51 +146,77 @@ class QuestionBatches:
         processor: DynFocusProcessor,
         num_frames: int,
         kinds: dict[str, float] | None = None,
+        turns: int = 1,
+        later_kinds: dict[str, float] = LATER_WEIGHTS,
     ):
         self.features = features
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
-        before, after = self._template(processor)
-        self.before, self.after = self._ids(before), after
-        kinds = kinds or dict.fromkeys(KINDS, 1.0)
-        self.kinds, weights = tuple(kinds), np.array(list(kinds.values()))
-        self.kind_shares = weights / weights.sum()
+        before, self.after, self.again = self._template(processor)
+        self.before = self._ids(before)
+        later = {kind: weight for kind, weight in later_kinds.items() if kinds is None or kind in kinds}
+        #: The kinds and their shares for each turn.
+        self.turns = [_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[_shares(later)] * (turns - 1)]
 
     @staticmethod
-    def _template(processor: DynFocusProcessor) -> tuple[str, str]:
+    def _template(processor: DynFocusProcessor) -> tuple[str, str, str]:
+        """A chat's text before the first video, after it, and the text of each later turn, questions left open."""
         content = [{"type": "video"}, {"type": "text", "text": "QUESTION"}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         before, after = text.split(processor.video_token)
-        return before, after
+        again = processor.apply_chat_template([{"role": "user", "content": "QUESTION"}], add_generation_prompt=True)
+        return before, after, again.removeprefix(processor.tokenizer.bos_token)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Question]]:
-        """Rows of the feature set and a question for each."""
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[list[Question]]]:
+        """Rows of the feature set and the questions for each, no text twice."""
         rows: list[int] = []
-        questions: list[Question] = []
+        turns: list[list[Question]] = []
         while len(rows) < size:
             row = int(rng.integers(len(self.features.episodes)))
-            kind = self.kinds[int(rng.choice(len(self.kinds), p=self.kind_shares))]
             episode = self.features.episodes[row]
-            found = [tell_story(episode)] if kind == "story" else make_questions(episode, rng, kinds=[kind])
-            if found:
+            asked: dict[str, Question] = {}
+            for turn, (kinds, shares) in enumerate(self.turns):
+                kind = kinds[int(rng.choice(len(kinds), p=shares))]
+                for question in (
+                    [tell_story(episode)] if kind == "story" else make_questions(episode, rng, kinds=[kind])
+                ):
+                    if turn == 0 or not needs_cones(question):
+                        asked.setdefault(question.question, question)
+            if asked:
                 rows.append(row)
-                questions.append(found[0])
-        return np.array(rows), questions
+                first, *later = asked.values()
+                # A story answers what comes after it.
+                alone = first.kind == "story"
+                turns.append(
+                    [first, *sorted(later, key=lambda question: question.kind == "story")][: 1 if alone else None]
+                )
+        return np.array(rows), turns
 
-    def collate(self, rows: np.ndarray, questions: list[Question], device: str) -> dict:
-        """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames that an answer rests on."""
+    def labels(self, rows: np.ndarray, device: str) -> dict[str, torch.Tensor]:
+        """What each frame of the videos shows, `(B, T)` each; -100 where there is nothing to name."""
+        found = [frame_labels(self.features.episodes[row]) for row in rows]
+        return {name: torch.from_numpy(np.stack([one[name] for one in found])).to(device) for name in found[0]}
+
+    def collate(self, rows: np.ndarray, turns: list[list[Question]], device: str) -> dict:
+        """
+        Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer.
+        """
         pad, video = self.tokenizer.pad_token_id, self.tokenizer.get_vocab()["<video>"]
-        sequences, starts, question_ids = [], [], []
-        for question in questions:
-            prompt = self.before + [video] * self.plan.num_visual_tokens
-            prompt = prompt + self._ids(self.after.replace("QUESTION", question.question))
-            answer = self._ids(f" {question.answer}") + [self.tokenizer.eos_token_id]
-            sequences.append(prompt + answer)
-            starts.append(len(prompt))
-            question_ids.append(self._ids(question.question))
+        sequences, targets, question_ids = [], [], []
+        for questions in turns:
+            ids = self.before + [video] * self.plan.num_visual_tokens
+            target = [-100] * len(ids)
+            for text, question in zip([self.after] + [self.again] * len(questions), questions, strict=False):
+                prompt = self._ids(text.replace("QUESTION", question.question))
+                answer = self._ids(f" {question.answer}") + [self.tokenizer.eos_token_id]
+                ids = ids + prompt + answer
+                target = target + [-100] * len(prompt) + answer
+            sequences.append(ids)
+            targets.append(target)
+            question_ids.append(self._ids(questions[0].question))
         longest, longest_question = max(map(len, sequences)), max(map(len, question_ids))
         input_ids = torch.full((len(rows), longest), pad)
         labels = torch.full((len(rows), longest), -100)
@@ -155,13 +224,13 @@ class QuestionBatches:
         question_input_ids = torch.full((len(rows), longest_question), pad)
         question_mask = torch.zeros_like(question_input_ids)
         asked = torch.zeros(len(rows), self.plan.num_frames)
-        for row, (ids, start, q_ids) in enumerate(zip(sequences, starts, question_ids, strict=True)):
+        for row, (ids, target, q_ids) in enumerate(zip(sequences, targets, question_ids, strict=True)):
             input_ids[row, : len(ids)] = torch.tensor(ids)
-            labels[row, start : len(ids)] = torch.tensor(ids[start:])
+            labels[row, : len(ids)] = torch.tensor(target)
             mask[row, : len(ids)] = 1
             question_input_ids[row, : len(q_ids)] = torch.tensor(q_ids)
             question_mask[row, : len(q_ids)] = 1
-            asked[row, list(questions[row].frames)] = 1
+            asked[row, list(turns[row][0].frames)] = 1
         inputs = {
             "input_ids": input_ids,
             "attention_mask": mask,
@@ -174,4 +243,13 @@ class QuestionBatches:
         return {**inputs, "video_state": self.features.batch(rows, device), "asked": asked.to(device)}
 
 
-__all__ = ["FeatureSet", "KIND_WEIGHTS", "QuestionBatches", "VideoSet", "encode_videos", "tell_story"]
+__all__ = [
+    "FeatureSet",
+    "HARD_WEIGHTS",
+    "KIND_WEIGHTS",
+    "QuestionBatches",
+    "VideoSet",
+    "encode_videos",
+    "frame_labels",
+    "tell_story",
+]

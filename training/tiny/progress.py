@@ -1,6 +1,7 @@
 """What the stages of the tiny recipe share: the learning rate, unfinished training on disk, the selector's loss."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,22 @@ def learning_rate_at(step: int, steps: int, peak: float, warm_up: int, floor: fl
     return peak * min((step + 1) / warm_up, decay)
 
 
-def save_progress(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
     """Written beside `path`, then renamed: a run killed while it writes keeps the older file."""
     writing = path.with_suffix(".writing")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, writing)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "step": step}, writing)
     writing.replace(path)
 
 
-def load_progress(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
-    """Bring both to where `save_progress` left them; returns the step, 0 where there is no file."""
+def load_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: str) -> int:
+    """Bring all to where `save_progress` left them; returns the step, 0 where there is no file."""
     if not path.exists():
         return 0
     saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
     return saved["step"]
 
 

@@ -127,7 +127,7 @@ def train_vision(
     peak = 1e-3
     optimizer = torch.optim.AdamW(reader.parameters(), lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
     warm_up = max(steps // 20, 1)
-    step = load_progress(partial, reader, optimizer, device)
+    step = load_progress(partial, reader, [optimizer], device)
     frames, labels = _pool(out, seed, pool, log)
     started, hits = time.monotonic(), []
     while step < steps:
@@ -153,7 +153,7 @@ def train_vision(
             shown = " ".join(f"{name} {value:.3f}" for name, value in zip(LABELS, mean, strict=True))
             log(f"vision step {step}/{steps} loss {loss.item():.3f} {shown} ({time.monotonic() - started:.0f} s)")
         if step % 500 == 0:
-            save_progress(partial, reader, optimizer, step)
+            save_progress(partial, reader, [optimizer], step)
     save_file(reader.state_dict(), finished)
     partial.unlink(missing_ok=True)
     return reader.tower

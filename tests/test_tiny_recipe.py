@@ -1,0 +1,133 @@
+"""The tiny checkpoint's recipe: what the model is shown, and what it is asked to say."""
+
+import numpy as np
+import pytest
+import torch
+
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_episode, truth_table
+from dynfocus.processing.token_plan import TokenPlan
+from dynfocus.training.tiny.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, frame_labels, tell_story
+from dynfocus.training.tiny.model import build_config, build_processor
+from dynfocus.training.tiny.naming import NAMES, Naming, named_in
+from dynfocus.training.tiny.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(build_tokenizer(episodes=40))
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return [sample_episode(np.random.default_rng(seed), num_frames=16, num_events=(2, 3)) for seed in range(6)]
+
+
+class NoState:
+    """Stands for the states of videos, which these tests do not look at."""
+
+    def tensors(self):
+        return {}
+
+
+def batches_of(processor, episodes, monkeypatch, **kwargs) -> QuestionBatches:
+    features = FeatureSet(NoState(), episodes)
+    monkeypatch.setattr(features, "batch", lambda rows, device: None)
+    return QuestionBatches(features, processor, 16, KIND_WEIGHTS, **kwargs)
+
+
+def test_labels_say_what_the_frames_show(episodes):
+    for episode in episodes:
+        labels = frame_labels(episode)
+        for time, truth in enumerate(truth_table(episode)):
+            assert labels["present"][time] == (truth is not None)
+            if truth is None:
+                assert all(labels[name][time] == -100 for name in NAMES)
+                continue
+            assert list(COLORS)[labels["color"][time]] == truth.color
+            assert list(SHAPES)[labels["shape"][time]] == truth.shape
+            assert 10 * labels["tens"][time] + labels["ones"][time] == truth.number
+            assert (labels["x"][time], labels["y"][time]) == pytest.approx((truth.x, truth.y))
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("What is the color of the shape numbered 47?", {"tens 4", "ones 7"}),
+        ("Which comes first, the red star or the blue cross?", {"red", "star", "blue", "cross"}),
+        ("How many crosses appear?", {"cross"}),
+        ("What is the first number?", set()),
+    ],
+)
+def test_what_a_question_names(question, named):
+    words = [*COLORS, *SHAPES, *(f"tens {digit}" for digit in range(10)), *(f"ones {digit}" for digit in range(10))]
+    found = named_in(question)
+    assert {word for word, there in zip(words, found, strict=True) if there} == named
+    assert len(found) == sum(NAMES.values())
+
+
+def test_labels_are_the_answers_and_their_ends(processor, episodes, monkeypatch):
+    batches = batches_of(processor, episodes, monkeypatch, turns=5)
+    rows, turns = batches.draw(np.random.default_rng(0), 12)
+    inputs = batches.collate(rows, turns, "cpu")
+    assert max(len(questions) for questions in turns) == 5
+    tokenizer, eos = processor.tokenizer, processor.tokenizer.eos_token
+    for row, questions in enumerate(turns):
+        labels = inputs["labels"][row]
+        wanted = "".join(f" {question.answer}{eos}" for question in questions)
+        assert tokenizer.decode(labels[labels != -100]) == wanted
+        real = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        assert torch.equal(labels[labels != -100], inputs["input_ids"][row][labels != -100])
+        asked = tokenizer.decode(inputs["question_input_ids"][row], skip_special_tokens=True)
+        assert asked == questions[0].question
+        # The same text that the chat template gives for the whole conversation.
+        chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": questions[0].question}]}]
+        for before, after in zip(questions, questions[1:], strict=False):
+            chat += [{"role": "assistant", "content": before.answer}, {"role": "user", "content": after.question}]
+        chat.append({"role": "assistant", "content": questions[-1].answer})
+        text = processor.apply_chat_template(chat)
+        video = processor.video_token
+        assert tokenizer.decode(real).replace(batches.plan.num_visual_tokens * video, video) == text
+
+
+def test_a_story_comes_last_as_it_would_answer_the_others(processor, episodes, monkeypatch):
+    batches = batches_of(processor, episodes, monkeypatch, turns=6)
+    _, turns = batches.draw(np.random.default_rng(1), 40)
+    places = [
+        [question.kind for question in questions].index("story")
+        for questions in turns
+        if any(question.kind == "story" for question in questions)
+    ]
+    lengths = [len(questions) for questions in turns if questions[-1].kind == "story"]
+    assert len(places) > 10 and places == [length - 1 for length in lengths]
+    assert all(tell_story(episode).answer.count(",") == len(episode.events) - 1 for episode in episodes)
+
+
+def test_frames_asked_about_are_those_of_the_first_question(processor, episodes, monkeypatch):
+    batches = batches_of(processor, episodes, monkeypatch, turns=3)
+    rows, turns = batches.draw(np.random.default_rng(2), 8)
+    asked = batches.collate(rows, turns, "cpu")["asked"]
+    assert [row.nonzero()[:, 0].tolist() for row in asked] == [sorted(questions[0].frames) for questions in turns]
+
+
+def test_tokens_that_say_the_right_words_have_the_smallest_loss(processor, episodes):
+    """Sums of a frame's directions are what the naming losses ask for; any other frame's are worse."""
+    from dynfocus import DynFocusForConditionalGeneration
+
+    model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
+    naming = Naming(model, processor.tokenizer, seed=0)
+    labels = {name: torch.from_numpy(values)[None] for name, values in frame_labels(episodes[0]).items()}
+    shown = labels["present"][0].bool()
+    tokens = torch.zeros(1, 16, model.config.text_config.hidden_size)
+    for name in ("color", "shape"):
+        tokens[0, shown] += naming.codes[name][labels[name][0, shown]]
+    tokens[0, shown] += naming.present
+    right = naming.rods(tokens, labels)
+    wrong = naming.rods(tokens.flip(1), labels)
+    for name in ("rod color", "rod shape", "rod present"):
+        assert right[name] < 0.2 and right[name] < wrong[name]
+
+
+def test_the_plan_of_the_recipe_is_the_one_in_the_documents(processor):
+    plan = processor.token_budget().plan(32)
+    assert isinstance(plan, TokenPlan)
+    assert plan.num_visual_tokens == 216

@@ -1,0 +1,110 @@
+"""
+Stage 3 of the tiny recipe: align the new parts with language, before any answer is trained.
+
+The selector learns which events a question asks about, and the tokens learn to carry words: a frame's rod that the
+question attends to and its cones become sums of the embeddings of what the frame shows, so that "the red star" of a
+question meets a token with "red" and "star" in it. In the same way the question encoder's queries learn to carry what
+the question names, where the score multiplies them with the frame's tokens. A tower trained on captions brings much of
+this along; ours was trained on labels.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dynfocus.eval.synthetic.questions import Question
+from dynfocus.event_prototypes import Selection
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+
+from .data import QuestionBatches
+from .naming import Naming, named_in
+from .progress import learning_rate_at, load_progress, relevance_loss, save_progress
+
+
+def align(
+    model: DynFocusForConditionalGeneration,
+    batches: QuestionBatches,
+    out: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: str,
+    log: Callable[[str], None],
+) -> None:
+    """Train selector, rods and cones in place; a checkpoint in `out/alignment.partial` is continued, or taken."""
+    partial = out / "alignment.partial"
+    naming = Naming(model, batches.tokenizer, seed).to(device)
+    inner = model.model
+    parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes, inner.cooperative_encoder, naming])
+    parameters = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    step = load_progress(partial, parts, [optimizer], device)
+    started, window = time.monotonic(), defaultdict(list)
+    while step < steps:
+        rng = np.random.default_rng((seed, 1, step))
+        torch.manual_seed(seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, learning_rate, warm_up=100)
+        losses, hits = alignment_losses(model, naming, batches, *batches.draw(rng, batch_size), device)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        for name, value in {"best event asked for": hits, **losses}.items():
+            window[name].append(value.item())
+        if step % 100 == 0:
+            shown = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
+            log(f"alignment step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
+            window.clear()
+        if step % 500 == 0 or step == steps:
+            save_progress(partial, parts, [optimizer], step)
+
+
+def alignment_losses(
+    model: DynFocusForConditionalGeneration,
+    naming: Naming,
+    batches: QuestionBatches,
+    rows: np.ndarray,
+    turns: list[list[Question]],
+    device: str,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """All losses of a batch by their names, and how often the best event is one that the question asks about."""
+    inputs, labels = batches.collate(rows, turns, device), batches.labels(rows, device)
+    named = torch.from_numpy(np.stack([named_in(questions[0].question) for questions in turns])).to(device)
+    state, asked = inputs["video_state"], inputs["asked"]
+    num_events, num_key, num_groups = inputs["video_token_plan"].unbind(1)
+    estimator, encoder = model.model.event_prototypes, model.model.cooperative_encoder
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        queries = model.model.question_encoder(
+            inputs["question_input_ids"], inputs["question_attention_mask"], state.grouped_tokens, state.frame_mask
+        )
+        events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
+        scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
+        gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
+        rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
+        # Any frame's cones must name what it shows: these are some, whatever the question.
+        chances = torch.rand(scores.shape, device=device).masked_fill(~events.mask, -1)
+        key_events = chances.topk(int(num_key.max())).indices.sort().values
+        selection = Selection(key_events, torch.ones_like(key_events, dtype=torch.bool))
+        cones = encoder.cones(state.frame_features, gated, events, selection)
+        matches = naming.matches(estimator.question_scorer, queries, state.grouped_tokens, named, labels)
+    of_keys = events.medoids.gather(1, key_events)
+    losses = {
+        "relevance": 2 * relevance_loss(scores, events.medoids, asked),
+        **matches,
+        **naming.rods(rods[:, :, 1].float(), labels),
+        **naming.cones(cones.float(), {name: label.gather(1, of_keys) for name, label in labels.items()}),
+    }
+    best = events.medoids.gather(1, scores.argmax(1, keepdim=True))
+    return losses, asked.gather(1, best)[:, 0][asked.any(1)].mean()
+
+
+__all__ = ["align", "alignment_losses"]
