@@ -1,4 +1,4 @@
-"""What the `dynfocus` command takes. What it does is in `ask.py` and `synth.py`, which are imported when needed."""
+"""What the `dynfocus` command takes. What it does is in `ask.py`, `synth.py` and `hub.py`, imported when needed."""
 
 import sys
 from enum import StrEnum
@@ -24,7 +24,9 @@ dynfocus ask holiday.mp4 "What is on the beach?"
 
 dynfocus ask holiday.mp4 "What is on the beach?" --plot timeline.png --max-visual-tokens 400
 
-dynfocus synth --seed 1 --videos 50 --out test-set"""
+dynfocus synth --seed 1 --videos 50 --out test-set
+
+dynfocus push user/my-model --model my-model"""
 
 _ASK_EXAMPLES = """[bold]Examples[/bold]
 
@@ -39,6 +41,19 @@ _SYNTH_EXAMPLES = """[bold]Examples[/bold]
 dynfocus synth --seed 1 --videos 50 --out test-set
 
 python -m dynfocus.eval.synthetic.score test-set"""
+
+
+_EXPORT_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus export my-model
+
+dynfocus export my-model --model runs/finetuned/checkpoint-400 --max-shard-size 2GB"""
+
+_PUSH_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus push user/my-model --model my-model
+
+dynfocus push user/my-model --model runs/finetuned/checkpoint-400 --private --message "400 steps\""""
 
 
 class Decoder(StrEnum):
@@ -73,6 +88,17 @@ def _event_range(text: str) -> tuple[int, int]:
     return int(fewest), int(most or fewest)
 
 
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="A folder or a Hub id.", show_default="the embedded model")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.", show_default="main")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show libraries' messages, and where an error comes from.")
+]
+
+
 @app.callback(invoke_without_command=True, epilog=_EXAMPLES)
 def _command(
     context: typer.Context,
@@ -88,9 +114,7 @@ def _command(
 def ask(
     video: Annotated[str, typer.Argument(help="A video file, or its URL.", show_default=False)],
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A folder or a Hub id.", show_default="the embedded model")
-    ] = None,
+    model: ModelOption = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw events, scores and key frames along the time axis into this file.")
     ] = None,
@@ -112,15 +136,11 @@ def ask(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the model was saved")
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.", show_default="main")
-    ] = None,
+    revision: RevisionOption = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show libraries' messages, and where an error comes from.")
-    ] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Ask a question about a video: the answer, and the frames on which it rests."""
     with user_errors(verbose):
@@ -168,6 +188,41 @@ def synth(
         from . import synth as command
 
         command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
+
+
+@app.command(epilog=_EXPORT_EXAMPLES)
+def export(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    max_shard_size: Annotated[str, typer.Option(help="Size of a weight file, at most.")] = "5GB",
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a complete Hub folder: weights, settings, code and model card, which load without this package."""
+    with user_errors(verbose):
+        from . import hub as command
+
+        command.export(out, model, revision, max_shard_size, verbose)
+
+
+@app.command(epilog=_PUSH_EXAMPLES)
+def push(
+    repo_id: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Is created where it does not exist.", show_default=False)
+    ],
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Who sees a new one.", show_default="your setting")
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Upload a model to the Hub as one commit, with all the code it needs."""
+    with user_errors(verbose):
+        from . import hub as command
+
+        command.push(repo_id, model, revision, private, message, verbose)
 
 
 def main() -> None:

@@ -1,7 +1,11 @@
 """From the words of the command line to a pipeline, with a sentence for all that may be wrong with them."""
 
+import errno
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from .terminal import UserError
@@ -27,6 +31,7 @@ def load_pipeline(
         `UserError`: a device, dtype or model that is not there.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, pipeline
 
     from dynfocus import VideoQAPipeline
@@ -34,20 +39,19 @@ def load_pipeline(
     options: dict[str, Any] = {"dtype": find_dtype(dtype)} if dtype is not None else {}
     if device is not None:
         options["device"] = find_device(device)
-    _check_folder(model)
+    check_model_name(model)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(model, **hub)
         if not trust_remote_code:
-            if config.model_type != "dynfocus":
-                raise UserError(f"{model} is a {config.model_type} model: --model needs a DynFocus model.")
+            check_kind(model, config)
             options["pipeline_class"] = VideoQAPipeline
         make: Any = pipeline  # its overloads know the tasks of transformers only
         return make("video-qa", model=model, **hub, **options)
     except torch.OutOfMemoryError as error:
         raise UserError("The device's memory is full: use --dtype bfloat16, or --device cpu.") from error
-    except (ValueError, OSError, ImportError, KeyError) as error:
-        raise UserError(_why_not_loaded(model, revision, error)) from error
+    except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise UserError(why_not_loaded(model, revision, error)) from error
 
 
 def find_dtype(name: str) -> Any:
@@ -81,7 +85,14 @@ def find_device(name: str) -> Any:
     return device
 
 
-def _check_folder(model: str) -> None:
+def check_kind(model: str, config: Any) -> None:
+    """That a configuration is of a model that this package can load by itself."""
+    if config.model_type != "dynfocus":
+        raise UserError(f"{model} is a {config.model_type} model: --model needs a DynFocus model.")
+
+
+def check_model_name(model: str) -> None:
+    """That a name is a saved model's folder, or may be a model on the Hub."""
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -99,15 +110,24 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
+def why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
     """One sentence for what transformers and the Hub say in many."""
     from huggingface_hub import errors
+    from safetensors import SafetensorError
 
     causes = list(_causes(error))
 
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
+    text = str(error)
+    # The pipeline puts the tracebacks of what failed into the text of an error without causes.
+    if os.strerror(errno.ENOSPC) in text:
+        return f"--model {model}: the disk is full: make room, or set HF_HOME to a folder on another disk."
+    if "Invalid credentials in Authorization header" in text:
+        return (
+            f"--model {model}: the Hub does not accept your token: renew it with `hf auth login`, or unset HF_TOKEN."
+        )
     if caused_by(errors.GatedRepoError):
         return f"--model {model}: its owner has to grant you access on the Hub first (and `hf auth login`)."
     if caused_by(errors.RevisionNotFoundError):
@@ -118,9 +138,18 @@ def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
         return f"--model {model}: is no folder here, and the Hub cannot be reached to look for it there."
     if caused_by(errors.EntryNotFoundError):
         return f"--model {model}: the repository holds no config.json, so it is no saved model."
-    if "trust_remote_code" in str(error):
+    if text.startswith("Unrecognized model in"):
+        return f"--model {model}: holds no config.json that names a `model_type`, so it is no saved model."
+    if "is not a valid JSON file" in text:
+        return f"--model {model}: cannot be loaded: its config.json is not valid JSON; save the model again."
+    if other := re.search(r"has model type `(.+?)` but Transformers does not recognize", text):
+        return f"{model} is a {other[1]} model: --model needs a DynFocus model."
+    if re.match("Can't load (video processor|processor|tokenizer) for", text):
+        return f"--model {model}: holds no processor: save it into the same folder, as `dynfocus export` does."
+    if "trust_remote_code" in text:
         return f"--model {model}: comes with code of its own; --trust-remote-code runs it, if you trust it."
-    if str(error).startswith("Could not load model"):
+    damaged = caused_by(SafetensorError, UnpicklingError) or "ignore_mismatched_sizes" in text
+    if damaged or text.startswith("Could not load model"):
         return (
             f"--model {model}: its weights are missing or damaged, or were saved for another version of this package "
             "(--verbose shows what transformers says)."
@@ -128,4 +157,4 @@ def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
     return f"--model {model}: cannot be loaded: {str(error).strip() or type(error).__name__}"
 
 
-__all__ = ["find_device", "find_dtype", "load_pipeline"]
+__all__ = ["check_kind", "check_model_name", "find_device", "find_dtype", "load_pipeline", "why_not_loaded"]
