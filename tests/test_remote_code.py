@@ -1,9 +1,11 @@
 """Saved folders are complete: they load and answer where the package is not installed."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,22 @@ def test_the_default_model_has_the_card_of_the_tree():
     card = (ROOT / "model_card.md").read_text(encoding="utf-8")
     kept = DEFAULT_MODEL / "README.md"
     assert kept.is_file() and kept.read_text(encoding="utf-8") == card, f"{kept} is stale: {REFRESH}"
+
+
+def imported_by(code: str) -> Iterator[tuple[str, str]]:
+    """Modules and names that a file imports, wherever in it; siblings left out."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def test_code_imports_public_names_of_what_transformers_users_have(saved):
+    """What else it can use (PyAV, decord, open_clip, …) is looked for when needed, by `importlib`."""
+    allowed = {"transformers", "torch", "numpy", "PIL", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
+    found = {(file, *names) for file, code in code_in(saved).items() for names in imported_by(code)}
+    assert len(found) > 50
+    assert {(file, module) for file, module, _ in found if module.partition(".")[0] not in allowed} == set()
+    private = {(file, module, name) for file, module, name in found if "._" in f".{module}.{name}".replace(".__", "")}
+    assert private == set()
