@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 from hub_client import Part
 from hub_server import DROP, HubServer
-from tiny import make_tiny_processor
-from tiny_models import make_question_aware, tiny_model
+from tiny_models import save_question_aware
 from transformers import pipeline
 from typer.testing import CliRunner
 from videos import barcode_frames, write_video
 
 from dynfocus import VideoQAPipeline, hub_upload
 from dynfocus.cli.app import app
-from dynfocus.hub import save_for_hub
 from dynfocus.hub_upload import export_model
 
 QUESTION = "which number is shown with the red star?"
@@ -24,10 +22,7 @@ QUESTION = "which number is shown with the red star?"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     """What a training leaves: weights and settings, an evaluation, and no card."""
-    model = tiny_model()
-    make_question_aware(model)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save_for_hub(model, make_tiny_processor(), folder)
+    folder = save_question_aware(tmp_path_factory.mktemp("saved") / "model")
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results" / "synthetic.yaml").write_text("- value: 0.9\n", encoding="utf-8")
     (folder / "optimizer.pt").write_bytes(b"what nobody needs")

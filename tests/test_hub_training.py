@@ -7,11 +7,8 @@ import pytest
 import torch
 from hub_client import Part
 from hub_server import HubServer
-from tiny import make_tiny_processor
-from tiny_models import make_question_aware, tiny_model
+from tiny_models import save_question_aware
 from videos import barcode_frames, write_video
-
-from dynfocus.hub import save_for_hub
 
 QUESTION = "which number is it?"
 PLACES = ["checkpoint", "by trainer", "by parts", "by pipeline"]
@@ -19,11 +16,7 @@ PLACES = ["checkpoint", "by trainer", "by parts", "by pipeline"]
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    model = tiny_model()
-    make_question_aware(model)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save_for_hub(model, make_tiny_processor(), folder)
-    return folder
+    return save_question_aware(tmp_path_factory.mktemp("saved") / "model")
 
 
 @pytest.fixture(scope="module")

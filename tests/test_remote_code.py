@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import make_tiny_processor
-from tiny_models import make_question_aware, tiny_model
+from tiny_models import save_question_aware
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, pipeline
 from videos import barcode_frames, write_video
 
 from dynfocus import DynFocusForConditionalGeneration, VideoQAPipeline
-from dynfocus.hub import refresh_code, save_for_hub
+from dynfocus.hub import refresh_code
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = ROOT / "checkpoints" / "dynfocus-tiny"
@@ -32,11 +31,7 @@ def code_in(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    model = tiny_model()
-    make_question_aware(model)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save_for_hub(model, make_tiny_processor(), folder)
-    return folder
+    return save_question_aware(tmp_path_factory.mktemp("saved") / "model")
 
 
 @pytest.fixture(scope="module")

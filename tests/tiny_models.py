@@ -1,9 +1,13 @@
 """Tiny, randomly initialised DynFocus models for the tests."""
 
+from pathlib import Path
+
 import torch
+from tiny import make_tiny_processor
 from transformers import AutoConfig
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
+from dynfocus.hub import save_for_hub
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 VIDEO_TOKEN_ID = 3
@@ -146,6 +150,14 @@ def of_videos(inputs: dict) -> dict:
 def of_prompt(inputs: dict) -> dict:
     """What the language model alone takes of a model's inputs."""
     return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+def save_question_aware(folder: Path) -> Path:
+    """A tiny model that heeds the question, with its processor and all code, in `folder`."""
+    model = tiny_model()
+    make_question_aware(model)
+    save_for_hub(model, make_tiny_processor(), folder)
+    return folder
 
 
 def make_question_aware(model: DynFocusForConditionalGeneration, seed: int = 0) -> None:

@@ -180,19 +180,16 @@ class QuestionBatches:
             asked: dict[str, Question] = {}
             for turn, (kinds, shares) in enumerate(self.turns):
                 kind = kinds[int(rng.choice(len(kinds), p=shares))]
-                for question in (
-                    [tell_story(episode)] if kind == "story" else make_questions(episode, rng, kinds=[kind])
-                ):
+                story = kind == "story"
+                for question in [tell_story(episode)] if story else make_questions(episode, rng, kinds=[kind]):
                     if turn == 0 or not needs_cones(question):
                         asked.setdefault(question.question, question)
             if asked:
                 rows.append(row)
                 first, *later = asked.values()
-                # A story answers what comes after it.
-                alone = first.kind == "story"
-                turns.append(
-                    [first, *sorted(later, key=lambda question: question.kind == "story")][: 1 if alone else None]
-                )
+                # A story would answer what comes after it.
+                later = [] if first.kind == "story" else sorted(later, key=lambda one: one.kind == "story")
+                turns.append([first, *later])
         return np.array(rows), turns
 
     def labels(self, rows: np.ndarray, device: str) -> dict[str, torch.Tensor]:
@@ -201,9 +198,7 @@ class QuestionBatches:
         return {name: torch.from_numpy(np.stack([one[name] for one in found])).to(device) for name in found[0]}
 
     def collate(self, rows: np.ndarray, turns: list[list[Question]], device: str) -> dict:
-        """
-        Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer.
-        """
+        """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer."""
         pad, video = self.tokenizer.pad_token_id, self.tokenizer.get_vocab()["<video>"]
         sequences, targets, question_ids = [], [], []
         for questions in turns:
