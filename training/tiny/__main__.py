@@ -43,7 +43,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--many-steps", type=int, default=1500, help="steps on 32 frames, ten questions each")
     parser.add_argument("--few-steps", type=int, default=1500, help="steps on 32 frames, four questions each")
     parser.add_argument("--last-steps", type=int, default=1000, help="steps on 32 frames, one question each")
-    parser.add_argument("--hard-steps", type=int, default=800, help="steps on 32 frames, hard kinds above all")
+    parser.add_argument(
+        "--hard-steps", type=int, nargs="*", default=[800, 600], help="steps of each round on hard kinds above all"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="share of frames and videos to draw, for a trial")
     parser.add_argument("--no-compile", action="store_true", help="run without a C compiler")
     return parser.parse_args()
@@ -109,10 +111,11 @@ def main() -> None:
     train_answers(model, courses, settings, args.work, seed=args.seed, device=args.device, log=log, check=check)
     hard = QuestionBatches(features["long"], processor, LONG.num_frames, KIND_WEIGHTS, 8, HARD_WEIGHTS)
     settings = AnswerTraining(learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=50, sigma=0.0, save_every=200)
-    last = args.work / "hard"
-    last.mkdir(exist_ok=True)
-    courses = [Course(hard, args.hard_steps, 32)]
-    train_answers(model, courses, settings, last, seed=args.seed + 1, device=args.device, log=log, check=check)
+    for number, steps in enumerate(args.hard_steps, start=1):
+        out = args.work / f"hard{number}"
+        out.mkdir(exist_ok=True)
+        courses = [Course(hard, steps, 32)]
+        train_answers(model, courses, settings, out, seed=args.seed + number, device=args.device, log=log, check=check)
     save_for_hub(model, processor, args.out)
     log(f"saved {args.out}")
 
