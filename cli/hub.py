@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .ask import DEFAULT_MODEL, embedded_model
-from .loading import check_kind, check_model_name, why_not_loaded
+from .loading import check_kind, check_model_name, loading_errors
 from .terminal import UserError, quiet, spinner
 
 #: The HTTP library's own error, which it is depends on the version of huggingface_hub: a lost connection is one.
@@ -24,12 +24,7 @@ def export(out: Path, model: str | None, revision: str | None, max_shard_size: s
 
     source = _source(model)
     with quiet(verbose), _helpful(source, revision), spinner("Writing the folder"):
-        try:
-            folder = export_model(source, out, revision=revision, max_shard_size=max_shard_size)
-        except FileExistsError as error:
-            raise UserError(
-                f"{out}: exists and is not an empty folder; name a new one, or delete it first."
-            ) from error
+        folder = export_model(source, out, revision=revision, max_shard_size=max_shard_size)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
     console = Console(soft_wrap=True, highlight=False)
@@ -72,17 +67,17 @@ def _source(model: str | None) -> str:
 
 @contextmanager
 def _helpful(model: str, revision: str | None) -> Iterator[None]:
-    """What may be wrong with the model, in one sentence."""
-    from safetensors import SafetensorError
+    """What may be wrong with the model, or with where it is to go, in one sentence."""
     from transformers import AutoConfig
 
     import dynfocus  # noqa: F401  # registers its classes
 
-    try:
+    with loading_errors(model, revision):
         check_kind(model, AutoConfig.from_pretrained(model, revision=revision))
-        yield
-    except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(why_not_loaded(model, revision, error)) from error
+        try:
+            yield
+        except FileExistsError as error:
+            raise UserError(str(error)) from error
 
 
 @contextmanager
@@ -90,8 +85,6 @@ def _helpful_when_refused(repo_id: str) -> Iterator[None]:
     """What may go wrong between here and the Hub, in one sentence that says what to do."""
     try:
         yield
-    except FileExistsError as error:
-        raise UserError(str(error)) from error
     except errors.LocalTokenNotFoundError as error:
         raise UserError("You are not logged in to the Hub: `hf auth login` with a token that may write.") from error
     except errors.HfHubHTTPError as error:

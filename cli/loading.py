@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,8 +31,6 @@ def load_pipeline(
     Raises:
         `UserError`: a device, dtype or model that is not there.
     """
-    import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig, pipeline
 
     from dynfocus import VideoQAPipeline
@@ -41,17 +40,27 @@ def load_pipeline(
         options["device"] = find_device(device)
     check_model_name(model)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with loading_errors(model, revision):
         config = AutoConfig.from_pretrained(model, **hub)
         if not trust_remote_code:
             check_kind(model, config)
             options["pipeline_class"] = VideoQAPipeline
         make: Any = pipeline  # its overloads know the tasks of transformers only
         return make("video-qa", model=model, **hub, **options)
+
+
+@contextmanager
+def loading_errors(model: str, revision: str | None) -> Iterator[None]:
+    """Whatever may be wrong with a model that is loaded in here, in one sentence: a `UserError`."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise UserError("The device's memory is full: use --dtype bfloat16, or --device cpu.") from error
     except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise UserError(why_not_loaded(model, revision, error)) from error
+        raise UserError(_why_not_loaded(model, revision, error)) from error
 
 
 def find_dtype(name: str) -> Any:
@@ -110,7 +119,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
+def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
     """One sentence for what transformers and the Hub say in many."""
     from huggingface_hub import errors
     from safetensors import SafetensorError
@@ -157,4 +166,4 @@ def why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
     return f"--model {model}: cannot be loaded: {str(error).strip() or type(error).__name__}"
 
 
-__all__ = ["check_kind", "check_model_name", "find_device", "find_dtype", "load_pipeline", "why_not_loaded"]
+__all__ = ["check_kind", "check_model_name", "find_device", "find_dtype", "load_pipeline", "loading_errors"]

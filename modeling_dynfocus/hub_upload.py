@@ -67,7 +67,7 @@ def export_model(
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty folder: name a new one, or delete it first.")
+        raise FileExistsError(f"{target}: exists and is not an empty folder; name a new one, or delete it first.")
     config: Any = AutoConfig.from_pretrained(model, revision=revision)
     if config.model_type != "dynfocus":
         raise ValueError(f"{model} is a {config.model_type} model: only DynFocus models can be exported.")

@@ -9,12 +9,10 @@ import torch
 from hub_client import Part, load_all
 from hub_server import HubServer
 from safetensors.torch import load_file
-from tiny import make_tiny_processor
-from tiny_models import make_question_aware, tiny_model
+from tiny_models import save_question_aware
 from videos import barcode_frames, write_video
 
 from dynfocus import VideoQAPipeline
-from dynfocus.hub import save_for_hub
 
 QUESTION = "which number is shown with the red star?"
 CLASSES = [
@@ -98,11 +96,9 @@ def video(tmp_path_factory) -> str:
 def folders(tmp_path_factory) -> dict[str, Path]:
     """Saved models: the older one, the newer one with other weights, and that one in several weight files."""
     root = tmp_path_factory.mktemp("models")
-    models = {"old": tiny_model(seed=1), "new": tiny_model(seed=0)}
-    for name, model in models.items():
-        make_question_aware(model)
-        save_for_hub(model, make_tiny_processor(), root / name)
-    save_for_hub(models["new"], make_tiny_processor(), root / "sharded", max_shard_size="80KB")
+    save_question_aware(root / "old", seed=1)
+    save_question_aware(root / "new")
+    save_question_aware(root / "sharded", max_shard_size="80KB")
     return {path.name: path for path in root.iterdir()}
 
 

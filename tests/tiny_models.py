@@ -152,11 +152,11 @@ def of_prompt(inputs: dict) -> dict:
     return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
 
-def save_question_aware(folder: Path) -> Path:
+def save_question_aware(folder: Path, seed: int = 0, **kwargs) -> Path:
     """A tiny model that heeds the question, with its processor and all code, in `folder`."""
-    model = tiny_model()
+    model = tiny_model(seed=seed)
     make_question_aware(model)
-    save_for_hub(model, make_tiny_processor(), folder)
+    save_for_hub(model, make_tiny_processor(), folder, **kwargs)
     return folder
 
 

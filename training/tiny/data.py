@@ -15,7 +15,7 @@ from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.video_state import VideoState
 
-from .vision import IMAGE_SIZE, as_pixels, degrade
+from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def needs_cones(question: Question) -> bool:
 def frame_labels(episode: Episode) -> dict[str, np.ndarray]:
     """What each frame shows, as `sample_single_frames` labels it: arrays `(T,)`."""
     table = truth_table(episode)
-    labels = {name: np.full(len(table), -100) for name in ("color", "shape", "tens", "ones")}
+    labels = {name: np.full(len(table), -100) for name in NAMES}
     labels |= {name: np.zeros(len(table), dtype=np.float32) for name in ("x", "y")}
     labels["present"] = np.array([int(truth is not None) for truth in table])
     for time, truth in enumerate(table):
@@ -81,7 +81,7 @@ def frame_labels(episode: Episode) -> dict[str, np.ndarray]:
                 truth.x,
                 truth.y,
             )
-            for name, value in zip(("color", "shape", "tens", "ones", "x", "y"), numbers, strict=True):
+            for name, value in zip((*NAMES, "x", "y"), numbers, strict=True):
                 labels[name][time] = value
     return labels
 
@@ -154,9 +154,8 @@ class QuestionBatches:
         self.plan = processor.token_budget().plan(num_frames)
         before, self.after, self.again = self._template(processor)
         self.before = self._ids(before)
-        later = {kind: weight for kind, weight in later_kinds.items() if kinds is None or kind in kinds}
         #: The kinds and their shares for each turn.
-        self.turns = [_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[_shares(later)] * (turns - 1)]
+        self.turns = [_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[_shares(later_kinds)] * (turns - 1)]
 
     @staticmethod
     def _template(processor: DynFocusProcessor) -> tuple[str, str, str]:

@@ -12,8 +12,9 @@ from dynfocus.eval.synthetic.world import COLORS, SHAPES
 from dynfocus.event_prototypes import QuestionScorer
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
-#: What the tokens name, one query of the question encoder each; rods name the coarse things, cones all.
-NAMES = {"color": len(COLORS), "shape": len(SHAPES), "tens": 10, "ones": 10}
+from .vision import NAMES
+
+#: Of `NAMES`, one query of the question encoder each, rods name these, cones all.
 COARSE = ("color", "shape")
 
 

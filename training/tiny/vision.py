@@ -21,7 +21,9 @@ from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_single_frames
 from .progress import learning_rate_at, load_progress, save_progress
 
 IMAGE_SIZE = 64
-LABELS = {"color": len(COLORS), "shape": len(SHAPES), "tens": 10, "ones": 10, "present": 2}
+#: What a frame shows, by the number of possibilities; and whether it shows anything.
+NAMES = {"color": len(COLORS), "shape": len(SHAPES), "tens": 10, "ones": 10}
+LABELS = {**NAMES, "present": 2}
 
 
 def tower_config() -> SiglipVisionConfig:
@@ -174,4 +176,4 @@ def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple
         return stored["frames"], {name: stored[name] for name in stored.files if name != "frames"}
 
 
-__all__ = ["FrameReader", "IMAGE_SIZE", "as_pixels", "degrade", "tower_config", "train_vision"]
+__all__ = ["FrameReader", "IMAGE_SIZE", "NAMES", "as_pixels", "degrade", "tower_config", "train_vision"]
