@@ -252,7 +252,7 @@ class EventPrototypeEstimator(nn.Module):
             frame_features, frame_mask, num_events, method=self.method, num_neighbors=self.num_neighbors
         )
 
-    def score(
+    def forward(
         self, events: Events, queries: torch.Tensor, grouped_tokens: torch.Tensor, frame_mask: torch.Tensor
     ) -> torch.Tensor:
         """
@@ -271,12 +271,20 @@ class EventPrototypeEstimator(nn.Module):
             )
         return scores.float().masked_fill(~events.mask, float("-inf"))
 
-    def select(self, scores: torch.Tensor, mask: torch.Tensor, num_key: torch.Tensor, sigma: float) -> Selection:
+    def select(
+        self,
+        scores: torch.Tensor,
+        mask: torch.Tensor,
+        num_key: torch.Tensor,
+        sigma: float,
+        noise: torch.Tensor | None = None,
+    ) -> Selection:
         """
         The `num_key` `(V,)` best of `scores` `(V, L)`.
 
         With `sigma > 0` and gradients on, slots become soft (perturbed top-K), but each slot's *place* stays that of
-        the unperturbed top-K: so that no frame is taken twice, and none is shifted in time.
+        the unperturbed top-K: so that no frame is taken twice, and none is shifted in time. `noise` is standard normal
+        `(V, samples, L)`, drawn anew by default.
         """
         slots = int(num_key.max())
         slot_mask = torch.arange(slots, device=scores.device) < num_key[:, None]
@@ -285,7 +293,9 @@ class EventPrototypeEstimator(nn.Module):
         if sigma <= 0 or not torch.is_grad_enabled():
             return Selection(key_events, slot_mask)
         normalized = min_max_normalize(scores, mask=mask)
-        indicators = perturbed_topk(normalized, num_key, sigma=sigma, num_samples=self.num_samples, mask=mask)
+        indicators = perturbed_topk(
+            normalized, num_key, sigma=sigma, num_samples=self.num_samples, noise=noise, mask=mask
+        )
         return Selection(key_events, slot_mask, indicators)
 
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import GenerationConfig, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .collator import as_messages, merge_rows, pad_token_id
+from .collator import merge_rows, pad_token_id
+from .conversations import as_messages
 from .decoded_frames import is_video, restated
 from .video_answers import event_list, key_frame_list, sequence_scores
 

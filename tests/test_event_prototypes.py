@@ -207,15 +207,13 @@ def test_the_selection_learns_what_a_question_needs():
         estimator = EventPrototypeEstimator(tiny_config(selection_samples=100, question_aware_score=question_aware))
         optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-3)
         for _ in range(200):
-            scores = estimator.score(events, queries, tokens, mask)
+            scores = estimator(events, queries, tokens, mask)
             selection = estimator.select(scores, mask, torch.tensor([1, 1]), sigma=0.3)
             worth = selection.indicators[torch.arange(2), 0, wanted]
             optimizer.zero_grad()
             (-worth.mean()).backward()
             optimizer.step()
-        selection = estimator.select(
-            estimator.score(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.0
-        )
+        selection = estimator.select(estimator(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.0)
         return int((selection.key_events[:, 0] == wanted).sum())
 
     assert hits(question_aware=True) == 2

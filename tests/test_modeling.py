@@ -250,12 +250,59 @@ def test_hard_selection_gives_the_score_no_gradient(preset):
     encoder = model.model.cooperative_encoder
     told = encoder.score_embedding is not None
     assert told == (preset == "default")
-    found = gradients(model, tiny_inputs(model.config, [9, 5]))
-    assert told == any(name.startswith("model.event_prototypes.") for name in found)
+
+    def learns() -> bool:
+        model.zero_grad()
+        found = gradients(model, tiny_inputs(model.config, [9, 5]))
+        return any(grad.any() for name, grad in found.items() if name.startswith("model.event_prototypes."))
+
+    assert told == learns()
     encoder.score_embedding = None
-    model.zero_grad()
-    found = gradients(model, tiny_inputs(model.config, [9, 5]))
-    assert not [name for name in found if name.startswith("model.event_prototypes.")]
+    assert not learns()
+
+
+@pytest.mark.parametrize("preset", ["default", "released_code"])
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize("videos", [True, False])
+def test_every_step_gives_every_parameter_a_gradient(preset, sigma, videos):
+    """Training on several processes waits for all of them, whatever a batch holds."""
+    vision_config = {**tiny_config().vision_config.to_dict(), "trainable": True}
+    model = tiny_model(preset, vision_config=vision_config).train()
+    model.model.selection_sigma = sigma
+    text = {"input_ids": torch.tensor([[1, 5, 6, 7]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    found = gradients(model, tiny_inputs(model.config, [9, 5]) if videos else text)
+    assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert videos == any(grad.any() for name, grad in found.items() if "cooperative_encoder" in name)
+
+
+def test_a_blank_video_does_not_change_what_text_teaches():
+    model = tiny_model().train()
+    text = {"input_ids": torch.tensor([[1, 5, 6, 7]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    found = model(**text, labels=text["input_ids"])
+    assert torch.equal(found.logits, model.eval()(**text).logits)
+
+
+def test_a_batch_without_labels_has_a_loss_of_zero():
+    model = tiny_model().train()
+    text = {"input_ids": torch.tensor([[1, 5, 6, 7]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    labels = torch.full_like(text["input_ids"], -100)
+    for further in ({}, {"num_items_in_batch": torch.tensor(0)}, {"num_items_in_batch": 3}):
+        model.zero_grad()
+        loss = model(**text, labels=labels, **further).loss
+        loss.backward()
+        assert loss.item() == 0
+        assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_loss_of_the_last_logits_is_that_of_their_labels():
+    model = tiny_model()
+    inputs = tiny_inputs(model.config, [9, 5])
+    labels = inputs["input_ids"].clone()
+    labels[:, :-3] = -100
+    for kept in (4, 7):
+        outputs = model(**inputs, labels=labels, logits_to_keep=kept)
+        assert outputs.logits.shape[1] == kept
+        assert torch.allclose(outputs.loss, model(**inputs, labels=labels).loss, rtol=1e-6)
 
 
 def test_a_trainable_tower_learns():

@@ -1,4 +1,4 @@
-"""Video processor, processor and collator: every form of video, the plan's placeholders, questions, labels, errors."""
+"""Video processor and processor: every form of video, the plan's placeholders, questions, errors."""
 
 import io
 import os
@@ -15,7 +15,6 @@ from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.processing import (
-    DynFocusCollator,
     DynFocusProcessor,
     DynFocusVideoMetadata,
     DynFocusVideoProcessor,
@@ -389,58 +388,15 @@ def test_answers_are_stripped_of_prompt_and_marks(processor):
     assert processor.post_process_image_text_to_text(answer) == ["47"]
 
 
-# --- collator
-
-
-def learned(processor, batch, row):
-    labels = batch["labels"][row]
-    assert torch.equal(labels[labels >= 0], batch["input_ids"][row][labels >= 0])
-    return processor.tokenizer.decode(labels[labels >= 0])
-
-
-def test_labels_are_the_answers_alone(processor, video_file):
-    rows = [
-        {"video": str(video_file), "question": "which number?", "answer": "47"},
-        {"messages": [*chat(frames_of(3), frames_of(2), text="a?", answer="yes"), *chat(text="b?", answer="no, no")]},
-        {"messages": chat(text="hello", answer="red")},
-        {"video": [frames_of(2), frames_of(3)], "question": "which?", "answer": 12},
-    ]
-    batch = DynFocusCollator(processor, processor_kwargs={"max_visual_tokens": 60})(rows)
-    expected = [" 47</s>", " yes</s> no, no</s>", " red</s>", " 12</s>"]
-    assert [learned(processor, batch, row) for row in range(4)] == expected
-    assert batch["video_frame_mask"].sum(1).tolist() == [4, 3, 2, 2, 3]
-    # Padded on the right.
-    assert batch["attention_mask"][:, 0].all()
-    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
-    counts = (batch["input_ids"] == processor.video_token_id).sum()
-    assert counts == sum(
-        processor.token_budget(max_visual_tokens=60).plan(t).num_visual_tokens for t in (4, 3, 2, 2, 3)
-    )
-    # What training shows before an answer is what generation is given.
-    prompt = prepare(processor, chat(str(video_file)), max_visual_tokens=60)["input_ids"][0]
-    assert torch.equal(batch["input_ids"][0][: len(prompt)], prompt)
-    assert (batch["labels"][0][: len(prompt)] == -100).all() and batch["labels"][0][len(prompt)] != -100
-
-
-def test_rows_that_cannot_be_learned(processor, video_file, caplog):
-    good = {"video": str(video_file), "question": "which?", "answer": "47"}
-    bad = {"video": "/no/such.mp4", "question": "which?", "answer": "47"}
-    with pytest.raises(FileNotFoundError, match="Row 1 of the batch: .*/no/such.mp4"):
-        DynFocusCollator(processor)([good, bad])
-    assert len(DynFocusCollator(processor, on_error="skip")([bad, good])["input_ids"]) == 1
-    with pytest.raises(ValueError, match="None of the 1 rows"):
-        DynFocusCollator(processor, on_error="skip")([bad])
-    with pytest.raises(ValueError, match="no assistant turn"):
-        DynFocusCollator(processor)([{"video": frames_of(1), "question": "a?"}])
-    with pytest.raises(ValueError, match="got the keys .*'clip'"):
-        DynFocusCollator(processor)([{"clip": 3}])
-    with pytest.raises(ValueError, match="'raise' or 'skip', got 'ignore'"):
-        DynFocusCollator(processor, on_error="ignore")
-
-
-def test_a_template_that_rewrites_earlier_turns_is_refused(processor):
-    template = "{% for m in messages %}{{ m['role'] if loop.last else '' }}: {{ m['content'] }}{% endfor %}"
-    other = make_tiny_processor(chat_template=template)
-    turns = [{"role": r, "content": "yes"} for r in ("user", "assistant", "user", "assistant")]
-    with pytest.raises(ValueError, match="chat template writes earlier turns differently"):
-        DynFocusCollator(other)([{"messages": turns}])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\n\n</think>\n\nred", "red"),
+        ("<think> it looks red </think>red", "red"),
+        ("the tag <think> is text </think>", "the tag <think> is text </think>"),
+        ("<think> and then cut off", "<think> and then cut off"),
+    ],
+)
+def test_thoughts_are_no_part_of_the_answer(processor, monkeypatch, text, answer):
+    monkeypatch.setattr(type(processor.tokenizer), "batch_decode", lambda self, rows, **_: [text])
+    assert processor.post_process_generation(torch.ones(1, 3, dtype=torch.long)) == [answer]

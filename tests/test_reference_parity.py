@@ -111,7 +111,7 @@ class Reference:
 
     def scores(self, events: Events) -> torch.Tensor:
         queries, frame_mask = self["question_queries"][None], torch.ones(1, self.frames, dtype=torch.bool)
-        return self.estimator.score(events, queries, self.grouped()[0][None], frame_mask)
+        return self.estimator(events, queries, self.grouped()[0][None], frame_mask)
 
     def select(self, events: Events):
         return self.estimator.select(self.scores(events), events.mask, torch.tensor([self.num_key]), sigma=0.0)

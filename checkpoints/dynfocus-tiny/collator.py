@@ -1,6 +1,8 @@
 """Rows of a data set into padded batches: decoded in the data loader's worker, labels on the answers alone."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -8,8 +10,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .decoded_frames import is_video, restated
+from .answer_labels import answer_spans, render_or_refuse
+from .bad_rows import BadRows
+from .conversations import as_messages, load_medium, media_of, row_label, text_of, without_media
+from .decoded_frames import restated
+from .frame_counts import FrameCounts
 from .processing_dynfocus import DynFocusProcessor
+from .row_fitting import fitting_plans, with_plans
+from .token_plan import TokenBudget, TokenPlan
 
 logger = logging.get_logger(__name__)
 
@@ -71,20 +79,33 @@ def _padded_behind(tensor: torch.Tensor, length: int, fill: int | bool) -> torch
 
 class DynFocusCollator:
     """
-    Makes training batches from rows in chat form (`{"messages": […]}`, answers included) or from
-    `{"video": …, "question": …, "answer": …}`. It works with every chat template under which the text of a
-    conversation begins with the text of its first turns.
+    Makes training batches from rows of any form that [`as_messages`] reads, with labels on the assistant's turns
+    alone, whatever the chat template.
+
+    The question that steers the choice of frames is the last user turn; where several turns are learned, all user
+    turns. It is cut to the processor's `max_question_tokens`.
 
     Args:
         processor ([`DynFocusProcessor`]): its tokenizer must be a fast one.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
-            what a row costs whose video cannot be read: the run, or the row (with a warning).
+            what a row costs that cannot be used (a broken video, no answer, too long): the run, or the row, which is
+            counted and, once, logged. A batch without a good row becomes one short text row that teaches nothing.
         processor_kwargs (`dict`, *optional*): settings of the processor, such as `fps` or `max_visual_tokens`.
+        media_root (`str` or `Path`, *optional*): the folder to which relative paths belong, where a row does not name
+            one as its own `media_root`.
+        max_length (`int`, *optional*): tokens of a row at most, placeholders included.
+        on_too_long (`"raise"` or `"shrink"`, defaults to `"raise"`):
+            whether a longer row is an error, or gets smaller token plans. Text is never cut.
+        max_bad_fraction (`float`, defaults to 0.1): with `on_error="skip"`, the part of the rows that may be bad.
+        learn_from (`"all"` or `"last"`, defaults to `"all"`): which of the assistant's turns are learned.
+
+    Attributes:
+        rows_seen, rows_bad (`int`): rows so far, in this process and the data loader's workers.
 
     Returns a dict of tensors, padded on the right, `labels` being -100 outside the assistant's turns.
 
     Raises:
-        `ValueError`: for a row of another form, without an answer, or (with its index) without a readable video.
+        `ValueError`: for a row that cannot be used, with its index and `id`; or once too many rows were bad.
     """
 
     def __init__(
@@ -92,69 +113,242 @@ class DynFocusCollator:
         processor: DynFocusProcessor,
         on_error: Literal["raise", "skip"] = "raise",
         processor_kwargs: dict[str, Any] | None = None,
+        *,
+        media_root: str | os.PathLike | None = None,
+        max_length: int | None = None,
+        on_too_long: Literal["raise", "shrink"] = "raise",
+        max_bad_fraction: float = 0.1,
+        learn_from: Literal["all", "last"] = "all",
     ):
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
+        for name, value, allowed in (
+            ("on_error", on_error, ("raise", "skip")),
+            ("on_too_long", on_too_long, ("raise", "shrink")),
+            ("learn_from", learn_from, ("all", "last")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be {' or '.join(map(repr, allowed))}, got {value!r}.")
+        if media_root is not None and not os.path.isdir(media_root):
+            raise ValueError(f"There is no folder `media_root={os.fspath(media_root)!r}`.")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
         self.processor = processor
         self.on_error = on_error
         self.processor_kwargs = processor_kwargs or {}
+        self.media_root = media_root
+        self.max_length = max_length
+        self.on_too_long = on_too_long
+        self.learn_from = learn_from
+        settings = {**self.processor_kwargs, **self.processor_kwargs.get("videos_kwargs", {})}
+        self._plan_settings = {
+            name: settings.get(name) for name in ("max_visual_tokens", "num_prototypes", "key_ratio")
+        }
+        self._budget()
+        self._frame_counts = FrameCounts(processor.video_processor, settings)
+        self._rows = BadRows(max_bad_fraction)
+
+    @property
+    def rows_seen(self) -> int:
+        return self._rows.seen
+
+    @property
+    def rows_bad(self) -> int:
+        return self._rows.bad
+
+    def _budget(self) -> TokenBudget:
+        return self.processor.token_budget(**self._plan_settings)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        encoded = []
-        for index, row in enumerate(rows):
-            try:
-                encoded.append(self.encode(row))
-            except (ValueError, OSError) as error:
-                message = f"Row {index} of the batch: {error}"
-                if self.on_error == "raise":
-                    raise restated(error, message) from error
-                logger.warning(f"{message} The row is skipped.")
-        if not encoded:
-            raise ValueError(f"None of the {len(rows)} rows of the batch could be read.")
-        return merge_rows(encoded, pad_token_id(self.processor.tokenizer), "right")
+        encoded = [row for _, row in self._each(self._encode, rows)]
+        return merge_rows(encoded or [self._empty_row()], pad_token_id(self.processor.tokenizer), "right")
 
     def encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """One row, unpadded: `input_ids`, `attention_mask` and `labels` `(tokens,)`, and the inputs of its videos."""
-        messages = as_messages(row)
-        if not any(message["role"] == "assistant" for message in messages):
+        with _naming(row):
+            return self._encode(row)
+
+    def encode_prompt(self, row: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+        """
+        One row to be answered: all before its last assistant turn, with the generation prompt and without labels,
+        unpadded; and the text of that turn.
+        """
+        with _naming(row):
+            return self._encode_prompt(row)
+
+    def collate_prompts(
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, torch.Tensor], list[str], list[int]]:
+        """
+        A batch for `generate`, padded on the left; the answers that its rows should get; and the indices of these rows
+        (with `on_error="skip"`, bad ones are left out: a batch without any other is empty).
+        """
+        encoded = self._each(self._encode_prompt, rows)
+        inputs = [one for _, (one, _) in encoded]
+        batch = merge_rows(inputs, pad_token_id(self.processor.tokenizer), "left") if inputs else {}
+        return batch, [answer for _, (_, answer) in encoded], [index for index, _ in encoded]
+
+    def estimate_length(self, row: Mapping[str, Any]) -> int:
+        """
+        How many tokens `encode` gives for the row, from its text and its videos' packet indices, without decoding.
+        With `on_error="skip"`, a video that cannot be opened counts nothing.
+        """
+        with _naming(row):
+            messages = self._conversation(row)
+            text = render_or_refuse(self.processor.apply_chat_template, without_media(messages))
+            ids = self.processor.tokenizer(text, **self._text_options(text))["input_ids"]
+            counts = []
+            for kind, value in media_of(messages):
+                try:
+                    counts.append(1 if kind == "image" else self._frame_counts.count(value))
+                except (ValueError, OSError):
+                    if self.on_error == "raise":
+                        raise
+            num_text = len(ids) - len(media_of(messages))
+            return num_text + sum(plan.num_visual_tokens for plan in self._fitting(counts, num_text, lenient=True))
+
+    def _each(self, encode: Callable[[Any], Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Any]]:
+        """The good rows with their indices, encoded."""
+        encoded = []
+        for index, row in enumerate(rows):
+            try:
+                encoded.append((index, encode(row)))
+            except (ValueError, OSError) as error:
+                label = row_label(row, str(error))
+                if self.on_error == "raise":
+                    where = f"Row {index} of the batch" + (f" ({label})" if label else "")
+                    raise restated(error, f"{where}: {error}") from error
+                self._rows.add_bad(f"{label}: {error}" if label else str(error))
+            else:
+                self._rows.add_good()
+        return encoded
+
+    def _conversation(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The row up to its last answer; what follows it has nothing to teach."""
+        messages = as_messages(row, row.get("media_root") or self.media_root)
+        mark = self.processor.video_token
+        for number, message in enumerate(messages):
+            if mark in text_of(message):
+                raise ValueError(
+                    f"The text of turn {number} holds {mark!r}, which stands for a video: give the video as a block "
+                    "of its own, or write the word differently."
+                )
+        answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if not answers:
             raise ValueError("The conversation has no assistant turn to learn from.")
-        options = {**self.processor_kwargs, "return_offsets_mapping": True, "return_text_replacement_offsets": True}
-        inputs = self.processor.apply_chat_template(
-            [messages], tokenize=True, return_dict=True, processor_kwargs={**options, "padding": False}
-        )
-        spans = self._answer_spans(messages)
-        replacements = inputs.pop("text_replacement_offsets", None) or [[]]
-        spans = [(_moved(start, replacements[0]), _moved(end, replacements[0])) for start, end in spans]
-        ids, offsets = list(inputs["input_ids"][0]), inputs.pop("offset_mapping")[0]
+        return messages[: answers[-1] + 1]
+
+    def _encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        messages = self._conversation(row)
+        only_last = self.learn_from == "last"
+        text, spans = answer_spans(self.processor.apply_chat_template, without_media(messages), only_last)
+        inputs = self._process(messages, text, self._question(messages, joined=len(spans) > 1))
+        replacements = inputs.pop("text_replacement_offsets")
+        spans = [(_moved(start, replacements), _moved(end, replacements)) for start, end in spans]
+        ids = inputs["input_ids"].tolist()
         labels = [
             token if any(start < end_char and end > start_char for start_char, end_char in spans) else -100
-            for token, (start, end) in zip(ids, offsets, strict=True)
+            for token, (start, end) in zip(ids, inputs.pop("offset_mapping"), strict=True)
         ]
-        videos = {name: tensor for name, tensor in inputs.items() if isinstance(tensor, torch.Tensor)}
+        return self._fitted({**inputs, "labels": torch.tensor(labels)})
+
+    def _encode_prompt(self, row: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+        *messages, last = self._conversation(row)
+        render = self.processor.apply_chat_template
+        text = render_or_refuse(render, without_media(messages), add_generation_prompt=True)
+        inputs = self._process(messages, text, self._question(messages, joined=False))
+        for name in ("text_replacement_offsets", "offset_mapping"):
+            del inputs[name]
+        return self._fitted(inputs), text_of(last)
+
+    def _process(self, messages: list[dict[str, Any]], text: str, question: str | None) -> dict[str, Any]:
+        """The inputs of one row, whose videos are decoded here; and what tells where its characters went."""
+        videos = [load_medium(kind, value) for kind, value in media_of(messages)]
+        inputs = self.processor(
+            text=[text],
+            videos=videos or None,
+            **{
+                **self.processor_kwargs,
+                **({"question": [question]} if videos else {}),
+                **self._text_options(text),
+                "return_offsets_mapping": True,
+                "return_text_replacement_offsets": True,
+                "padding": False,
+            },
+        )
+        if "video_state" in inputs:
+            raise ValueError("A video state cannot be trained on: give the video itself.")
+        (ids,), (offsets,) = inputs["input_ids"], inputs["offset_mapping"]
         return {
-            **videos,
+            **{name: tensor for name, tensor in inputs.items() if isinstance(tensor, torch.Tensor)},
             "input_ids": torch.tensor(ids),
             "attention_mask": torch.ones(len(ids), dtype=torch.int64),
-            "labels": torch.tensor(labels),
+            "offset_mapping": offsets,
+            "text_replacement_offsets": (inputs.get("text_replacement_offsets") or [[]])[0],
         }
 
-    def _answer_spans(self, messages: list[dict[str, Any]]) -> list[tuple[int, int]]:
-        """Where the assistant's turns, end-of-turn marks included, lie in the rendered text (start, end)."""
-        render = self.processor.apply_chat_template
-        full = render(messages)
-        spans = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = render(messages[:index], add_generation_prompt=True) if index else ""
-            after = render(messages[: index + 1])
-            if not (full.startswith(after) and after.startswith(before)):
-                raise ValueError(
-                    "The chat template writes earlier turns differently once later ones follow, so that the answers "
-                    "cannot be told from the prompt: give one answer a row, or a simpler `chat_template`."
-                )
-            spans.append((len(before), len(after)))
-        return spans
+    def _text_options(self, text: str) -> dict[str, Any]:
+        # As `apply_chat_template` does where it tokenizes: what the template has written is not written twice.
+        bos = self.processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
+
+    def _question(self, messages: list[dict[str, Any]], joined: bool) -> str | None:
+        """What the frames are chosen for, within the processor's limit."""
+        turns = [text_of(message).strip() for message in messages if message["role"] == "user"]
+        turns = [turn for turn in turns if turn][0 if joined else -1 :]
+        tokenizer, limit = self.processor.tokenizer, self.processor.max_question_tokens
+        while True:
+            question = "\n".join(turns)
+            found = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+            if len(found["input_ids"]) <= limit:
+                return question
+            logger.warning_once(
+                "Questions are cut to the processor's max_question_tokens for the choice of frames; the language "
+                "model reads all of them."
+            )
+            # A cut text may be tokenized differently: hence the loop, and one character less at least.
+            end = min(found["offset_mapping"][limit - 1][1], len(question) - 1)
+            turns = turns[1:] if len(turns) > 1 else [question[:end].rstrip()]
+
+    def _fitting(self, num_frames: list[int], num_text: int, lenient: bool = False) -> list[TokenPlan]:
+        """The plans of a row's videos within `max_length`; with `lenient`, the wanted ones where it cannot be kept."""
+        wanted = [self._budget().plan(count) for count in num_frames]
+        num_visual = sum(plan.num_visual_tokens for plan in wanted)
+        if self.max_length is None or num_text + num_visual <= self.max_length:
+            return wanted
+        told = f"The row has {num_visual} visual and {num_text} text tokens, but `max_length={self.max_length}`"
+        if self.on_too_long == "shrink":
+            try:
+                return fitting_plans(num_frames, self._budget(), self.max_length - num_text)
+            except ValueError as error:
+                told, cause = f"{told}; {error}", "shorten the text, or raise `max_length`."
+        else:
+            cause = "give `on_too_long='shrink'`, a smaller `max_visual_tokens`, or a larger `max_length`."
+        if lenient:
+            return wanted
+        raise ValueError(f"{told}: {cause}")
+
+    def _fitted(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        mask = row.get("video_frame_mask")
+        num_frames = [] if mask is None else mask.sum(1).tolist()
+        plan_rows = row["video_token_plan"].tolist() if num_frames else []
+        old_costs = [self._budget().cost(count, *own[1:]) for count, own in zip(num_frames, plan_rows, strict=True)]
+        plans = self._fitting(num_frames, len(row["input_ids"]) - sum(old_costs))
+        if [plan.num_visual_tokens for plan in plans] == old_costs:
+            return row
+        return with_plans(row, plans, old_costs, self.processor.video_token_id)
+
+    def _empty_row(self) -> dict[str, torch.Tensor]:
+        ids = torch.full((2,), pad_token_id(self.processor.tokenizer))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.full_like(ids, -100)}
+
+
+@contextmanager
+def _naming(row: Mapping[str, Any]) -> Iterator[None]:
+    """An error about the row names it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        label = row_label(row, str(error))
+        raise restated(error, f"Row ({label}): {error}" if label else str(error)) from error
 
 
 def _moved(char: int, replacements: list[dict[str, Any]]) -> int:
@@ -163,24 +357,4 @@ def _moved(char: int, replacements: list[dict[str, Any]]) -> int:
     return char + (gained[-1] if gained else 0)
 
 
-def as_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row in chat form; `{"video", "question"}` with an `answer`, if it has one, becomes a conversation."""
-    if "messages" in row:
-        return list(row["messages"])
-    if "question" not in row:
-        raise ValueError(f"A row needs `messages`, or `video` and `question`; got the keys {sorted(row)}.")
-    videos = row.get("video", row.get("videos"))
-    several = isinstance(videos, (list, tuple)) and not is_video(videos)
-    listed = [] if videos is None else list(videos) if several else [videos]
-    content: list[dict[str, Any]] = [{"type": "video", "video": video} for video in listed]
-    if hasattr(videos, "frame_mask"):
-        # A state may hold several videos: a mark for each, the state itself once.
-        content += [{"type": "video"}] * (len(videos) - 1)
-    content.append({"type": "text", "text": row["question"]})
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    if row.get("answer") is not None:
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": str(row["answer"])}]})
-    return messages
-
-
-__all__ = ["DynFocusCollator", "as_messages", "merge_rows", "pad_token_id"]
+__all__ = ["DynFocusCollator", "merge_rows", "pad_token_id"]

@@ -104,6 +104,39 @@ class CooperativeEncoder(nn.Module):
         self.value_projector = nn.Linear(width, text_width)
         self.score_embedding = ScoreEmbedding(text_width) if config.question_aware_score else None
 
+    def forward(
+        self,
+        frame_features: torch.Tensor,
+        grouped_tokens: torch.Tensor,
+        parent_of_token: torch.Tensor,
+        queries: torch.Tensor,
+        events: Events,
+        scores: torch.Tensor,
+        selection: Selection,
+        frame_mask: torch.Tensor,
+        num_groups: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """
+        The visual tokens of each video, in time order: `(tokens, H)` a video.
+
+        Args:
+            frame_features (`torch.Tensor` of shape `(V, T, g², D)`).
+            grouped_tokens (`torch.Tensor` of shape `(V, T, N, D)`), parent_of_token (`(V, T, N)`): see `VideoState`.
+            queries (`torch.Tensor` of shape `(V, T, queries, D)`): the question encoder's output.
+            scores (`torch.Tensor` of shape `(V, L)`): of the events, -inf on padding events.
+            frame_mask (`torch.Tensor` of shape `(V, T)`, bool), num_groups (`(V,)`, int64): see `rods`.
+        """
+        gated = self.cluster_gate(grouped_tokens, parent_of_token)
+        rods = self.rods(gated, queries, frame_mask, num_groups)
+        cones = self.cones(frame_features, gated, events, selection)
+        if self.score_embedding is not None:
+            rods, cones = self.score_embedding(rods, cones, scores, events, selection, frame_mask, num_groups)
+        if selection.indicators is None and torch.is_grad_enabled():
+            # A hard choice gives the scores no gradient, but distributed training waits for one of every parameter.
+            rods = rods + 0 * scores.masked_fill(~events.mask, 0).sum().to(rods.dtype)
+        key_frames = events.medoids.gather(1, selection.key_events)
+        return self.assemble(rods, cones, key_frames, selection.mask, frame_mask, num_groups)
+
     def rods(
         self, gated_tokens: torch.Tensor, queries: torch.Tensor, frame_mask: torch.Tensor, num_groups: torch.Tensor
     ) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +9,12 @@ from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .backbones import FromBackbones
 from .configuration_dynfocus import DynFocusConfig
 from .cooperative_encoding import CooperativeEncoder
 from .event_prototypes import EventPrototypeEstimator, ZeroLinear
 from .generation_fixes import GenerationFixes
+from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
     DynFocusCausalLMOutputWithPast,
     DynFocusModelOutputWithPast,
@@ -67,6 +70,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         #: Standard deviation of the selection noise while training; a schedule may lower it, 0 selects hard.
         self.selection_sigma = config.selection_sigma
+        #: Where that noise comes from: called with the numbers of events `(V,)` and of samples, it gives standard
+        #: normal `(V, samples, max L)`. `None` draws from torch's own generator.
+        self.selection_noise: Callable[[torch.Tensor, int], torch.Tensor] | None = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -90,10 +96,11 @@ class DynFocusModel(DynFocusPreTrainedModel):
         """
         config = self.config
         mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
-        frames = pixel_values_videos[mask]
         pooled, grouped, parents, patches = [], [], [], []
-        for chunk in frames.split(config.vision_config.frames_per_chunk):
-            if not chunk.isfinite().all():
+        # Chunk by chunk: the pixels of a long video are never held twice.
+        for places in mask.nonzero().split(config.vision_config.frames_per_chunk):
+            chunk = pixel_values_videos[places[:, 0], places[:, 1]]
+            if not torch.stack(chunk.aminmax()).isfinite().all():
                 raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
             tower_patches = self.vision_tower(chunk)
             pooled.append(pool_patches(tower_patches, config.vision_config.grid_size, config.pooling_grid))
@@ -173,17 +180,23 @@ class DynFocusModel(DynFocusPreTrainedModel):
         queries = self.question_encoder(questions, question_mask, frame_tokens, state.frame_mask)
         estimator, encoder = self.event_prototypes, self.cooperative_encoder
         events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
-        scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
-        sigma = self.selection_sigma if self.training else 0.0
-        selection = estimator.select(scores, events.mask, num_key, sigma)
+        scores = estimator(events, queries, state.grouped_tokens, state.frame_mask)
+        sigma, noise = self.selection_sigma if self.training else 0.0, None
+        if sigma > 0 and torch.is_grad_enabled() and self.selection_noise is not None:
+            noise = self.selection_noise(num_events, self.config.selection_samples).to(scores.device)
+        selection = estimator.select(scores, events.mask, num_key, sigma, noise)
         key_frames = events.medoids.gather(1, selection.key_events)
-
-        gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
-        rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
-        cones = encoder.cones(state.frame_features, gated, events, selection)
-        if encoder.score_embedding is not None:
-            rods, cones = encoder.score_embedding(rods, cones, scores, events, selection, state.frame_mask, num_groups)
-        tokens = encoder.assemble(rods, cones, key_frames, selection.mask, state.frame_mask, num_groups)
+        tokens = encoder(
+            state.frame_features,
+            state.grouped_tokens,
+            state.parent_of_token,
+            queries,
+            events,
+            scores,
+            selection,
+            state.frame_mask,
+            num_groups,
+        )
         return DynFocusVideoFeatures(
             pooler_output=tokens,
             key_frames=without_padding(key_frames, num_key),
@@ -208,6 +221,22 @@ class DynFocusModel(DynFocusPreTrainedModel):
                 "use one processor call for the text and its videos, and do not truncate its result."
             )
         return mask[..., None].to(inputs_embeds.device)
+
+    def _blank_video(self) -> torch.Tensor:
+        """
+        The sum of a blank frame's visual tokens, a scalar.
+
+        Added with weight 0 to a training batch without videos: every process then runs the same modules and has
+        gradients of the same parameters, without which training on many of them hangs.
+        """
+        side, device = self.config.vision_config.image_size, self.question_encoder.query_tokens.device
+        features = self.get_video_features(
+            pixel_values_videos=torch.zeros(1, 1, 3, side, side, device=device),
+            video_token_plan=torch.ones(1, 3, dtype=torch.long),
+            question_input_ids=torch.zeros(1, 1, dtype=torch.long),
+            return_dict=True,
+        )
+        return features.pooler_output[0].sum()
 
     @can_return_tuple
     def forward(
@@ -257,6 +286,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
             visual_tokens = torch.cat(features.pooler_output).to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, len(visual_tokens))
             inputs_embeds = inputs_embeds.masked_scatter(mask, visual_tokens)
+        elif self.training and torch.is_grad_enabled():
+            inputs_embeds = inputs_embeds + 0 * self._blank_video().to(inputs_embeds)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -275,7 +306,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         )
 
 
-class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationFixes, GenerationMixin):
+class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, GenerationFixes, GenerationMixin):
     """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
 
     def __init__(self, config: DynFocusConfig):
@@ -350,7 +381,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationFixes,
         """
         Args:
             labels (`torch.Tensor` of shape `(batch, tokens)`, *optional*): token ids; -100 where no loss is wanted.
-            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): the last n positions, or these; 0 keeps all.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
+                the last n positions, or these; 0 keeps all. The loss too is that of these alone.
             num_items_in_batch (`int`, *optional*): what the summed loss is divided by, instead of the labels here.
             The others: see [`DynFocusModel.forward`].
         """
@@ -373,11 +405,15 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationFixes,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
         loss = None
         if labels is not None:
+            kept_labels = labels[:, kept]
+            if not (kept_labels[:, 1:] != -100).any():
+                # Nothing to learn from: a loss of 0, not the mean of nothing.
+                loss_kwargs["num_items_in_batch"] = 1
             vocab_size = self.config.text_config.vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **loss_kwargs)
+            loss = self.loss_function(logits=logits, labels=kept_labels, vocab_size=vocab_size, **loss_kwargs)
         return DynFocusCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

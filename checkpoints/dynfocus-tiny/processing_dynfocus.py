@@ -8,6 +8,7 @@ from transformers import BatchFeature
 from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
+from .backbone_processor import FromBackbones
 from .decoded_frames import flatten_videos, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
@@ -39,6 +40,10 @@ DEFAULT_CHAT_TEMPLATE = """\
 """
 
 
+# Qwen3 writes such a block before an answer even where it holds no thought.
+_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+
+
 class DynFocusVideosKwargs(DynFocusVideoProcessorKwargs, total=False):
     """
     Keyword arguments about videos that [`DynFocusProcessor`] takes, besides those of its video processor.
@@ -63,7 +68,7 @@ class DynFocusProcessorKwargs(ProcessingKwargs, total=False):
     videos_kwargs: DynFocusVideosKwargs  # type: ignore[misc]  # a wider dictionary than the base class has
 
 
-class DynFocusProcessor(ProcessorMixin):
+class DynFocusProcessor(ProcessorMixin, FromBackbones):
     r"""
     Joins a video processor and a tokenizer, and owns the token plan.
 
@@ -304,7 +309,7 @@ class DynFocusProcessor(ProcessorMixin):
         self, generated_ids: Any, input_ids: Any = None, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
         """
-        Answers from what `generate` returned.
+        Answers from what `generate` returned, without the thoughts that some language models begin with.
 
         Args:
             generated_ids (`torch.Tensor` of shape `(batch, tokens)`).
@@ -313,7 +318,7 @@ class DynFocusProcessor(ProcessorMixin):
         start = 0 if input_ids is None else input_ids.shape[-1]
         new_ids = [row[start:] for row in generated_ids]
         texts = self.tokenizer.batch_decode(new_ids, skip_special_tokens=skip_special_tokens, **kwargs)
-        return [text.strip() for text in texts]
+        return [_THOUGHTS.sub("", text).strip() for text in texts]
 
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any

@@ -72,6 +72,8 @@ class VisionTower(PreTrainedModel):
         else:
             self.backbone = _trim(_model_class(config.backbone_config)._from_config(_cut_config(config)), config)
         self.post_init()
+        # As one piece: processes with videos of different lengths would gather single layers unequally often.
+        self._no_split_modules = ["VisionTower"]
         self._freeze()
 
     @classmethod

@@ -87,7 +87,7 @@ def alignment_losses(
             inputs["question_input_ids"], inputs["question_attention_mask"], state.grouped_tokens, state.frame_mask
         )
         events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
-        scores = estimator.score(events, queries, state.grouped_tokens, state.frame_mask)
+        scores = estimator(events, queries, state.grouped_tokens, state.frame_mask)
         gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
         rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
         # Any frame's cones must name what it shows: these are some, whatever the question.

@@ -1,0 +1,102 @@
+"""Which part of a conversation is to be learned: the assistant's turns, found in what any chat template writes."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+
+# Private-use characters: no template changes them, and no text holds them.
+_STAND_IN = "\ue000\ue001\ue000"
+
+
+def answer_spans(
+    render: Callable[..., str], messages: Sequence[dict[str, Any]], only_last: bool = False
+) -> tuple[str, list[tuple[int, int]]]:
+    """
+    The text that a chat template makes of a conversation, and where the assistant's turns lie in it.
+
+    A span begins where the generation prompt ends, so that it holds all that the model has to write (an empty think
+    block, if the template puts one there), and ends after the end-of-turn mark. The content is found by rendering the
+    conversation once more with a stand-in for it: so the template may trim it, and may write earlier turns differently
+    from the last one.
+
+    Args:
+        render: the template: `render(messages)` and `render(messages, add_generation_prompt=True)`.
+        messages: in chat form, without media.
+        only_last: only the last assistant's turn.
+
+    Returns:
+        The text and (start, end) of each turn in characters.
+
+    Raises:
+        `ValueError`: where the template refuses the conversation, or does not write an answer where it belongs.
+    """
+    full = render_or_refuse(render, messages)
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    return full, [_span(render, messages, full, index) for index in (turns[-1:] if only_last else turns)]
+
+
+def render_or_refuse(render: Callable[..., str], messages: Sequence[dict[str, Any]], **kwargs: Any) -> str:
+    """What the template writes; its own refusals (of a role, of two user turns in a row) become a `ValueError`."""
+    try:
+        return render(list(messages), **kwargs)
+    except import_module("jinja2.exceptions").TemplateError as error:
+        raise ValueError(f"The chat template refuses this conversation: {error}.") from None
+
+
+def _span(render: Callable[..., str], messages: Sequence[dict[str, Any]], full: str, index: int) -> tuple[int, int]:
+    message = messages[index]
+    stands_in = _STAND_IN if isinstance(message["content"], str) else [{"type": "text", "text": _STAND_IN}]
+    until_here = [*messages[:index], {**message, "content": stands_in}]
+    before, after = _around_stand_in(render_or_refuse(render, [*until_here, *messages[index + 1 :]]), index)
+    # Templates refuse to begin without a user's turn, or write another prompt then.
+    begun = any(earlier["role"] == "user" for earlier in messages[:index])
+    prompt = render_or_refuse(render, messages[:index], add_generation_prompt=True) if begun else before
+    end = len(full) - len(after)
+    start = len(prompt) if full.startswith(prompt) and len(prompt) <= end else len(before)
+    # Up to the prompt nothing may depend on the answer; after it, a template may draw its thoughts out of the content.
+    if not full.endswith(after) or not full.startswith(before[:start]):
+        raise ValueError(
+            f"The chat template writes the rest of the conversation differently when the answer of turn {index} is "
+            "another, so that the answer cannot be told from the prompt: use a simpler `chat_template`."
+        )
+    is_last = index == len(messages) - 1
+    own_tail = after if is_last else _around_stand_in(render_or_refuse(render, until_here), index)[1]
+    return start, end + len(os.path.commonprefix([full[end:], own_tail]))
+
+
+def _around_stand_in(text: str, index: int) -> tuple[str, str]:
+    if text.count(_STAND_IN) != 1:
+        raise ValueError(
+            f"The chat template writes the answer of turn {index} {text.count(_STAND_IN)} times instead of once, so "
+            "that it cannot be told from the prompt: use a simpler `chat_template`."
+        )
+    before, _, after = text.partition(_STAND_IN)
+    return before, after
+
+
+def label_table(processor: Any, encoded_row: Mapping[str, torch.Tensor]) -> list[tuple[str, bool]]:
+    """
+    A row as `DynFocusCollator.encode` returns it, to be read: (token, whether it is learned), a run of placeholders
+    being one entry such as `<video>×216`. Padding is left out.
+    """
+    ids, labels = encoded_row["input_ids"].tolist(), encoded_row["labels"].tolist()
+    mask = encoded_row["attention_mask"].tolist()
+    table: list[tuple[str, bool]] = []
+    run = 0
+    for token, label, is_real in zip(ids, labels, mask, strict=True):
+        if not is_real:
+            continue
+        if token == processor.video_token_id:
+            run += 1
+            continue
+        if run:
+            table.append((f"{processor.video_token}×{run}", False))
+            run = 0
+        table.append((processor.tokenizer.decode([token]), label != -100))
+    return [*table, (f"{processor.video_token}×{run}", False)] if run else table
+
+
+__all__ = ["answer_spans", "label_table", "render_or_refuse"]

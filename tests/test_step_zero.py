@@ -1,0 +1,84 @@
+"""A trained language model and vision tower, put together anew: how well they answer before any training."""
+
+from statistics import mean
+
+import pytest
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
+from dynfocus.checkpoints import embedded_model
+from dynfocus.eval.synthetic.builder import Recipe
+from dynfocus.eval.synthetic.world import render
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """The default model's tower and language model, each in a folder of its own."""
+    trained = DynFocusForConditionalGeneration.from_pretrained(embedded_model())
+    root = tmp_path_factory.mktemp("parts")
+    vision = transformers.SiglipVisionModel(trained.model.vision_tower.backbone.config)
+    vision.load_state_dict(trained.model.vision_tower.backbone.state_dict())
+    vision.save_pretrained(root / "vision")
+    causal = transformers.LlamaForCausalLM(trained.config.text_config)
+    causal.model.load_state_dict(trained.model.language_model.state_dict())
+    causal.save_pretrained(root / "language")
+    AutoTokenizer.from_pretrained(embedded_model()).save_pretrained(root / "language")
+    return root / "vision", root / "language"
+
+
+@pytest.fixture(scope="module")
+def prompts(names):
+    """Questions about generated videos with their answers, which alone have labels."""
+    # The plan that the language model was trained with.
+    processor, rows = DynFocusProcessor.from_backbones(*names, num_prototypes=16, key_ratio=0.25), []
+    model = DynFocusForConditionalGeneration.from_backbones(*names, feature_layer=-1)
+    for number in range(6):
+        episode, questions = Recipe(seed=1, num_frames=24).draw(number)
+        video = {"type": "video", "video": render(episode, 64)}
+        for question in questions[:3]:
+            messages = [{"role": "user", "content": [video, {"type": "text", "text": question.question}]}]
+            answer = [{"role": "assistant", "content": question.answer}]
+            options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "question": question.question}
+            row = processor.apply_chat_template(messages + answer, **options)
+            start = processor.apply_chat_template(messages, add_generation_prompt=True, **options)["input_ids"].shape[
+                1
+            ]
+            labels = row["input_ids"].clone()
+            labels[:, :start] = -100
+            pixels, mask = row.pop("pixel_values_videos"), row.pop("video_frame_mask")
+            # The state of a video rests on the vision tower alone, which is the same for every seed.
+            state = model.encode_video(pixels, mask) if question is questions[0] else rows[-1]["video_state"]
+            rows.append({**row, "labels": labels, "video_state": state})
+    return rows
+
+
+@torch.no_grad()
+def loss_with_noise(model, row, seed):
+    """With noise of the words' size in place of visual tokens."""
+    words = model.get_input_embeddings()
+    where = row["input_ids"] == model.config.video_token_id
+    noise = torch.randn(int(where.sum()), words.weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    embeds = words(row["input_ids"]).masked_scatter(where[..., None], noise * words.weight.square().mean().sqrt())
+    return model(inputs_embeds=embeds, attention_mask=row["attention_mask"], labels=row["labels"]).loss.item()
+
+
+@torch.no_grad()
+def mean_loss(model, prompts):
+    return mean(model(**row).loss.item() for row in prompts)
+
+
+def test_the_first_loss_is_that_of_noise_as_large_as_words(names, prompts):
+    ours, with_noise, drowned = [], [], []
+    for seed in range(3):
+        model = DynFocusForConditionalGeneration.from_backbones(*names, feature_layer=-1, seed=seed)
+        ours.append(mean_loss(model, prompts))
+        with_noise += [loss_with_noise(model, row, seed) for row in prompts]
+        encoder = model.model.cooperative_encoder
+        for layer in (encoder.projector.linear_2, encoder.value_projector):
+            layer.weight.data.mul_(100)
+        drowned.append(mean_loss(model, prompts))
+    assert mean(ours) == pytest.approx(mean(with_noise), abs=0.3)
+    # Tokens that drown the words cost more than that.
+    assert mean(drowned) > mean(ours) + 0.3
