@@ -1,4 +1,4 @@
-"""What the `dynfocus` command takes. What it does is in `ask.py`, `synth.py` and `hub.py`, imported when needed."""
+"""What the `dynfocus` command takes. What it does is in the other files, imported when needed."""
 
 import sys
 from enum import StrEnum
@@ -26,6 +26,8 @@ dynfocus ask holiday.mp4 "What is on the beach?" --plot timeline.png --max-visua
 
 dynfocus synth --seed 1 --videos 50 --out test-set
 
+dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv
+
 dynfocus push user/my-model --model my-model"""
 
 _ASK_EXAMPLES = """[bold]Examples[/bold]
@@ -42,6 +44,16 @@ dynfocus synth --seed 1 --videos 50 --out test-set
 
 python -m dynfocus.eval.synthetic.score test-set"""
 
+
+_TRAIN_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv --check
+
+dynfocus train lora --show > my-recipe.yaml
+
+dynfocus train my-recipe.yaml training.output_dir=runs/first
+
+torchrun --nproc_per_node 4 -m dynfocus.training.train my-recipe.yaml"""
 
 _EXPORT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -188,6 +200,38 @@ def synth(
         from . import synth as command
 
         command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
+
+
+@app.command(epilog=_TRAIN_EXAMPLES)
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file, or one of align, instruct, lora, full_fsdp2, full_zero3 and tiny.", show_default=False
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the recipe's.", show_default=False),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read rows, tell lengths and memory, and train nothing.")
+    ] = False,
+    check_rows: Annotated[int, typer.Option(min=1, help="Rows that --check reads.")] = 100,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe's text, to be changed.")] = False,
+    accelerate: Annotated[
+        bool, typer.Option("--accelerate", help="Print where accelerate's settings for the recipe are.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
+) -> None:
+    """Fine-tune a model on your videos; an interrupted run goes on where it stopped."""
+    with user_errors(verbose):
+        from . import train as command
+
+        if show or accelerate:
+            command.show(recipe, accelerate)
+        else:
+            command.run(recipe, overrides or [], check, check_rows)
 
 
 @app.command(epilog=_EXPORT_EXAMPLES)

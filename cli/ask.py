@@ -5,18 +5,18 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+
 from .loading import load_pipeline
 from .report import print_report
 from .terminal import UserError, quiet, spinner
 
-DEFAULT_MODEL = "dynfocus-tiny"
 _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 _PLOT_DPI = 150
 _THUMBNAIL_PIXELS = 256  # of the shorter side
@@ -70,14 +70,6 @@ def run(request: Request) -> None:
     print_report(console, result)
     if request.plot is not None:
         console.print(f"Timeline: {request.plot}", markup=False, soft_wrap=True)
-
-
-def embedded_model() -> Path:
-    """The folder of the model that comes with the package."""
-    folder = Path(str(resources.files("dynfocus.checkpoints"))) / DEFAULT_MODEL
-    if not (folder / "config.json").is_file():
-        raise UserError(f"This installation holds no default model ({folder} is missing): name one with --model.")
-    return folder
 
 
 def _check(request: Request) -> None:
@@ -164,4 +156,4 @@ def read_thumbnails(
     return [thumbnails[number] for number in numbers.tolist()]
 
 
-__all__ = ["DEFAULT_MODEL", "Request", "embedded_model", "read_thumbnails", "run"]
+__all__ = ["Request", "read_thumbnails", "run"]

@@ -10,7 +10,8 @@ from huggingface_hub.utils import validate_repo_id
 from rich.console import Console
 from rich.text import Text
 
-from .ask import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+
 from .loading import check_kind, check_model_name, loading_errors
 from .terminal import UserError, quiet, spinner
 

@@ -24,11 +24,11 @@ from tiny_models import tiny_model
 from typer.testing import CliRunner
 from videos import barcode_frames, read_barcode, write_video
 
-from dynfocus import __version__
+from dynfocus import __version__, checkpoints
 from dynfocus.cli import ask as ask_module
 from dynfocus.cli import loading, terminal
 from dynfocus.cli.app import app
-from dynfocus.cli.ask import embedded_model, read_thumbnails
+from dynfocus.cli.ask import read_thumbnails
 from dynfocus.cli.terminal import UserError
 from dynfocus.cli.timeline import _ThumbnailGrid, spread, timeline_figure
 from dynfocus.cli.times import clock_time
@@ -232,12 +232,12 @@ def test_remote_code_needs_the_flag(film, monkeypatch):
 
 
 def test_embedded_model(monkeypatch, tmp_path, film):
-    monkeypatch.setattr(ask_module.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path / package)
     assert_one_sentence(run("ask", film, QUESTION), "holds no default model")
     folder = tmp_path / "dynfocus.checkpoints" / "dynfocus-tiny"
     folder.mkdir(parents=True)
     (folder / "config.json").touch()
-    assert embedded_model() == folder
+    assert checkpoints.embedded_model() == folder
 
 
 def test_verbose_shows_where_an_error_comes_from(film):

@@ -214,8 +214,8 @@ def imported_packages(path: Path) -> set[str]:
 MAY_IMPORT = {
     "dynfocus": set(),
     "dynfocus.processing": set(),
-    "dynfocus.training": {"dynfocus", "dynfocus.processing", "dynfocus.eval"},
-    "dynfocus.eval": {"dynfocus", "dynfocus.processing"},
+    "dynfocus.training": {"dynfocus", "dynfocus.processing", "dynfocus.eval", "dynfocus.checkpoints"},
+    "dynfocus.eval": {"dynfocus", "dynfocus.processing", "dynfocus.checkpoints"},
     "dynfocus.cli": {"dynfocus", "dynfocus.processing", "dynfocus.eval", "dynfocus.training", "dynfocus.checkpoints"},
     "dynfocus.checkpoints": set(),
 }

@@ -1,1 +1,5 @@
-"""Training of DynFocus models."""
+"""Fine-tuning with `Trainer`: `SelectionNoiseSchedule`, `DynFocusTrainer`, and recipes for whole runs."""
+
+from .selection_noise import SeededSelectionNoise, SelectionNoiseSchedule
+
+__all__ = ["SeededSelectionNoise", "SelectionNoiseSchedule"]

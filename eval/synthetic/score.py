@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+
 from .builder import QUESTIONS_FILE
 from .questions import KINDS
 
@@ -160,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Scores a model on a synthetic set, by kind of question.",
     )
     parser.add_argument("folder", help="a set made by `dynfocus synth`")
-    parser.add_argument("--model", default="checkpoints/dynfocus-tiny", help="a folder or a Hub id (%(default)s)")
+    parser.add_argument("--model", help="a folder or a Hub id (the model that comes with the package)")
     parser.add_argument("--batch-size", type=int, default=8, help="questions answered at once (%(default)s)")
     parser.add_argument("--limit", type=int, help="ask the first so many questions only")
     parser.add_argument("--device", help="such as cpu or cuda:0")
@@ -168,14 +170,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         rows = read_questions(options.folder, options.limit)
-        score = score_predictions(rows, predict(rows, options.model, options.batch_size, options.device))
+        model = options.model or str(embedded_model())
+        score = score_predictions(rows, predict(rows, model, options.batch_size, options.device))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps(score | {"model": options.model, "folder": options.folder}))
+        print(json.dumps(score | {"model": options.model or DEFAULT_MODEL, "folder": options.folder}))
     else:
-        print_score(score, f"{options.model} on {options.folder}")
+        print_score(score, f"{options.model or DEFAULT_MODEL} on {options.folder}")
     return 0
 
 

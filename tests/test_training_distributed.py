@@ -1,0 +1,115 @@
+"""Many processes: two of them on a CPU, started as a user would start them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import losses, recipe_settings, save_start, write_recipe, write_rows
+
+from dynfocus.training import SeededSelectionNoise
+from dynfocus.training.recipe import load_recipe
+from dynfocus.training.train import train
+
+TESTS = Path(__file__).parent
+
+
+def torchrun(*words: str) -> str:
+    """Runs two processes, and returns what they print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    # Two processes on the interface that every machine has.
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module", params=["default", "released_code"])
+def start(request, tmp_path_factory) -> Path:
+    return save_start(tmp_path_factory.mktemp("start") / "model", request.param)
+
+
+@pytest.mark.parametrize("order", ["random", "group_by_length"])
+def test_two_processes_learn_as_one_does(rows, start, tmp_path, order):
+    options = {"max_steps": 6, "train_sampling_strategy": order}
+    single = recipe_settings(start, rows, tmp_path / "single", per_device_train_batch_size=4, **options)
+    train(load_recipe(write_recipe(tmp_path / "single.yaml", single)))
+    double = recipe_settings(start, rows, tmp_path / "double", per_device_train_batch_size=2, **options)
+    said = torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "double.yaml", double)))
+    assert "2 processes on cpu, 4 rows a step." in said
+    found = losses(tmp_path / "double")
+    assert len(found) == 6 and found[-1] < found[0]
+    assert found == pytest.approx(losses(tmp_path / "single"), abs=1e-3)
+    names = load_file(start / "model.safetensors").keys()
+    assert load_file(tmp_path / "double" / "model" / "model.safetensors").keys() == names
+
+
+def test_processes_with_and_without_videos_learn_together(start, tmp_path):
+    path = write_rows(tmp_path / "data")
+    listed = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in listed[::2]:
+        row["video"] = None
+    path.write_text("".join(json.dumps(row) + "\n" for row in listed))
+    options = {"max_steps": 8, "per_device_train_batch_size": 1, "gradient_checkpointing": True}
+    settings = recipe_settings(start, path, tmp_path / "run", **options)
+    settings["freeze"] = []
+    # All rows that the second process has to answer are broken ones.
+    gone = [{**row, "video": "gone.mp4"} if number % 2 else row for number, row in enumerate(listed)]
+    path.with_name("held-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gone))
+    settings["data"].update(eval=str(path.with_name("held-out.jsonl")), max_bad_fraction=0.9)
+    settings["training"].update(eval_strategy="steps", eval_steps=8)
+    settings["selection_noise"] = {"start": 0.05, "end": 0.0, "hold": 0.5}
+    torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "recipe.yaml", settings)))
+    found = losses(tmp_path / "run")
+    assert len(found) == 8 and found[-1] < found[0]
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert [entry["eval_unanswered"] for entry in state["log_history"] if "eval_accuracy" in entry] == [4]
+
+
+def test_noise_differs_between_processes_and_is_the_same_again():
+    events = torch.tensor([5, 3])
+    first, again, other = (SeededSelectionNoise(7, rank, 2) for rank in (0, 0, 1))
+    noise = first(events, 50)
+    assert torch.equal(noise, again(events, 50))
+    assert not torch.equal(noise, other(events, 50))
+    assert not torch.equal(noise, first(events, 50)), "the next batch has noise of its own"
+    first.begin_step(0)
+    assert torch.equal(noise, first(events, 50))
+    first.begin_step(1)
+    assert not torch.equal(noise, first(events, 50))
+    assert not torch.equal(noise, SeededSelectionNoise(8, 0, 2)(events, 50))
+
+
+def test_noise_does_not_depend_on_how_a_batch_is_spread():
+    events = torch.tensor([5, 3, 4, 5])
+    whole = SeededSelectionNoise(7)(events, 20)
+    accumulated = SeededSelectionNoise(7)
+    parts = [accumulated(events[:2], 20), accumulated(events[2:], 20)]
+    ranks = [SeededSelectionNoise(7, rank, 2)(events[2 * rank : 2 * rank + 2], 20) for rank in (0, 1)]
+    assert torch.equal(torch.cat(parts), whole) and torch.equal(torch.cat(ranks), whole)
+    assert not whole[1, :, 3:].any() and whole[1, :, :3].std() == pytest.approx(1, abs=0.3)
+
+
+def test_fsdp2_saves_what_one_process_would(rows, start, tmp_path):
+    torchrun(str(TESTS / "fsdp2_step.py"), str(start), str(rows), str(tmp_path / "sharded"))
+    found = json.loads((tmp_path / "sharded" / "found.json").read_text())
+    assert found["world_size"] == 2 and "VisionTower" in found["wrapped"] and "LlamaDecoderLayer" in found["wrapped"]
+    assert not [name for name in found["wrapped"] if name.startswith("Siglip")]
+    assert found["sharded_parameters"] == found["parameters"]
+    saved = torch.load(tmp_path / "sharded" / "logits.pt", weights_only=True)
+    assert torch.allclose(saved["loaded"], saved["sharded"], atol=1e-5)
+    assert torch.allclose(saved["loaded"], saved["single"], atol=1e-3)
+    assert not torch.allclose(saved["loaded"], saved["before"], atol=1e-2)

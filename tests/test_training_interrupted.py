@@ -1,0 +1,146 @@
+"""Runs that are broken off: by a signal, by a kill, by anything; and folders that hold a run already."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import losses, recipe_settings, save_start, write_recipe, write_rows
+from transformers import TrainerCallback
+
+from dynfocus.training import train as train_module
+from dynfocus.training.checkpoints import last_checkpoint
+from dynfocus.training.recipe import load_recipe
+from dynfocus.training.train import train
+from dynfocus.training.trainer import DynFocusTrainer
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    return save_start(tmp_path_factory.mktemp("start") / "model")
+
+
+@pytest.fixture
+def fit(rows, start, tmp_path):
+    """Carries out a recipe in a folder; changes to its settings go through `change`."""
+
+    def fit(name="run", change=lambda settings: None, **training):
+        settings = recipe_settings(start, rows, tmp_path / name, **training)
+        change(settings)
+        said = []
+        result = train(load_recipe(write_recipe(tmp_path / f"{name}.yaml", settings)), said.append)
+        return result, tmp_path / name, said
+
+    return fit
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptAfter(TrainerCallback):
+    """Breaks a run off after a step, as a kill would: no checkpoint is written."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Interrupted
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    def interrupt(step):
+        class Breaking(DynFocusTrainer):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.add_callback(InterruptAfter(step))
+
+        monkeypatch.setattr(train_module, "DynFocusTrainer", Breaking)
+
+    return interrupt
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["rows", "grouped", "stream"])
+def test_an_interrupted_run_goes_on_exactly(fit, interrupt, monkeypatch, kind):
+    def change(settings):
+        settings["data"]["streaming"] = kind == "stream"
+        # Some rows of a batch fewer than videos: the last batch of an epoch is short.
+        settings["training"]["per_device_train_batch_size"] = 3
+        if kind == "grouped":
+            settings["training"]["train_sampling_strategy"] = "group_by_length"
+
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "lr_scheduler_type": "linear"}
+    whole, uninterrupted, _ = fit("whole", change, **options)
+    for step in (3, 7):
+        interrupt(step)
+        with pytest.raises(Interrupted):
+            fit("broken", change, **options)
+        monkeypatch.undo()
+    # A checkpoint that a kill cut short.
+    (uninterrupted.with_name("broken") / "checkpoint-7").mkdir()
+    result, resumed, said = fit("broken", change, **options)
+    assert "checkpoint-6" in said[2]
+    assert losses(resumed) == losses(uninterrupted)
+    first, second = weights(whole), weights(result)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_is_not_run_again(fit, monkeypatch):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    result, folder, _ = fit(**options)
+    before = weights(result)
+    monkeypatch.setattr(DynFocusTrainer, "training_step", lambda *_: pytest.fail("it was trained again"))
+    again, _, _ = fit(**options)
+    assert again == result and all(torch.equal(before[name], tensor) for name, tensor in weights(result).items())
+
+
+def test_a_folder_keeps_its_recipe(fit, tmp_path):
+    fit(max_steps=1)
+    with pytest.raises(ValueError, match=r"holds a run with `training.learning_rate` = 0.002 instead of 0.1: give"):
+        fit(max_steps=1, learning_rate=0.1)
+    # What does not change what is learned may change.
+    fit(max_steps=1, logging_steps=5)
+    # Nor does what a run was that broke off before its first checkpoint.
+    with pytest.raises(OSError, match="/no/model"):
+        fit("new", lambda settings: settings["model"].update(checkpoint="/no/model"))
+    fit("new", max_steps=1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="is no empty folder, nor one of a run"):
+        fit("other", max_steps=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_signals(rows, start, tmp_path, number):
+    """SIGTERM and Ctrl-C write a checkpoint; after SIGKILL the last one serves."""
+    settings = recipe_settings(start, rows, tmp_path / "run", max_steps=2000, save_strategy="steps", save_steps=2)
+    recipe = write_recipe(tmp_path / "recipe.yaml", settings)
+    command = [sys.executable, "-m", "dynfocus.training.train", str(recipe)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while last_checkpoint(tmp_path / "run") is None:
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), said
+    if number != signal.SIGKILL:
+        assert "The same command goes on from there." in said and "Traceback" not in said
+        step = int(said.partition("Stopped after step ")[2].partition(".")[0])
+        assert last_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"

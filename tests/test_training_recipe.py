@@ -1,0 +1,388 @@
+"""Recipes and rows: what they take, and one clear sentence for what they do not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import get_peft_model
+from tiny import make_tiny_processor, make_tiny_tokenizer
+from tiny_models import tiny_config, tiny_model, tiny_text_config
+from training_runs import QUESTION, recipe_settings, save_start, write_recipe, write_rows
+from transformers import AutoModelForCausalLM, TrainingArguments
+from typer.testing import CliRunner
+
+from dynfocus import DynFocusCollator, DynFocusForConditionalGeneration
+from dynfocus.cli.app import app
+from dynfocus.hub import save_for_hub
+from dynfocus.training.answer_evaluation import answer_accuracy
+from dynfocus.training.check import _length, check_recipe, estimate_memory
+from dynfocus.training.lengths import row_lengths
+from dynfocus.training.parts import NEW_PARTS, PARTS, freeze, lora_config, names_in, part_sizes, plain_name
+from dynfocus.training.recipe import RECIPES, load_recipe, recipe_names
+from dynfocus.training.rows import Source, load_rows, stream_rows
+from dynfocus.training.setup import check_fit, load_data, load_model, training_arguments
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    return save_start(tmp_path_factory.mktemp("start") / "model")
+
+
+@pytest.fixture
+def settings(rows, start, tmp_path) -> dict:
+    return recipe_settings(start, rows, tmp_path / "run")
+
+
+def dynfocus(*words) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["train", *map(str, words)])
+    return done.exit_code, done.output
+
+
+# ---- recipes
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_comes_along_is_one(name, rows, tmp_path):
+    overrides = [f"data.train={rows}", f"training.output_dir={tmp_path / 'run'}", "training.bf16=false"]
+    if name == "lora":
+        overrides.append("model.checkpoint=some/model")
+    recipe = load_recipe(name, overrides)
+    arguments = training_arguments(recipe)
+    assert arguments.learning_rate > 0 and arguments.remove_unused_columns is False
+    model = tiny_model()
+    for pattern in (*recipe.freeze, *recipe.learning_rates):
+        assert names_in(model, pattern)
+    # What the first lines of a recipe tell the user to type is about that recipe.
+    assert f" {name}" in (RECIPES / f"{name}.yaml").read_text().split("model:")[0]
+
+
+def test_both_stages_train_the_selector():
+    for name in ("align", "instruct"):
+        model = tiny_model()
+        freeze(model, load_recipe(name, ["data.train=x.json"]).freeze)
+        trained = {part for part, (_, learned) in part_sizes(model).items() if learned}
+        assert trained == ({*NEW_PARTS} if name == "align" else {*NEW_PARTS, "language_model"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(modle={}), "unknown key `modle`: is it `model`?"),
+        (lambda s: s["data"].update(trian="x"), "unknown key `data.trian`: is it `train`?"),
+        (lambda s: s["data"].update(train=[{"path": "x", "splt": "y"}]), "splt`: is it `split`?"),
+        (
+            lambda s: s["training"].update(learning_rat=1),
+            "`learning_rat` is no field of TrainingArguments: is it `learn",
+        ),
+        (
+            lambda s: s["training"].update(push_to_hub=True),
+            "`push_to_hub` is set by `push_to_hub` of the recipe itself",
+        ),
+        (lambda s: s["training"].update(output_dir=None), "`output_dir` is missing"),
+        (lambda s: s["data"].update(train=None), "`data.train` is missing: a file, folder or Hub id"),
+        (lambda s: s["data"].update(fps=-1), "`data.fps`: Input should be greater than 0"),
+        (lambda s: s.pop("training"), "`training` is missing"),
+        (lambda s: s["model"].update(vision="x"), "give either `checkpoint`, or both `vision` and `language_model`"),
+        (lambda s: s.update(model={"vision": "x"}), "give either `checkpoint`, or both `vision` and `language_model`"),
+        (lambda s: (s["data"].update(streaming=True), s["training"].pop("max_steps")), "a stream has no end"),
+        (lambda s: s.update(lora={}, freeze=[]), "with `lora` the vision tower stays frozen"),
+        (
+            lambda s: s.update(selection_noise={"hold": 2}),
+            "`selection_noise.hold`: Input should be less than or equal",
+        ),
+    ],
+)
+def test_bad_settings(settings, tmp_path, change, message):
+    change(settings)
+    code, said = dynfocus(write_recipe(tmp_path / "recipe.yaml", settings))
+    assert code == 1 and message in said and said.count("\n") == 1, said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: is no file, and none of the recipes align, full_fsdp2, full_zero3,"),
+        (["{recipe}", "max_steps"], "'max_steps': a setting is changed by KEY=VALUE"),
+        (["{recipe}", "training.max_steps.x=3"], "`max_steps` has no settings below it"),
+        (["{recipe}", "data.train=nothing.csv"], "nothing.csv: there is no such file or folder with rows"),
+        (["{recipe}", "data.media_root=/no/where"], "media_root /no/where: there is no such folder"),
+        (["{recipe}", "model.checkpoint=/no/model"], "/no/model"),
+        (["{recipe}", "freeze=[visiontower]"], "'visiontower' names no part and no parameter of the model: the parts"),
+        (["{recipe}", "freeze=['*']"], "Nothing is left to train"),
+        (["{recipe}", "data.max_visual_tokens=3"], "`max_visual_tokens=3` is too small"),
+        (["{recipe}", "model.config={no_field: 1}"], "`model.config` or `model.processor`: "),
+        (["{recipe}", "training.lr_scheduler_type=cosin"], "`training`: cosin is not a valid SchedulerType"),
+        (["lora", "--accelerate"], "lora: comes without settings for accelerate"),
+    ],
+)
+def test_bad_words(settings, tmp_path, words, message):
+    recipe = write_recipe(tmp_path / "recipe.yaml", settings)
+    code, said = dynfocus(*[word.replace("{recipe}", str(recipe)) for word in words])
+    assert code == 1 and message in said and "Traceback" not in said, said
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", "", "\xff"])
+def test_files_that_are_no_recipes(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_bytes(text.encode("latin-1"))
+    code, said = dynfocus(tmp_path / "recipe.yaml")
+    assert code == 1 and "recipe.yaml: is no " in said and said.count("\n") == 1
+
+
+def test_overrides_are_yaml(settings, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", settings)
+    words = ["training.learning_rate=1e-4", "lora={rank: 8}", "data.train=[a.json, {path: b.json, split: x}]"]
+    found = load_recipe(recipe, words)
+    assert found.training["learning_rate"] == 1e-4 and found.lora.rank == 8
+    assert found.data.sources("train") == [Source("a.json"), Source("b.json", split="x")]
+
+
+def test_show_prints_the_recipe(tmp_path):
+    code, said = dynfocus("tiny", "--show")
+    assert code == 0 and yaml.safe_load(said) == yaml.safe_load((RECIPES / "tiny.yaml").read_text())
+    code, said = dynfocus("full_fsdp2", "--accelerate")
+    assert code == 0 and yaml.safe_load(Path(said.strip()).read_text())["distributed_type"] == "FSDP"
+
+
+# ---- models
+
+
+def test_models_that_do_not_fit():
+    model, processor = tiny_model(), make_tiny_processor()
+    check_fit(model, processor)
+    with pytest.raises(ValueError, match="The processor plans `rods_on_key_frames` = False, the model makes True"):
+        check_fit(model, make_tiny_processor(rods_on_key_frames=False))
+    with pytest.raises(ValueError, match="has the id 3, the model's `video_token_id` is 9"):
+        check_fit(tiny_model(video_token_id=9), processor)
+    processor.tokenizer.add_tokens(["new"])
+    with pytest.raises(ValueError, match="The tokenizer has 65 tokens, the model's vocabulary 64"):
+        check_fit(model, processor)
+
+
+def test_a_model_of_another_kind(settings, tmp_path):
+    AutoModelForCausalLM.from_config(tiny_text_config()).save_pretrained(tmp_path / "llama")
+    settings["model"]["checkpoint"] = str(tmp_path / "llama")
+    code, said = dynfocus(write_recipe(tmp_path / "recipe.yaml", settings))
+    assert code == 1 and "is a llama model: `model.checkpoint` takes a DynFocus model" in said
+
+
+def test_a_vocabulary_without_the_video_token():
+    tokenizer = make_tiny_tokenizer()
+    processor = make_tiny_processor()
+    with pytest.raises(ValueError, match="The tokenizer does not know '<film>': add it with"):
+        type(processor)(processor.video_processor, tokenizer, video_token="<film>")
+
+
+def test_m_rope_is_refused():
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
+    with pytest.raises(ValueError, match="with M-RoPE positions is not supported"):
+        tiny_config(text_config=tiny_text_config("llama", rope_parameters=rope))
+
+
+def test_settings_of_frames_and_tokens_stay_with_the_trained_model(settings, tmp_path):
+    settings["data"].update(fps=2.0, max_frames=7, max_visual_tokens=90, key_ratio=0.25)
+    model, processor = load_model(load_recipe(write_recipe(tmp_path / "recipe.yaml", settings)))
+    save_for_hub(model, processor, tmp_path / "saved")
+    again = type(processor).from_pretrained(tmp_path / "saved")
+    assert (again.video_processor.fps, again.video_processor.max_frames) == (2.0, 7)
+    assert (again.max_visual_tokens, again.key_ratio, again.num_prototypes) == (90, 0.25, 4)
+
+
+def test_every_parameter_has_one_part():
+    model = tiny_model()
+    names = [names_in(model, part) for part in PARTS]
+    assert set().union(*names) == {name for name, _ in model.named_parameters()}
+    assert sum(map(len, names)) == len(list(model.named_parameters()))
+    assert sum(total for total, _ in part_sizes(model).values()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_lora_goes_into_the_language_model_and_leaves_names_and_sizes():
+    model = tiny_model()
+    names = {name for name, _ in model.named_parameters()}
+    linear = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith("model.language_model.")
+    }
+    sizes = part_sizes(model)
+    wrapped = get_peft_model(model, lora_config(model, 2, 4, 0.0))
+    adapters = {name: p for name, p in wrapped.named_parameters() if "lora_" in name}
+    assert {plain_name(name).partition(".lora_")[0] for name in adapters} == linear
+    assert {plain_name(name) for name, _ in wrapped.named_parameters() if name not in adapters} == names
+    added = sum(p.numel() for p in adapters.values())
+    total = sizes["language_model"][0]
+    assert part_sizes(wrapped) == {
+        **{part: (sizes[part][0],) * 2 for part in NEW_PARTS},
+        "vision_tower": (sizes["vision_tower"][0], 0),
+        "language_model": (total + added, added),
+    }
+
+
+# ---- rows
+
+
+def test_forms_of_files(rows, tmp_path):
+    from datasets import load_dataset
+
+    listed = [json.loads(line) for line in rows.read_text().splitlines()]
+    data = load_dataset("json", data_files=str(rows), split="train", cache_dir=str(tmp_path / "cache"))
+    data.to_parquet(str(tmp_path / "rows.parquet"))
+    data.save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "rows.json").write_text(json.dumps(listed))
+    for sep, end in ((",", "csv"), ("\t", "tsv")):
+        lines = [sep.join(row[name] for name in ("video", "question", "answer")) for row in listed]
+        (tmp_path / f"rows.{end}").write_text("\n".join([sep.join(("video", "question", "answer")), *lines]))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "rows.jsonl").write_text(rows.read_text())
+    for path in ("rows.parquet", "saved", "rows.json", "rows.csv", "rows.tsv", "folder"):
+        found = load_rows([Source(str(tmp_path / path))])
+        assert [{key: row[key] for key in listed[0]} for row in found] == listed, path
+
+
+def test_cells_of_tables_are_text(tmp_path):
+    (tmp_path / "rows.csv").write_text("video,question,answer\na.mp4,how many?,3\nb.mp4,which?,NA\nc.mp4,and?,007\n")
+    assert [row["answer"] for row in load_rows([Source(str(tmp_path / "rows.csv"))])] == ["3", "NA", "007"]
+
+
+def test_several_sources_with_their_roots(rows, tmp_path):
+    conversations = [{"from": "human", "value": "<image>\nhi"}, {"from": "gpt", "value": "ho"}]
+    llava = tmp_path / "llava.json"
+    llava.write_text(json.dumps([{"id": 1, "video": "x.mp4", "conversations": conversations}]))
+    found = load_rows([Source(str(rows), limit=2), Source(str(llava), media_root=str(rows.parent))])
+    assert len(found) == 3 and [row["media_root"] for row in found] == [str(rows.parent)] * 3
+    assert found[2]["conversations"] == conversations
+    with pytest.raises(IndexError):
+        found[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rows.jsonl", "", "the file is empty"),
+        ("rows.json", "[]", "holds no rows|cannot be read as rows"),
+        ("rows.json", '{"a": [', "cannot be read as rows"),
+        ("rows.csv", "film,text\na,b\n", "rows need `messages`.*these have the columns film"),
+        ("rows.txt", "hello", "rows are read from .json, .jsonl"),
+    ],
+)
+def test_files_that_hold_no_rows(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_rows([Source(str(tmp_path / name))])
+
+
+def test_a_folder_with_several_tables(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("video,question,answer\nx,y,z\n")
+    with pytest.raises(ValueError, match=r"should hold one file with rows .* and holds a\.csv, b\.csv"):
+        load_rows([Source(str(tmp_path))])
+    (tmp_path / "train.csv").write_text("video,question,answer\nx,y,z\n")
+    assert len(load_rows([Source(str(tmp_path))])) == 1
+
+
+def test_a_stream_has_no_end_and_takes_all(rows):
+    from itertools import islice
+
+    found = [row["video"] for row in islice(stream_rows([Source(str(rows))], seed=1, buffer_size=4), 16)]
+    assert sorted(found[:8]) == sorted(found[8:]) == sorted(f"{n}.mp4" for n in range(8))
+    again = [row["video"] for row in islice(stream_rows([Source(str(rows))], seed=1, buffer_size=4), 16)]
+    assert found == again
+
+
+def test_lengths_are_those_of_the_encoded_rows(settings, tmp_path, monkeypatch):
+    recipe = load_recipe(write_recipe(tmp_path / "recipe.yaml", settings))
+    _, processor = load_model(recipe)
+    data = load_data(recipe, processor)
+    found = row_lengths(data.train, data.collator, tmp_path / "lengths.json", print)
+    assert found == [len(data.collator.encode(row)["input_ids"]) for row in data.train]
+    monkeypatch.setattr(data.collator, "estimate_length", lambda row: pytest.fail("they are kept"))
+    assert row_lengths(data.train, data.collator, tmp_path / "lengths.json", print) == found
+
+
+def test_accuracy_counts_what_was_not_answered():
+    assert answer_accuracy([(0, " The red star.", "red star"), (1, "blue", "red"), (3, "5", "5")], 4) == 0.5
+
+
+# ---- the check
+
+
+def test_check_shows_rows_and_trains_nothing(settings, start, rows, tmp_path):
+    settings["model"] = {"checkpoint": str(start)}
+    recipe = write_recipe(tmp_path / "recipe.yaml", settings)
+    before = (start / "model.safetensors").read_bytes()
+    code, said = dynfocus(recipe, "--check")
+    assert code == 0, said
+    assert "8 rows to learn from. 1 process on cpu, 4 rows a step. 8 steps." in said
+    assert QUESTION in said and "Nothing was trained." in said and "Memory of a process, roughly:" in said
+    assert not (tmp_path / "run").exists() and (start / "model.safetensors").read_bytes() == before
+    found = check_recipe(load_recipe(recipe))
+    learned = "".join(token for token, is_learned in found.examples[0] if is_learned)
+    assert learned.replace("▁", "").strip() == "47</s>"
+    assert [one.visual for one in found.lengths] == [
+        2 * one.frames + 38 * -(-min(4, one.frames) // 2) for one in found.lengths
+    ]
+    assert [one.frames for one in found.lengths] == [3, 4, 5, 6] * 2 and found.bad_rows == []
+
+
+def test_check_names_rows_that_cannot_be_read(settings, rows, tmp_path):
+    listed = [json.loads(line) for line in rows.read_text().splitlines()]
+    listed[1]["video"] = "gone.mp4"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in listed))
+    settings["data"].update(train=str(path), media_root=str(rows.parent))
+    found = check_recipe(load_recipe(write_recipe(tmp_path / "recipe.yaml", settings)))
+    assert len(found.lengths) == 7 and len(found.bad_rows) == 1
+    assert found.bad_rows[0].startswith("Row 1: ") and "gone.mp4" in found.bad_rows[0]
+    for row in listed:
+        row["video"] = "gone.mp4"
+    path.write_text("".join(json.dumps(row) + "\n" for row in listed))
+    code, said = dynfocus(write_recipe(tmp_path / "recipe.yaml", settings), "--check")
+    assert code == 1 and "None of the first 8 rows can be read. Row 0: " in said
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_the_memory_estimate_is_within_a_factor_of_two(tmp_path):
+    """Of the bytes that autograd keeps, on a language model with the proportions of real ones."""
+    text = tiny_text_config(
+        hidden_size=128, intermediate_size=352, num_hidden_layers=8, num_attention_heads=4, head_dim=32
+    )
+    model = DynFocusForConditionalGeneration(tiny_config(text_config=text)).train()
+    freeze(model, ["vision_tower"])
+    processor = make_tiny_processor(num_prototypes=8)
+    video = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    batch = DynFocusCollator(processor)([{"video": video, "question": QUESTION, "answer": "47"}])
+    row = _length({name: tensor[0] for name, tensor in batch.items()}, processor.video_token_id)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def kept() -> int:
+        found: dict[int, int] = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            # The graph has to live while its bytes are counted.
+            loss = model(**batch, logits_to_keep=row.learned + 1).loss
+        del loss
+        return sum(found.values())
+
+    args = TrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=1, bf16=False)
+    whole = kept()
+    found = estimate_memory(model, args, row)
+    assert found.gradients * 2 == found.optimizer
+    assert 0.5 < found.activations / whole < 2
+    model.gradient_checkpointing_enable()
+    args.gradient_checkpointing = True
+    # The inputs of all layers, and one layer that is computed again.
+    assert 0.5 < estimate_memory(model, args, row).activations / (kept() + whole / 8) < 2

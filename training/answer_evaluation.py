@@ -1,0 +1,65 @@
+"""Evaluation by generation while training: the model answers, and the answers are compared with the right ones."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from dynfocus.eval.synthetic.score import normalize_answer
+from dynfocus.processing import DynFocusCollator
+
+
+def generate_answers(
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    collator: DynFocusCollator,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[tuple[int, str, str]]:
+    """
+    What the model answers to the last question of each row, without sampling; rows are shared among the processes.
+
+    Args:
+        model: in eval mode, with `generate`.
+        rows: with answers. A row whose video cannot be read is left out.
+        collator: makes prompts of the rows.
+        batch_size: rows at a time in each process.
+        max_new_tokens: of an answer.
+
+    Returns:
+        `list[tuple[int, str, str]]`: the row's index, the answer and the right answer, in order, in every process.
+    """
+    state = PartialState()
+    mine = list(range(state.process_index, len(rows), state.num_processes))
+    # Every process generates equally often: sharded models need it.
+    rounds = math.ceil(math.ceil(len(rows) / state.num_processes) / batch_size)
+    device = next(model.parameters()).device
+    answered: list[tuple[int, str, str]] = []
+    for start in range(0, rounds * batch_size, batch_size):
+        indices = mine[start : start + batch_size]
+        batch, answers, kept = collator.collate_prompts([rows[index] for index in indices or [0]])
+        if not kept and state.num_processes == 1:
+            continue
+        if not kept:
+            # Of these rows no video can be read, but the others wait for this process to generate.
+            batch = {name: torch.ones(1, 1, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+        moved = {name: value.to(device) for name, value in batch.items()}
+        with torch.no_grad():
+            generated = model.generate(**moved, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        texts = collator.processor.post_process_generation(generated, moved["input_ids"])
+        if indices and kept:
+            answered += [(indices[k], text, right) for k, text, right in zip(kept, texts, answers, strict=True)]
+    return sorted(gather_object(answered))
+
+
+def answer_accuracy(answered: Sequence[tuple[int, str, str]], num_rows: int) -> float:
+    """The part of all rows whose answer is right after `normalize_answer`; what was not answered is not right."""
+    right = sum(normalize_answer(text) == normalize_answer(wanted) for _, text, wanted in answered)
+    return right / max(1, num_rows)
+
+
+__all__ = ["answer_accuracy", "generate_answers"]

@@ -1,0 +1,196 @@
+"""What a recipe would do, found out without training: rows as the model sees them, lengths, and memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from dynfocus.processing.answer_labels import label_table
+
+from .recipe import Recipe
+from .setup import Data, load_data, load_model, training_arguments, with_lora
+from .train import describe_model, describe_run
+
+
+@dataclass(frozen=True)
+class RowLength:
+    """Tokens of a row (`text` and `visual`), those of them that are learned, and sampled frames of its videos."""
+
+    text: int
+    visual: int
+    learned: int
+    frames: int
+
+    @property
+    def total(self) -> int:
+        return self.text + self.visual
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """
+    Bytes in each process, without sharding: of weights, gradients, the optimizer's state, and of what a batch of the
+    longest rows keeps for the backward pass. The last is an estimate, within a factor of 2.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    What was found.
+
+    Args:
+        model, run (`str`): a line each on the model's parts, and on rows, processes and batches.
+        lengths (`list[RowLength]`): of the rows that were read.
+        bad_rows (`list[str]`): why others could not be read.
+        examples (`list[list[tuple[str, bool]]]`): the tokens of the first rows, and whether each is learned.
+        memory ([`MemoryEstimate`]).
+        steps (`int`): of the optimizer.
+    """
+
+    model: str
+    run: str
+    lengths: list[RowLength]
+    bad_rows: list[str]
+    examples: list[list[tuple[str, bool]]]
+    memory: MemoryEstimate
+    steps: int
+    warnings: list[str] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        """Of a field of the rows' lengths."""
+        return median(getattr(one, name) for one in self.lengths)
+
+
+def check_recipe(
+    recipe: Recipe, *, num_rows: int = 100, num_examples: int = 2, on_row: Callable[[int, int], None] | None = None
+) -> Check:
+    """
+    Read the first rows of a recipe and train nothing. Nothing is written to its `output_dir`.
+
+    Args:
+        recipe ([`Recipe`]).
+        num_rows: rows that are read, videos included.
+        num_examples: rows that are shown token by token.
+        on_row: is called with (rows read, rows to read).
+
+    Raises:
+        `ValueError`, `OSError`: for what would keep the run from starting, or if none of these rows can be read.
+    """
+    args = training_arguments(recipe)
+    model, processor = load_model(recipe)
+    data = load_data(recipe, processor, bad_rows="raise")
+    model = with_lora(model, recipe)
+    num_rows = num_rows if recipe.data.streaming else min(num_rows, len(data.train))
+    lengths: list[RowLength] = []
+    bad_rows: list[str] = []
+    examples: list[list[tuple[str, bool]]] = []
+    for number, row in enumerate(_first(data.train, num_rows)):
+        try:
+            encoded = data.collator.encode(row)
+        except (ValueError, OSError) as error:
+            bad_rows.append(f"Row {number}: {error}")
+        else:
+            lengths.append(_length(encoded, processor.video_token_id))
+            if len(examples) < num_examples:
+                examples.append(label_table(processor, encoded))
+        if on_row is not None:
+            on_row(number + 1, num_rows)
+    if not lengths:
+        raise ValueError(f"None of the first {num_rows} rows can be read. {bad_rows[0]}")
+    return Check(
+        model=describe_model(model),
+        run=describe_run(recipe, args, data),
+        lengths=lengths,
+        bad_rows=bad_rows,
+        examples=examples,
+        memory=estimate_memory(model, args, max(lengths, key=lambda one: one.total)),
+        steps=_steps(args, data),
+        warnings=_warnings(model, args, lengths),
+    )
+
+
+def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> MemoryEstimate:
+    """
+    Memory of a run in one process, with AdamW.
+
+    Args:
+        model: as it is trained, with LoRA if it has any.
+        args: batch size, precision, and whether activations are computed again in the backward pass.
+        longest: the longest row, of which a whole batch is assumed.
+    """
+    parameters = list(model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    size = 2 if args.bf16 or args.fp16 else parameters[0].element_size()
+    config = model.config
+    text, question, vision = config.text_config, config.question_config, config.vision_config
+    again = bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
+
+    def of_layers(tokens: int, width: int, inner: int, layers: int) -> int:
+        # What a layer keeps of each token: norms, query, key, value and attention's output, and the MLP's inner width.
+        whole = tokens * (10 * width + 4 * inner) * size
+        return layers * tokens * width * size + whole if again else layers * whole
+
+    words = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    bytes_of_row = of_layers(longest.total, text.hidden_size, words, text.num_hidden_layers)
+    bytes_of_row += longest.learned * text.vocab_size * (2 * 4 + size)
+    # The question encoder reads the question beside every frame; 32 tokens stand for a long one.
+    read = longest.frames * (config.num_question_queries + 32)
+    bytes_of_row += of_layers(read, 2 * question.hidden_size, question.intermediate_size, question.num_hidden_layers)
+    tokens_of_frame = config.pooling_grid**2 + sum(config.spatial_clusters)
+    bytes_of_row += longest.frames * tokens_of_frame * vision.hidden_size * 6 * size
+    if vision.trainable:
+        patches = longest.frames * vision.num_patches
+        bytes_of_row += of_layers(patches, vision.hidden_size, 4 * vision.hidden_size, vision.num_layers_run)
+    bytes_of_row += longest.frames * 3 * vision.image_size**2 * 4
+    return MemoryEstimate(weights, trained, 2 * trained, args.train_batch_size * bytes_of_row)
+
+
+def _first(rows: Any, number: int) -> Any:
+    if isinstance(rows, torch.utils.data.Dataset) and hasattr(rows, "__len__"):
+        return (rows[index] for index in range(number))
+    return islice(rows, number)
+
+
+def _length(encoded: dict[str, torch.Tensor], video_token_id: int) -> RowLength:
+    visual = int((encoded["input_ids"] == video_token_id).sum())
+    frames = int(encoded["video_frame_mask"].sum()) if "video_frame_mask" in encoded else 0
+    learned = int((encoded["labels"] != -100).sum())
+    return RowLength(len(encoded["input_ids"]) - visual, visual, learned, frames)
+
+
+def _steps(args: TrainingArguments, data: Data) -> int:
+    if args.max_steps > 0:
+        return args.max_steps
+    of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return round(-(-len(data.train) // of_step) * args.num_train_epochs)
+
+
+def _warnings(model: Any, args: TrainingArguments, lengths: list[RowLength]) -> list[str]:
+    found = []
+    longest, limit = max(one.total for one in lengths), model.config.text_config.max_position_embeddings
+    if longest > limit:
+        found.append(
+            f"The longest row has {longest} tokens, but the language model has positions for {limit}: set "
+            "`data.max_length`."
+        )
+    if sum(one.visual for one in lengths) == 0:
+        found.append("None of these rows has a video or an image.")
+    return found
+
+
+__all__ = ["Check", "MemoryEstimate", "RowLength", "check_recipe", "estimate_memory"]

@@ -1,0 +1,137 @@
+"""Going on after an interruption: the last whole checkpoint, the same recipe, and a clean stop on a signal."""
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from .recipe import Recipe
+
+logger = logging.get_logger(__name__)
+
+RECIPE_FILE = "recipe.json"
+#: Settings that may change between a run and its continuation, as they do not change what is learned.
+_FREE = (
+    "push_to_hub",
+    "private",
+    "training.output_dir",
+    "training.logging_dir",
+    "training.logging_steps",
+    "training.report_to",
+    "training.run_name",
+    "training.save_steps",
+    "training.save_total_limit",
+    "training.dataloader_num_workers",
+    "training.disable_tqdm",
+)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end; one that a kill cut short is passed over."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True):
+        try:
+            # Trainer writes this file last.
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning(f"{path} is not whole: the run was stopped while it was written. It is passed over.")
+            continue
+        return path
+    return None
+
+
+def claim_folder(recipe: Recipe) -> None:
+    """
+    Note the recipe in its `output_dir`.
+
+    Raises:
+        `ValueError`: where the folder holds a run of another recipe; the message names what differs.
+        `FileExistsError`: where it holds other things.
+    """
+    folder = recipe.output_dir
+    wanted = _flat(recipe.model_dump(mode="json"))
+    noted = folder / RECIPE_FILE
+    if noted.is_file():
+        found = _flat(json.loads(noted.read_text(encoding="utf-8")))
+        differing = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
+        differing = [key for key in differing if key not in _FREE]
+        if differing and not any(folder.glob("checkpoint-*")) and not (folder / "model").exists():
+            # Nothing was trained yet: the run broke off over a setting, which is now mended.
+            shutil.rmtree(folder / "base", ignore_errors=True)
+        elif differing:
+            key = differing[0]
+            more = f" (and {len(differing) - 1} more settings)" if len(differing) > 1 else ""
+            raise ValueError(
+                f"{folder} holds a run with `{key}` = {found.get(key)!r} instead of {wanted.get(key)!r}{more}: give "
+                "another `training.output_dir`, or delete that folder."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is no empty folder, nor one of a run; give another `training.output_dir`.")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = noted.with_suffix(".part")
+    part.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    part.replace(noted)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        flat.update(inner)
+    return flat
+
+
+class SaveOnSignal(TrainerCallback):
+    """
+    On Ctrl-C or a termination signal the step is finished, a checkpoint is written, and training stops. A second
+    signal stops at once.
+
+    Attributes:
+        stopped (`bool`): whether that happened.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for one in self._SIGNALS:
+            self._before[one] = signal.signal(one, self._ask)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        asked = torch.tensor(float(self._asked), device=args.device)
+        if args.world_size > 1:
+            # The signal may reach the processes in different steps: all save after the same one.
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked.item() and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        logger.warning("Stopping after this step, with a checkpoint; again to stop at once.")
+
+
+__all__ = ["RECIPE_FILE", "SaveOnSignal", "claim_folder", "last_checkpoint"]

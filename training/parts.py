@@ -1,0 +1,154 @@
+"""The parts of a model by name: which are trained, each with which learning rate, and where LoRA goes."""
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Each part's modules. The names are those of recipes: `freeze: [vision_tower]`, `learning_rates: {selector: 1e-4}`.
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision_tower": ("model.vision_tower",),
+    "language_model": ("model.language_model", "lm_head"),
+    "question_encoder": ("model.question_encoder",),
+    "selector": ("model.event_prototypes",),
+    "encoder": ("model.cooperative_encoder",),
+}
+#: What DynFocus adds to its backbones: the question encoder, DPE's selector, and CCE's rods and cones.
+NEW_PARTS = ("question_encoder", "selector", "encoder")
+
+
+def plain_name(parameter: str) -> str:
+    """A parameter's name in the model itself, without what peft and distributed wrappers put into it."""
+    parameter = parameter.removeprefix("module.").removeprefix("base_model.model.")
+    return re.sub(r"\.(modules_to_save\.[^.]+|original_module|base_layer)(?=\.)", "", parameter)
+
+
+def names_in(model: nn.Module, pattern: str) -> set[str]:
+    """
+    The parameters that a name stands for: a part of `PARTS`, a module such as `model.language_model.layers.0`, or a
+    pattern such as `*.layers.[01].*`.
+
+    Raises:
+        `ValueError`: where it stands for none.
+    """
+    modules = PARTS.get(pattern, (pattern.removesuffix("."),))
+    found = set()
+    for name, _ in model.named_parameters():
+        plain = plain_name(name)
+        # A head that is tied to the embeddings has no parameters of its own, and is named once.
+        if any(plain == module or plain.startswith(f"{module}.") or fnmatchcase(plain, module) for module in modules):
+            found.add(name)
+    if not found:
+        raise ValueError(
+            f"{pattern!r} names no part and no parameter of the model: the parts are {', '.join(PARTS)}; a module's "
+            "name or a pattern such as '*.layers.0.*' will do, too."
+        )
+    return found
+
+
+def freeze(model: Any, patterns: Iterable[str]) -> None:
+    """
+    Take the named parts out of training, and let everything else train, the vision tower included.
+
+    Args:
+        model ([`DynFocusForConditionalGeneration`]).
+        patterns: see `names_in`.
+
+    Raises:
+        `ValueError`: for a name that stands for nothing, or where nothing is left to train.
+    """
+    frozen = set().union(*(names_in(model, pattern) for pattern in patterns), set())
+    tower = {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
+    model.requires_grad_(True)
+    model.model.vision_tower.set_trainable(not tower <= frozen)
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("Nothing is left to train: take something out of `freeze`.")
+
+
+def split_by_learning_rate(
+    optimizer: torch.optim.Optimizer, model: nn.Module, learning_rates: Mapping[str, float]
+) -> None:
+    """
+    Give the named parts learning rates of their own, in place; where names overlap, the later one wins.
+
+    Args:
+        optimizer: new, without a schedule.
+        model: whose parameters it optimizes.
+        learning_rates: by the names of `names_in`.
+    """
+    rate_of: dict[int, float] = {}
+    parameters = dict(model.named_parameters())
+    for pattern, rate in learning_rates.items():
+        rate_of.update({id(parameters[name]): rate for name in names_in(model, pattern)})
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rate_of.get(id(parameter), group["lr"]), []).append(parameter)
+        # What has the general rate comes first: it is the rate that is logged.
+        rates = sorted(by_rate, key=lambda rate: rate != group["lr"])
+        groups += [{**group, "params": by_rate[rate], "lr": rate} for rate in rates]
+    optimizer.param_groups[:] = groups
+
+
+def lora_config(model: nn.Module, rank: int, alpha: float, dropout: float, target_modules: str | None = None) -> Any:
+    """
+    peft's settings for LoRA on the language model, with the new parts trained in full and saved with the adapter.
+
+    Args:
+        target_modules: a regular expression of module names; all linear layers of the language model by default.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # it only ever divides it
+        lora_dropout=dropout,
+        target_modules=target_modules or _linear_layers(model),
+        modules_to_save=[module.rpartition(".")[2] for part in NEW_PARTS for module in PARTS[part]],
+        task_type="CAUSAL_LM",
+    )
+
+
+def _linear_layers(model: nn.Module) -> str:
+    """A regular expression for all linear layers of the language model (and none of the head)."""
+    leaves = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        # GPT-2 and its kin have a linear layer of their own.
+        if name.startswith("model.language_model.") and type(module).__name__ in ("Linear", "Conv1D")
+    }
+    return rf"model\.language_model\..*\.({'|'.join(sorted(leaves))})"
+
+
+def part_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Numbers of parameters of each part: all, and those that are trained."""
+    sizes = {part: [0, 0] for part in PARTS}
+    for name, parameter in model.named_parameters():
+        if ".original_module." in name:
+            # What peft keeps of a part before training; it is not used.
+            continue
+        plain = plain_name(name)
+        for part, modules in PARTS.items():
+            if any(plain.startswith(f"{module}.") for module in modules):
+                sizes[part][0] += parameter.numel()
+                sizes[part][1] += parameter.numel() * parameter.requires_grad
+    return {part: (total, trained) for part, (total, trained) in sizes.items()}
+
+
+__all__ = [
+    "NEW_PARTS",
+    "PARTS",
+    "freeze",
+    "lora_config",
+    "names_in",
+    "part_sizes",
+    "plain_name",
+    "split_by_learning_rate",
+]

@@ -1,0 +1,205 @@
+"""Rows of questions and answers from files, folders and the Hub, as `Trainer` takes them."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: Readers of `datasets` by the ends of files, and their settings. "NA" is an answer.
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".csv": ("csv", {"keep_default_na": False, "sep": ","}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
+}
+#: Of several such files in a folder, the one that holds the rows.
+_USUAL_NAMES = ("train", "questions", "metadata")
+_FORMS = "`messages`, `conversations` (LLaVA), or `video`, `question` and `answer`"
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Where rows come from.
+
+    Args:
+        path (`str`): a json, jsonl, csv, tsv or parquet file; a folder that holds one such file (or one called
+            `train`, `questions` or `metadata`), or one that `datasets` saved; or a data set's id on the Hub.
+        split (`str`, defaults to `"train"`), name (`str`, *optional*), revision (`str`, *optional*): of a data set on
+            the Hub.
+        media_root (`str`, *optional*): what the paths of videos and images start from; the folder of a local file by
+            default.
+        limit (`int`, *optional*): take the first so many rows.
+    """
+
+    path: str
+    split: str = "train"
+    name: str | None = None
+    revision: str | None = None
+    media_root: str | None = None
+    limit: int | None = None
+
+
+class Rows(torch.utils.data.Dataset):
+    """The rows of several sources, one source after another; each row knows its `media_root`."""
+
+    def __init__(self, parts: Sequence[tuple[Any, str | None]]):
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows, _ in self.parts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for rows, media_root in self.parts:
+            if index < len(rows):
+                return {**rows[index], "media_root": media_root}
+            index -= len(rows)
+        raise IndexError("The row does not exist.")
+
+
+def load_rows(sources: Sequence[Source]) -> Rows:
+    """
+    All rows of the sources.
+
+    Raises:
+        `FileNotFoundError`: where a file, folder, data set or media root is not there.
+        `ValueError`: where a source is empty or of a form that cannot be read.
+    """
+    return Rows([_load(source, streaming=False) for source in sources])
+
+
+def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -> Any:
+    """
+    The rows of the sources without an end, an `IterableDataset` of `datasets`: read while they are used, shuffled
+    within a buffer of `buffer_size` rows.
+
+    Raises: see `load_rows`.
+    """
+    from datasets import interleave_datasets
+
+    streams = []
+    for source in sources:
+        rows, media_root = _load(source, streaming=True)
+        streams.append(rows.map(_WithRoot(media_root)).shuffle(seed=seed, buffer_size=buffer_size).repeat(None))
+    if len(streams) == 1:
+        return streams[0]
+    with _named_errors(", ".join(source.path for source in sources)):
+        return interleave_datasets(streams, seed=seed)
+
+
+class _WithRoot:
+    def __init__(self, media_root: str | None):
+        self.media_root = media_root
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"media_root": self.media_root}
+
+
+def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
+    """The rows of one source, and its media root."""
+    from datasets import Dataset, load_dataset, load_from_disk
+
+    path, media_root = Path(source.path), source.media_root
+    if media_root is not None and not Path(media_root).is_dir():
+        raise FileNotFoundError(
+            f"media_root {media_root}: there is no such folder; it is what the paths of videos start from."
+        )
+    rows: Any
+    if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+        loaded = load_from_disk(str(path))
+        rows = loaded if isinstance(loaded, Dataset) else loaded[source.split]
+        rows = rows.to_iterable_dataset() if streaming else rows
+        media_root = media_root or str(path)
+    elif path.exists():
+        file = _table_in(path) if path.is_dir() else path
+        if file.suffix.lower() not in _READERS:
+            raise ValueError(f"{file}: rows are read from {', '.join(_READERS)} files only.")
+        reader, options = _READERS[file.suffix.lower()]
+        if not file.stat().st_size:
+            raise ValueError(f"{file}: the file is empty.")
+        with _named_errors(str(file)):
+            if reader == "csv":
+                options = {**options, "features": _text_columns(file, options["sep"])}
+            rows = load_dataset(reader, data_files=str(file), split="train", streaming=streaming, **options)
+        media_root = media_root or str(file.parent)
+    elif _looks_local(source.path):
+        raise FileNotFoundError(f"{source.path}: there is no such file or folder with rows to train on.")
+    else:
+        with _named_errors(source.path):
+            rows = load_dataset(
+                source.path, source.name, split=source.split, revision=source.revision, streaming=streaming
+            )
+    rows = _undecoded(rows)
+    if source.limit is not None:
+        rows = rows.take(source.limit)
+    _check_form(rows, source.path)
+    return rows, media_root
+
+
+def _table_in(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS)
+    usual = [path for path in found if path.stem in _USUAL_NAMES]
+    if len(usual) == 1:
+        return usual[0]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ValueError(f"{folder}: should hold one file with rows ({', '.join(_READERS)}), and holds {names}.")
+    return found[0]
+
+
+def _text_columns(file: Path, sep: str) -> Any:
+    """Every column of a table as text: an answer "007" is not 7."""
+    from datasets import Features, Value
+
+    with file.open(encoding="utf-8", newline="") as lines:
+        return Features({name: Value("string") for name in next(csv.reader(lines, delimiter=sep))})
+
+
+def _looks_local(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in _READERS
+
+
+def _undecoded(rows: Any) -> Any:
+    """Videos as their files: the workers read them, with our own reader."""
+    from datasets import Image, Video
+
+    for name, feature in (rows.features or {}).items():
+        if isinstance(feature, (Video, Image)):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return rows
+
+
+def _check_form(rows: Any, path: str) -> None:
+    first = next(iter(rows), None)
+    if first is None:
+        raise ValueError(f"{path}: holds no rows to train on.")
+    if "messages" not in first and "conversations" not in first and not {"question", "answer"} <= first.keys():
+        raise ValueError(f"{path}: rows need {_FORMS}; these have the columns {', '.join(sorted(first))}.")
+
+
+class _named_errors:
+    """Errors of `datasets` as one sentence that names the file or data set."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+        if isinstance(error, DatasetNotFoundError):
+            raise FileNotFoundError(
+                f"{self.path}: is neither a file here nor a data set on the Hub (if private: `hf auth login`)."
+            ) from error
+        if isinstance(error, (DatasetGenerationError, ValueError, OSError)):
+            cause = error.__cause__ or error
+            raise ValueError(f"{self.path}: cannot be read as rows: {str(cause).splitlines()[0]}") from error
+
+
+__all__ = ["Rows", "Source", "load_rows", "stream_rows"]

@@ -1,0 +1,183 @@
+"""From a recipe to what `Trainer` takes: model, processor, rows, collator and arguments."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainingArguments
+from transformers.utils import logging
+
+from dynfocus import DynFocusForConditionalGeneration
+from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.hub import prepare_for_hub
+from dynfocus.processing import DynFocusCollator, DynFocusProcessor
+
+from .parts import freeze, lora_config
+from .recipe import Recipe
+from .rows import Rows, load_rows, stream_rows
+
+logger = logging.get_logger(__name__)
+
+#: What every run needs, unless its recipe says otherwise.
+_ARGUMENTS: dict[str, Any] = {
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    # Every parameter has a gradient in every step, videos or not: there is nothing to look for.
+    "ddp_find_unused_parameters": False,
+    # The inputs of videos and of text have different lengths: a batch cannot be cut into the shares of processes.
+    "accelerator_config": {"dispatch_batches": False},
+    "report_to": "none",
+}
+_OF_FRAMES = ("fps", "num_frames", "max_frames")
+
+
+@dataclass
+class Data:
+    """
+    What is learned from.
+
+    Args:
+        train: [`Rows`], or a stream.
+        eval ([`Rows`], *optional*).
+        collator ([`DynFocusCollator`]).
+    """
+
+    train: Any
+    eval: Rows | None
+    collator: DynFocusCollator
+
+
+def load_model(recipe: Recipe, base: Path | None = None) -> tuple[DynFocusForConditionalGeneration, Any]:
+    """
+    The model and the processor with which a run starts, frozen as the recipe says, without LoRA.
+
+    Args:
+        base (`Path`, *optional*): a folder where the model, if made of backbones, was kept by `keep_base`.
+
+    Raises:
+        `ValueError`, `OSError`: where they cannot be loaded, or settings do not fit.
+    """
+    try:
+        model, processor = _loaded(recipe, base)
+    except TypeError as error:
+        raise ValueError(f"`model.config` or `model.processor`: {error}") from error
+    for name, value in recipe.data.processor_kwargs.items():
+        # Kept with the processor: the trained model is asked as it was trained.
+        setattr(processor.video_processor if name in _OF_FRAMES else processor, name, value)
+    processor.token_budget()
+    check_fit(model, processor)
+    prepare_for_hub(model, processor)
+    freeze(model, recipe.freeze)
+    return model, processor
+
+
+def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
+    settings = recipe.model
+    if settings.checkpoint is not None or (base is not None and (base / "config.json").is_file()):
+        start = resolve_checkpoint(settings.checkpoint or str(base))
+        config: Any = AutoConfig.from_pretrained(start, revision=settings.revision)
+        if config.model_type != "dynfocus":
+            raise ValueError(
+                f"{start} is a {config.model_type} model: `model.checkpoint` takes a DynFocus model; other models go "
+                "under `model.vision` and `model.language_model`."
+            )
+        model = AutoModelForImageTextToText.from_pretrained(
+            start, revision=settings.revision, dtype=settings.dtype, **settings.config
+        )
+        processor = AutoProcessor.from_pretrained(start, revision=settings.revision, **settings.processor)
+    else:
+        assert settings.vision is not None and settings.language_model is not None
+        shared: dict[str, Any] = {
+            "preset": settings.preset,
+            "vision_revision": settings.vision_revision,
+            "language_model_revision": settings.language_model_revision,
+            "trust_remote_code": settings.trust_remote_code,
+        }
+        vision, language_model = settings.vision, settings.language_model
+        model = DynFocusForConditionalGeneration.from_backbones(
+            vision, language_model, dtype=settings.dtype, seed=settings.seed, **shared, **settings.config
+        )
+        processor = DynFocusProcessor.from_backbones(vision, language_model, **shared, **settings.processor)
+    return model, processor
+
+
+def resolve_checkpoint(name: str) -> str:
+    """The folder of the default model for its name; any other name as it is."""
+    return str(embedded_model()) if name == DEFAULT_MODEL else name
+
+
+def check_fit(model: Any, processor: Any) -> None:
+    """`ValueError` where a processor does not belong to the model: placeholder, vocabulary, numbers of tokens."""
+    config, size = model.config, len(processor.tokenizer)
+    if processor.video_token_id != config.video_token_id:
+        raise ValueError(
+            f"The processor's {processor.video_token!r} has the id {processor.video_token_id}, the model's "
+            f"`video_token_id` is {config.video_token_id}: take model and processor from one folder."
+        )
+    if size > config.text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {size} tokens, the model's vocabulary {config.text_config.vocab_size}: resize the "
+            f"model's embeddings to {size}, or take model and processor from one folder."
+        )
+    for name in ("cone_tokens", "rod_tokens", "rods_on_key_frames"):
+        planned, made = getattr(processor, name), getattr(config, name)
+        if planned != made:
+            raise ValueError(f"The processor plans `{name}` = {planned}, the model makes {made}: set them equal.")
+
+
+def with_lora(model: Any, recipe: Recipe) -> Any:
+    """The model with LoRA, if the recipe has it: all else frozen but the new parts."""
+    if recipe.lora is None:
+        return model
+    from peft import get_peft_model
+
+    lora = recipe.lora
+    # Parts that the recipe freezes stay frozen.
+    config = lora_config(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    config.modules_to_save = [
+        module for module in config.modules_to_save if any(f"model.{module}." in name for name in trained)
+    ]
+    return get_peft_model(model, config)
+
+
+def load_data(recipe: Recipe, processor: Any, bad_rows: str = "skip") -> Data:
+    """The rows of a recipe, and the collator. Raises as [`load_rows`] does."""
+    settings = recipe.data
+    collator = DynFocusCollator(
+        processor,
+        on_error=bad_rows,  # type: ignore[arg-type]
+        max_length=settings.max_length,
+        on_too_long=settings.on_too_long,
+        max_bad_fraction=settings.max_bad_fraction,
+        learn_from=settings.learn_from,
+    )
+    sources = settings.sources("train")
+    if settings.streaming:
+        train: Any = stream_rows(sources, recipe.training.get("seed", 42), settings.shuffle_buffer)
+    else:
+        train = load_rows(sources)
+    return Data(train, load_rows(settings.sources("eval")) if settings.eval else None, collator)
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """
+    `TrainingArguments` of a recipe.
+
+    Raises:
+        `ValueError`: where the values of its fields do not fit one another or this machine.
+    """
+    settings = {**_ARGUMENTS, **recipe.training}
+    known = {field.name for field in fields(TrainingArguments)}
+    for suffix in ("", "_kwargs"):
+        # The newer name of what versions of transformers before 5.20 know by the older one only.
+        old, new = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
+        if old in settings and new in known:
+            settings[new] = settings.pop(old)
+    try:
+        return TrainingArguments(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`training`: {error}") from error
+
+
+__all__ = ["Data", "check_fit", "load_data", "load_model", "resolve_checkpoint", "training_arguments", "with_lora"]

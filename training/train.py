@@ -1,0 +1,233 @@
+"""
+Fine-tuning from a recipe: `dynfocus train RECIPE`, or with many processes
+
+    torchrun --nproc_per_node N -m dynfocus.training.train RECIPE [KEY=VALUE ...]
+    accelerate launch --config_file CONFIG -m dynfocus.training.train RECIPE [KEY=VALUE ...]
+"""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from dynfocus.hub import save_for_hub
+from dynfocus.hub_upload import PushedModel, push_model
+from dynfocus.model_card import make_model_card
+
+from .checkpoints import SaveOnSignal, claim_folder, last_checkpoint
+from .lengths import row_lengths
+from .parts import part_sizes
+from .recipe import Recipe, load_recipe
+from .selection_noise import SelectionNoiseSchedule
+from .setup import Data, load_data, load_model, resolve_checkpoint, training_arguments, with_lora
+from .trainer import DynFocusTrainer
+
+logger = logging.get_logger(__name__)
+
+
+def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
+    """
+    Carry out a recipe, or go on where it was interrupted.
+
+    Args:
+        recipe ([`Recipe`]).
+        say: is told, in the main process, what is going on.
+
+    Returns:
+        `Path`: the folder with the trained model, complete for the Hub; `None` where a signal stopped the run before
+        its end.
+
+    Raises:
+        `ValueError`, `OSError`: for what does not fit, or cannot be read or written.
+    """
+    args = training_arguments(recipe)
+    folder = recipe.output_dir
+    tell = say if args.process_index == 0 else _tell_nobody
+    if recipe.push_to_hub and args.process_index == 0:
+        _check_login(recipe.push_to_hub)
+    with args.main_process_first(local=False, desc="claiming the folder"):
+        claim_folder(recipe)
+    model, processor = _start(recipe, args)
+    with args.main_process_first(desc="reading the rows"):
+        data = load_data(recipe, processor)
+    checkpoint = last_checkpoint(folder)
+    # LoRA starts at random, and so may what follows.
+    set_seed(args.seed)
+    model = with_lora(model, recipe)
+    tell(describe_model(model))
+    tell(describe_run(recipe, args, data))
+    if checkpoint is not None:
+        tell(f"Going on from {checkpoint}.")
+
+    stop = SaveOnSignal()
+    trainer = DynFocusTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        data_collator=data.collator,
+        processing_class=processor,
+        callbacks=[SelectionNoiseSchedule(**recipe.selection_noise.model_dump()), stop],
+        learning_rates=recipe.learning_rates,
+        lengths=_lengths(args, data, folder, tell),
+        generate_rows=recipe.evaluation.generate_rows,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
+    )
+    _keep_tower_whole(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except (ValueError, OSError) as error:
+        raise type(error)(_without_traceback(str(error))) from error
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            "The device's memory is full: lower `training.per_device_train_batch_size`, `data.max_frames` or "
+            "`data.max_visual_tokens`, or set `training.gradient_checkpointing`; `dynfocus train … --check` estimates."
+        ) from error
+    if stop.stopped:
+        tell(f"Stopped after step {trainer.state.global_step}. The same command goes on from there.")
+        return None
+    trainer.save_state()
+    result = _save_result(trainer, recipe, processor)
+    tell(f"The trained model is in {result}.")
+    if data.collator.rows_bad:
+        tell(f"{data.collator.rows_bad} of {data.collator.rows_seen} rows could not be read and were left out.")
+    if recipe.push_to_hub and args.process_index == 0:
+        pushed: PushedModel = push_model(result, recipe.push_to_hub, private=recipe.private)
+        tell(f"It is on the Hub at {pushed.url}, as the commit {pushed.commit}.")
+    return result
+
+
+def describe_model(model: Any) -> str:
+    """One line on how large the parts are, and which of them are trained."""
+    sizes = part_sizes(model)
+    total = sum(all_of_it for all_of_it, _ in sizes.values())
+    trained = [f"{part} {_millions(learned)}" for part, (_, learned) in sizes.items() if learned]
+    frozen = [part for part, (_, learned) in sizes.items() if not learned]
+    return f"{_millions(total)} parameters. Trained: {', '.join(trained)}. Frozen: {', '.join(frozen) or 'nothing'}."
+
+
+def describe_run(recipe: Recipe, args: TrainingArguments, data: Data) -> str:
+    """One line on rows, processes and batches."""
+    rows = "streamed rows" if recipe.data.streaming else f"{len(data.train):,} rows"
+    held_out = f", {len(data.eval):,} to evaluate" if data.eval is not None else ""
+    of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
+    return f"{rows} to learn from{held_out}. {processes} on {args.device.type}, {of_step} rows a step."
+
+
+def _without_traceback(message: str) -> str:
+    """An error's message; one from a worker of the data loader comes with a whole traceback in front."""
+    if not message.startswith("Caught "):
+        return message
+    return re.split(r"\n(?:\w+\.)*\w*Error: ", message)[-1].strip()
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 50_000 else f"{number:,}"
+
+
+def _tell_nobody(text: str) -> None:
+    pass
+
+
+def _start(recipe: Recipe, args: TrainingArguments) -> tuple[Any, Any]:
+    if recipe.lora is None or recipe.model.checkpoint is not None:
+        return load_model(recipe)
+    # Adapters say on which model they rest: one that was put together here is kept.
+    base = recipe.output_dir / "base"
+    with args.main_process_first(local=False, desc="putting the model together"):
+        model, processor = load_model(recipe, base)
+        if not (base / "config.json").is_file():
+            writing = base.with_name(".base")
+            save_for_hub(model, processor, writing)
+            writing.replace(base)
+    model.name_or_path = model.config.name_or_path = str(base)
+    return model, processor
+
+
+def _lengths(args: TrainingArguments, data: Data, folder: Path, tell: Callable[[str], None]) -> list[int] | None:
+    if args.train_sampling_strategy != "group_by_length" or not hasattr(data.train, "__len__"):
+        return None
+    with args.main_process_first(local=False, desc="measuring rows"):
+        return row_lengths(data.train, data.collator, folder / "lengths.json", tell)
+
+
+def _keep_tower_whole(trainer: DynFocusTrainer) -> None:
+    """Tell DeepSpeed what `_no_split_modules` tells others: the tower's weights are gathered all at once."""
+    if trainer.is_deepspeed_enabled:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        tower = next(module for module in trainer.model.modules() if type(module).__name__ == "VisionTower")
+        set_z3_leaf_modules(trainer.model, [type(tower)])
+
+
+def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> Path:
+    """Write the trained model, merged if it has adapters, as a complete folder."""
+    folder = recipe.output_dir
+    result, writing = folder / "model", folder / ".model"
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(folder / "adapter" if recipe.lora else writing))
+    if trainer.is_world_process_zero():
+        if recipe.lora:
+            from peft import PeftModel
+
+            # Anew on the CPU: the one in training may be sharded.
+            base = AutoModelForImageTextToText.from_pretrained(
+                resolve_checkpoint(recipe.model.checkpoint or str(folder / "base")),
+                revision=recipe.model.revision,
+                dtype=recipe.model.dtype,
+                **recipe.model.config,
+            )
+            merged: Any = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
+            save_for_hub(merged, processor, writing)
+        (writing / "training_args.bin").unlink(missing_ok=True)
+        config = trainer.accelerator.unwrap_model(trainer.model).config
+        (writing / "README.md").write_text(make_model_card(config, processor, str(result)), encoding="utf-8")
+        shutil.rmtree(result, ignore_errors=True)
+        writing.replace(result)
+    trainer.accelerator.wait_for_everyone()
+    return result
+
+
+def _check_login(repo_id: str) -> None:
+    """That the push in the end can work, before hours of training."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+        HfApi().whoami()
+    except HFValidationError as error:
+        raise ValueError(f"push_to_hub: {repo_id} is no name on the Hub; one looks like user/name.") from error
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        raise ValueError(
+            f"push_to_hub: {repo_id}: the Hub does not know you: `hf auth login` with a token that may write."
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of one of many processes; see the module's docstring."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0 if words else 2
+    try:
+        return 0 if train(load_recipe(words[0], words[1:])) is not None else 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+__all__ = ["describe_model", "describe_run", "main", "train"]

@@ -1,0 +1,107 @@
+"""`Trainer` with what fine-tuning DynFocus needs beyond it; the plain one works, too."""
+
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from dynfocus.processing import DynFocusCollator
+
+from .answer_evaluation import answer_accuracy, generate_answers
+from .parts import split_by_learning_rate
+from .sampling import EpochLengthGroupedSampler
+from .selection_noise import selector
+
+
+class DynFocusTrainer(Trainer):
+    """
+    transformers' `Trainer` with learning rates for single parts, logits of the answers alone, rows grouped by visual
+    and text tokens, and evaluation by generation.
+
+    Args:
+        learning_rates (`dict[str, float]`, *optional*): of parts or parameters, by the names of
+            `dynfocus.training.parts.names_in`; the others have `args.learning_rate`.
+        lengths (`list[int]`, *optional*): tokens of each training row, for
+            `train_sampling_strategy="group_by_length"`.
+        generate_rows (`int`, defaults to 200): the first so many rows of the evaluation set are also answered, which
+            gives the metric `eval_accuracy`: the part of exact answers. 0 answers none.
+        max_new_tokens (`int`, defaults to 32): of such an answer.
+        kwargs: of `Trainer`. `data_collator` has to be a [`DynFocusCollator`].
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        learning_rates: Mapping[str, float] | None = None,
+        lengths: list[int] | None = None,
+        generate_rows: int = 200,
+        max_new_tokens: int = 32,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.model: Any
+        self.learning_rates = dict(learning_rates or {})
+        self.lengths = lengths
+        self.generate_rows = generate_rows
+        self.max_new_tokens = max_new_tokens
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.learning_rates:
+            split_by_learning_rate(optimizer, self.model if model is None else model, self.learning_rates)
+        return optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.lengths is not None and self.args.train_sampling_strategy == "group_by_length":
+            # Of all processes: they wait for the one with the longest rows.
+            rows_of_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return EpochLengthGroupedSampler(rows_of_step, self.lengths, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
+        # In order, whatever the order of training: that one may go by lengths, which are not known here.
+        return None
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if self.label_smoother is not None or self.compute_loss_func is not None or self.compute_metrics is not None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        # Visual tokens and questions have no loss: with large vocabularies their logits cost more than anything else.
+        learned = (inputs["labels"] != -100).any(0).nonzero()
+        first = int(learned[0]) if len(learned) else inputs["labels"].shape[1] - 1
+        # The position before an answer predicts its first token.
+        kept = inputs["labels"].shape[1] - max(0, first - 1)
+        return super().compute_loss(model, {**inputs, "logits_to_keep": kept}, *args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        rows: Any = dataloader.dataset
+        num_rows = min(self.generate_rows, len(rows)) if isinstance(dataloader.dataset, Sized) else 0
+        if num_rows:
+            assert isinstance(self.data_collator, DynFocusCollator)
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            chosen = [rows[index] for index in range(num_rows)]
+            self.model.eval()
+            answered = generate_answers(
+                self.model,
+                chosen,
+                self.data_collator,
+                batch_size=self.args.eval_batch_size,
+                max_new_tokens=self.max_new_tokens,
+            )
+            assert output.metrics is not None
+            output.metrics[f"{prefix}_accuracy"] = answer_accuracy(answered, len(chosen))
+            output.metrics[f"{prefix}_unanswered"] = len(chosen) - len(answered)
+        return output
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs["selection_sigma"] = selector(self.model).selection_sigma
+            if isinstance(self.data_collator, DynFocusCollator) and self.data_collator.rows_bad:
+                logs["bad_rows"] = self.data_collator.rows_bad
+        super().log(logs, *args, **kwargs)
+
+
+__all__ = ["DynFocusTrainer"]
