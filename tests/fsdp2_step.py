@@ -38,6 +38,8 @@ def main(start: str, rows: str, out: Path) -> None:
     batches = [collator([listed[0], listed[2]]), collator([{**listed[1], "video": None}])]
     probe = {name: value for name, value in collator([listed[3]]).items() if name != "labels"}
     model = AutoModelForImageTextToText.from_pretrained(start)
+    # The processes' videos then are of different numbers of chunks.
+    model.config.vision_config.frames_per_chunk = 1
     single = copy.deepcopy(model)
     with torch.no_grad():
         before = model(**probe).logits

@@ -137,8 +137,10 @@ def part_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
         plain = plain_name(name)
         for part, modules in PARTS.items():
             if any(plain.startswith(f"{module}.") for module in modules):
-                sizes[part][0] += parameter.numel()
-                sizes[part][1] += parameter.numel() * parameter.requires_grad
+                # DeepSpeed leaves empty tensors that know their size.
+                size = getattr(parameter, "ds_numel", parameter.numel())
+                sizes[part][0] += size
+                sizes[part][1] += size * parameter.requires_grad
     return {part: (total, trained) for part, (total, trained) in sizes.items()}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
 from dynfocus.hub import save_for_hub
@@ -173,20 +174,15 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> Pa
     result, writing = folder / "model", folder / ".model"
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(str(folder / "adapter" if recipe.lora else writing))
+    saved = folder / "adapter" if recipe.lora else writing
+    trainer.save_model(str(saved))
     if trainer.is_world_process_zero():
-        if recipe.lora:
-            from peft import PeftModel
-
-            # Anew on the CPU: the one in training may be sharded.
-            base = AutoModelForImageTextToText.from_pretrained(
-                resolve_checkpoint(recipe.model.checkpoint or str(folder / "base")),
-                revision=recipe.model.revision,
-                dtype=recipe.model.dtype,
-                **recipe.model.config,
-            )
-            merged: Any = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
-            save_for_hub(merged, processor, writing)
+        if trainer.is_deepspeed_enabled:
+            # Otherwise what this process loads alone would be sharded, too, and wait for the others.
+            unset_hf_deepspeed_config()
+        if recipe.lora or trainer.is_deepspeed_enabled:
+            # Anew on the CPU: the one in training may be sharded, and DeepSpeed gives weights other names.
+            save_for_hub(_load_trained(recipe, saved), processor, writing)
         (writing / "training_args.bin").unlink(missing_ok=True)
         config = trainer.accelerator.unwrap_model(trainer.model).config
         (writing / "README.md").write_text(make_model_card(config, processor, str(result)), encoding="utf-8")
@@ -194,6 +190,22 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> Pa
         writing.replace(result)
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _load_trained(recipe: Recipe, saved: Path) -> Any:
+    """The trained model, from its folder or from its adapter's, which is merged into the base."""
+    if recipe.lora is None:
+        return AutoModelForImageTextToText.from_pretrained(saved)
+    from peft import PeftModel
+
+    base = AutoModelForImageTextToText.from_pretrained(
+        resolve_checkpoint(recipe.model.checkpoint or str(recipe.output_dir / "base")),
+        revision=recipe.model.revision,
+        dtype=recipe.model.dtype,
+        **recipe.model.config,
+    )
+    merged: Any = PeftModel.from_pretrained(base, str(saved))
+    return merged.merge_and_unload()
 
 
 def _check_login(repo_id: str) -> None:

@@ -1,6 +1,6 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -96,30 +96,31 @@ class DynFocusModel(DynFocusPreTrainedModel):
         """
         config = self.config
         mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
-        pooled, grouped, parents, patches = [], [], [], []
-        # Chunk by chunk: the pixels of a long video are never held twice.
-        for places in mask.nonzero().split(config.vision_config.frames_per_chunk):
-            chunk = pixel_values_videos[places[:, 0], places[:, 1]]
-            if not torch.stack(chunk.aminmax()).isfinite().all():
-                raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
-            tower_patches = self.vision_tower(chunk)
-            pooled.append(pool_patches(tower_patches, config.vision_config.grid_size, config.pooling_grid))
-            tokens, parent_of_token = group_patches(tower_patches, config.spatial_clusters, config.spatial_neighbors)
-            grouped.append(tokens)
-            parents.append(parent_of_token)
-            if config.question_context == "patches":
-                patches.append(tower_patches)
 
-        def padded(chunks: list[torch.Tensor]) -> torch.Tensor:
-            tensor = torch.cat(chunks)
+        def chunks() -> Iterator[torch.Tensor]:
+            # The pixels of a long video are never held twice.
+            for places in mask.nonzero().split(config.vision_config.frames_per_chunk):
+                chunk = pixel_values_videos[places[:, 0], places[:, 1]]
+                if not torch.stack(chunk.aminmax()).isfinite().all():
+                    raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
+                yield chunk
+
+        def reduced(patches: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            pooled = pool_patches(patches, config.vision_config.grid_size, config.pooling_grid)
+            grouped, parents = group_patches(patches, config.spatial_clusters, config.spatial_neighbors)
+            return (pooled, grouped, parents, patches)[: 4 if config.question_context == "patches" else 3]
+
+        def padded(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            tensor = torch.cat(parts)
             return tensor.new_zeros(*mask.shape, *tensor.shape[1:]).index_put(mask.nonzero(as_tuple=True), tensor)
 
+        features, grouped, parents, *patches = map(padded, zip(*self.vision_tower(chunks(), reduced), strict=True))
         return VideoState(
-            frame_features=padded(pooled),
-            grouped_tokens=padded(grouped),
-            parent_of_token=padded(parents),
+            frame_features=features,
+            grouped_tokens=grouped,
+            parent_of_token=parents,
             frame_mask=mask,
-            patches=padded(patches) if patches else None,
+            patches=patches[0] if patches else None,
         )
 
     @can_return_tuple
@@ -229,9 +230,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
         Added with weight 0 to a training batch without videos: every process then runs the same modules and has
         gradients of the same parameters, without which training on many of them hangs.
         """
-        side, device = self.config.vision_config.image_size, self.question_encoder.query_tokens.device
+        side = self.config.vision_config.image_size
         features = self.get_video_features(
-            pixel_values_videos=torch.zeros(1, 1, 3, side, side, device=device),
+            pixel_values_videos=torch.zeros(1, 1, 3, side, side, device=self.device),
             video_token_plan=torch.ones(1, 3, dtype=torch.long),
             question_input_ids=torch.zeros(1, 1, dtype=torch.long),
             return_dict=True,
@@ -280,14 +281,16 @@ class DynFocusModel(DynFocusPreTrainedModel):
                 question_attention_mask=question_attention_mask,
                 return_dict=True,
             )
+        # Before the words are embedded, too: sharded weights are gathered in the order of the modules.
+        blank = self._blank_video() if features is None and self.training and torch.is_grad_enabled() else None
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
             visual_tokens = torch.cat(features.pooler_output).to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, len(visual_tokens))
             inputs_embeds = inputs_embeds.masked_scatter(mask, visual_tokens)
-        elif self.training and torch.is_grad_enabled():
-            inputs_embeds = inputs_embeds + 0 * self._blank_video().to(inputs_embeds)
+        elif blank is not None:
+            inputs_embeds = inputs_embeds + 0 * blank.to(inputs_embeds)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

@@ -1,6 +1,7 @@
 """The vision tower: any encoder of transformers or open_clip, from frames `(N, 3, H, W)` to patches `(N, P, D)`."""
 
 import copy
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any
 
@@ -175,18 +176,33 @@ class VisionTower(PreTrainedModel):
         self._freeze()
         return super().train(mode and self.config.trainable)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        pixel_values: torch.Tensor | Iterable[torch.Tensor],
+        reduce: Callable[[torch.Tensor], Any] | None = None,
+    ) -> Any:
         """Encode frames.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): normalised frames, H = W = `config.image_size`.
+            pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): normalised frames, H = W = `config.image_size`. With
+                `reduce`, any number of such tensors.
+            reduce (`Callable`, *optional*): takes the patches `(n, P, D)` of each of these tensors, which need not all
+                be held at once then. It is all one call, as processes whose weights are sharded have to call the tower
+                equally often, however long their videos are.
 
         Returns:
-            `torch.Tensor` of shape `(N, P, D)`: the patches of each frame in row-major order.
+            `torch.Tensor` of shape `(N, P, D)`: the patches of each frame in row-major order; with `reduce`, the list
+            of what it returned.
 
         Raises:
             ValueError: if the frames have another shape, or the encoder's tokens do not fit its patch grid.
         """
+        if reduce is None:
+            return self._patches(pixel_values)
+        return [reduce(self._patches(chunk)) for chunk in pixel_values]
+
+    def _patches(self, pixel_values: Any) -> torch.Tensor:
+        """`(N, 3, H, W)` to `(N, P, D)`."""
         side = self.config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
             raise ValueError(
