@@ -195,7 +195,10 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> Pa
 def _load_trained(recipe: Recipe, saved: Path) -> Any:
     """The trained model, from its folder or from its adapter's, which is merged into the base."""
     if recipe.lora is None:
-        return AutoModelForImageTextToText.from_pretrained(saved)
+        model = AutoModelForImageTextToText.from_pretrained(saved)
+        # transformers gives weights their old names back when it saves, and here these are DeepSpeed's.
+        model._weight_conversions = []
+        return model
     from peft import PeftModel
 
     base = AutoModelForImageTextToText.from_pretrained(
