@@ -55,11 +55,19 @@ def main(start: str, rows: str, out: Path) -> None:
     num_labels = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     # FSDP takes the mean of the processes' gradients.
     step(model, {rank: batches[rank]}, num_labels, scale=world_size)
+    # Evaluation, with unequal numbers of frames, or none: what is missing here is a hang.
+    for module in model.modules():
+        if type(module).__name__.endswith("QuestionEncoder"):
+            module.frames_per_chunk = 1
+    with torch.no_grad():
+        evaluated = model(**batches[rank]).loss
     with torch.no_grad():
         sharded = model(**probe).logits
     whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if rank == 0:
         step(single, dict(enumerate(batches)), num_labels)
+        with torch.no_grad():
+            losses = {"sharded": evaluated.item(), "single": single(**batches[rank]).loss.item()}
         single.save_pretrained(out, state_dict=whole)
         with torch.no_grad():
             found = {
@@ -71,6 +79,7 @@ def main(start: str, rows: str, out: Path) -> None:
         torch.save(found, out / "logits.pt")
         summary = {
             "world_size": world_size,
+            "losses": losses,
             "wrapped": sorted(wrapped),
             "parameters": len(parameters),
             "sharded_parameters": sum(isinstance(one, DTensor) for one in parameters),

@@ -209,7 +209,7 @@ def test_lora_adapter_and_merged_model_agree(fit, start, rows):
     found = real_logits(adapted, inputs)[0]
     merged = real_logits(AutoModelForImageTextToText.from_pretrained(result).eval(), inputs)[0]
     assert torch.allclose(found, merged, atol=1e-4) and not torch.allclose(found, untrained, atol=1e-2)
-    # The base's own language model was not touched.
+    # The tower, which has no adapters, was not touched.
     before, after = weights(start), weights(result)
     tower = [name for name in before if name.startswith("model.vision_tower.")]
     assert tower and all(torch.equal(before[name], after[name]) for name in tower)

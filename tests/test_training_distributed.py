@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,6 +58,19 @@ def test_two_processes_learn_as_one_does(rows, start, tmp_path, order):
     assert load_file(tmp_path / "double" / "model" / "model.safetensors").keys() == names
 
 
+def test_two_processes_go_on_exactly(rows, tmp_path):
+    """In the middle of an epoch, rows grouped by length."""
+    start = save_start(tmp_path / "start")
+    options = {"max_steps": 7, "train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 1}
+    whole = recipe_settings(start, rows, tmp_path / "whole", save_strategy="steps", save_steps=5, **options)
+    torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "whole.yaml", whole)))
+    whole["training"]["output_dir"] = str(tmp_path / "again")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again", ignore=shutil.ignore_patterns("model", "checkpoint-7"))
+    said = torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "again.yaml", whole)))
+    assert "checkpoint-5" in said
+    assert losses(tmp_path / "again") == losses(tmp_path / "whole")
+
+
 def test_processes_with_and_without_videos_learn_together(start, tmp_path):
     path = write_rows(tmp_path / "data")
     listed = [json.loads(line) for line in path.read_text().splitlines()]
@@ -109,6 +123,7 @@ def test_fsdp2_saves_what_one_process_would(rows, start, tmp_path):
     assert found["world_size"] == 2 and "VisionTower" in found["wrapped"] and "LlamaDecoderLayer" in found["wrapped"]
     assert not [name for name in found["wrapped"] if name.startswith("Siglip")]
     assert found["sharded_parameters"] == found["parameters"]
+    assert found["losses"]["sharded"] == pytest.approx(found["losses"]["single"], abs=1e-3)
     saved = torch.load(tmp_path / "sharded" / "logits.pt", weights_only=True)
     assert torch.allclose(saved["loaded"], saved["sharded"], atol=1e-5)
     assert torch.allclose(saved["loaded"], saved["single"], atol=1e-3)

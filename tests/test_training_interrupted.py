@@ -1,5 +1,6 @@
 """Runs that are broken off: by a signal, by a kill, by anything; and folders that hold a run already."""
 
+import json
 import os
 import signal
 import subprocess
@@ -85,9 +86,10 @@ def test_an_interrupted_run_goes_on_exactly(fit, interrupt, monkeypatch, kind):
         if kind == "grouped":
             settings["training"]["train_sampling_strategy"] = "group_by_length"
 
-    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "lr_scheduler_type": "linear"}
+    # Three steps an epoch: the run goes on in the middle of the second one.
+    options = {"save_strategy": "steps", "save_steps": 4, "max_steps": 8, "lr_scheduler_type": "linear"}
     whole, uninterrupted, _ = fit("whole", change, **options)
-    for step in (3, 7):
+    for step in (3, 5, 7):
         interrupt(step)
         with pytest.raises(Interrupted):
             fit("broken", change, **options)
@@ -95,7 +97,7 @@ def test_an_interrupted_run_goes_on_exactly(fit, interrupt, monkeypatch, kind):
     # A checkpoint that a kill cut short.
     (uninterrupted.with_name("broken") / "checkpoint-7").mkdir()
     result, resumed, said = fit("broken", change, **options)
-    assert "checkpoint-6" in said[2]
+    assert "checkpoint-4" in said[2]
     assert losses(resumed) == losses(uninterrupted)
     first, second = weights(whole), weights(result)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -126,21 +128,71 @@ def test_a_folder_keeps_its_recipe(fit, tmp_path):
         fit("other", max_steps=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_signals(rows, start, tmp_path, number):
-    """SIGTERM and Ctrl-C write a checkpoint; after SIGKILL the last one serves."""
-    settings = recipe_settings(start, rows, tmp_path / "run", max_steps=2000, save_strategy="steps", save_steps=2)
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 0), (signal.SIGKILL, 0)], ids=["term", "int", "kill"]
+)
+def test_signals(rows, start, tmp_path, number, workers):
+    """SIGTERM and Ctrl-C write a checkpoint, whoever else they reach; after SIGKILL the last one serves."""
+    options = {"max_steps": 2000, "save_strategy": "steps", "save_steps": 2, "dataloader_num_workers": workers}
+    settings = recipe_settings(start, rows, tmp_path / "run", **options)
     recipe = write_recipe(tmp_path / "recipe.yaml", settings)
     command = [sys.executable, "-m", "dynfocus.training.train", str(recipe)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while last_checkpoint(tmp_path / "run") is None:
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.1)
-    process.send_signal(number)
+    # To all of its group, as a terminal, torchrun and Slurm do.
+    os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == (-number if number == signal.SIGKILL else 130), said
     if number != signal.SIGKILL:
         assert "The same command goes on from there." in said and "Traceback" not in said
+        assert said.count("Stopping after this step") == 1
         step = int(said.partition("Stopped after step ")[2].partition(".")[0])
         assert last_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"
+
+
+def test_a_stop_in_mid_epoch_is_no_end_of_the_epoch(fit, rows, monkeypatch):
+    """What falls due at the end of an epoch waits for it, and the last checkpoint stays."""
+
+    class Stopping(DynFocusTrainer):
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().training_step(*args, **kwargs)
+
+    def change(settings):
+        settings["data"]["eval"] = str(rows)
+        settings["evaluation"] = {"generate_rows": 1, "max_new_tokens": 2}
+
+    options = {
+        "per_device_train_batch_size": 3,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+    }
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train_module, "DynFocusTrainer", Stopping)
+    result, folder, said = fit("run", change, **options)
+    assert result is None and "Stopped after step 4." in said[-1]
+    assert signal.getsignal(signal.SIGTERM) is before
+    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [3]
+    monkeypatch.undo()
+    _, _, said = fit("run", change, **options)
+    assert "checkpoint-4" in said[2] and "The trained model is in" in said[3]
+
+
+def test_a_checkpoint_needs_the_files_of_all_processes(tmp_path):
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        (tmp_path / f"checkpoint-{step}" / "rng_state_0.pth").touch()
+    (tmp_path / "checkpoint-2" / "rng_state_1.pth").touch()
+    assert last_checkpoint(tmp_path).name == "checkpoint-4"
+    assert last_checkpoint(tmp_path, 2).name == "checkpoint-2"
+    assert last_checkpoint(tmp_path, 3) is None

@@ -52,7 +52,7 @@ def dynfocus(*words) -> tuple[int, str]:
 def test_every_recipe_that_comes_along_is_one(name, rows, tmp_path):
     overrides = [f"data.train={rows}", f"training.output_dir={tmp_path / 'run'}", "training.bf16=false"]
     if name == "lora":
-        overrides.append("model.checkpoint=some/model")
+        overrides += ["model.checkpoint=some/model", f"data.eval={rows}"]
     recipe = load_recipe(name, overrides)
     arguments = training_arguments(recipe)
     assert arguments.learning_rate > 0 and arguments.remove_unused_columns is False
@@ -92,6 +92,10 @@ def test_both_stages_train_the_selector():
         (lambda s: s["model"].update(vision="x"), "give either `checkpoint`, or both `vision` and `language_model`"),
         (lambda s: s.update(model={"vision": "x"}), "give either `checkpoint`, or both `vision` and `language_model`"),
         (lambda s: (s["data"].update(streaming=True), s["training"].pop("max_steps")), "a stream has no end"),
+        (
+            lambda s: s["training"].update(eval_strategy="epoch"),
+            "`training.eval_strategy` needs rows: set `data.eval`",
+        ),
         (lambda s: s.update(lora={}, freeze=[]), "with `lora` the vision tower stays frozen"),
         (
             lambda s: s.update(selection_noise={"hold": 2}),
@@ -117,6 +121,7 @@ def test_bad_settings(settings, tmp_path, change, message):
         (["{recipe}", "model.checkpoint=/no/model"], "/no/model"),
         (["{recipe}", "freeze=[visiontower]"], "'visiontower' names no part and no parameter of the model: the parts"),
         (["{recipe}", "freeze=['*']"], "Nothing is left to train"),
+        (["{recipe}", "learning_rates={selecter: 1}", "--check"], "'selecter' names no part and no parameter"),
         (["{recipe}", "data.max_visual_tokens=3"], "`max_visual_tokens=3` is too small"),
         (["{recipe}", "model.config={no_field: 1}"], "`model.config` or `model.processor`: "),
         (["{recipe}", "training.lr_scheduler_type=cosin"], "`training`: cosin is not a valid SchedulerType"),
@@ -252,6 +257,15 @@ def test_cells_of_tables_are_text(tmp_path):
     assert [row["answer"] for row in load_rows([Source(str(tmp_path / "rows.csv"))])] == ["3", "NA", "007"]
 
 
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    text = "video,question,answer\na.mp4,how many?,3\n"
+    (tmp_path / "mark.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "index.csv").write_text(",video,question,answer\n0,a.mp4,how many?,3\n")
+    for name in ("mark.csv", "index.csv"):
+        (row,) = load_rows([Source(str(tmp_path / name))])
+        assert (row["video"], row["question"], row["answer"]) == ("a.mp4", "how many?", "3")
+
+
 def test_several_sources_with_their_roots(rows, tmp_path):
     conversations = [{"from": "human", "value": "<image>\nhi"}, {"from": "gpt", "value": "ho"}]
     llava = tmp_path / "llava.json"
@@ -291,10 +305,12 @@ def test_a_folder_with_several_tables(tmp_path):
 def test_a_stream_has_no_end_and_takes_all(rows):
     from itertools import islice
 
-    found = [row["video"] for row in islice(stream_rows([Source(str(rows))], seed=1, buffer_size=4), 16)]
-    assert sorted(found[:8]) == sorted(found[8:]) == sorted(f"{n}.mp4" for n in range(8))
-    again = [row["video"] for row in islice(stream_rows([Source(str(rows))], seed=1, buffer_size=4), 16)]
-    assert found == again
+    found, again = (
+        [row["video"] for row in islice(stream_rows([Source(str(rows))], seed=1, buffer_size=4), 80)] for _ in range(2)
+    )
+    assert found == again and found[:8] != found[8:16]
+    # Within the buffer, each as often as any other.
+    assert {found.count(f"{number}.mp4") for number in range(8)} <= {9, 10, 11}
 
 
 def test_lengths_are_those_of_the_encoded_rows(settings, tmp_path, monkeypatch):

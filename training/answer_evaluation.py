@@ -37,7 +37,7 @@ def generate_answers(
     mine = list(range(state.process_index, len(rows), state.num_processes))
     # Every process generates equally often: sharded models need it.
     rounds = math.ceil(math.ceil(len(rows) / state.num_processes) / batch_size)
-    device = next(model.parameters()).device
+    device = state.device
     answered: list[tuple[int, str, str]] = []
     for start in range(0, rounds * batch_size, batch_size):
         indices = mine[start : start + batch_size]

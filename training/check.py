@@ -1,5 +1,6 @@
 """What a recipe would do, found out without training: rows as the model sees them, lengths, and memory."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -177,13 +178,15 @@ def _steps(args: TrainingArguments, data: Data) -> int:
     if args.max_steps > 0:
         return args.max_steps
     of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return round(-(-len(data.train) // of_step) * args.num_train_epochs)
+    return math.ceil(math.ceil(len(data.train) / of_step) * args.num_train_epochs)
 
 
 def _warnings(model: Any, args: TrainingArguments, lengths: list[RowLength]) -> list[str]:
     found = []
-    longest, limit = max(one.total for one in lengths), model.config.text_config.max_position_embeddings
-    if longest > limit:
+    longest = max(one.total for one in lengths)
+    # Some families have no such limit.
+    limit = getattr(model.config.text_config, "max_position_embeddings", None)
+    if limit is not None and longest > limit:
         found.append(
             f"The longest row has {longest} tokens, but the language model has positions for {limit}: set "
             "`data.max_length`."

@@ -1,9 +1,11 @@
 """Going on after an interruption: the last whole checkpoint, the same recipe, and a clean stop on a signal."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,13 +35,15 @@ _FREE = (
 )
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end; one that a kill cut short is passed over."""
+def last_checkpoint(folder: Path, num_processes: int = 1) -> Path | None:
+    """The last checkpoint that all processes wrote to its end; one that a kill cut short is passed over."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True):
         try:
-            # Trainer writes this file last.
+            # The main process writes this file last.
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            for rank in range(num_processes if num_processes > 1 else 0):
+                (path / f"rng_state_{rank}.pth").stat()
         except (OSError, ValueError):
             logger.warning(f"{path} is not whole: the run was stopped while it was written. It is passed over.")
             continue
@@ -91,7 +95,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 class SaveOnSignal(TrainerCallback):
     """
     On Ctrl-C or a termination signal the step is finished, a checkpoint is written, and training stops. A second
-    signal stops at once.
+    signal stops at once. A context manager: outside of it, signals do what they did before.
 
     Attributes:
         stopped (`bool`): whether that happened.
@@ -102,13 +106,23 @@ class SaveOnSignal(TrainerCallback):
     def __init__(self) -> None:
         self.stopped = False
         self._asked = False
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "SaveOnSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {one: signal.signal(one, self._ask) for one in self._SIGNALS}
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for one in self._SIGNALS:
-            self._before[one] = signal.signal(one, self._ask)
+        # Trainer takes them from the checkpoint, but they may have been changed.
+        state.compute_steps(args, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -121,13 +135,17 @@ class SaveOnSignal(TrainerCallback):
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(
+    def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        if self.stopped and not float(state.epoch or 0).is_integer():
+            # Trainer takes the break for the end of the epoch: what falls due there comes after the continuation.
+            control.should_evaluate = control.should_save = control.should_log = False
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A worker of the data loader, which inherited this: the process that it works for ends it.
+            return
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True

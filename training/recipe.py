@@ -176,10 +176,15 @@ class Recipe(_Settings):
     def _fits(self) -> "Recipe":
         if not self.data.train:
             raise ValueError("`data.train` is missing: a file, folder or Hub id with rows to train on")
-        if self.data.streaming and not self.training.get("max_steps"):
+        if self.data.streaming and self.training.get("max_steps", -1) <= 0:
             raise ValueError("a stream has no end: `data.streaming` needs `training.max_steps`")
         if self.lora is not None and "vision_tower" not in self.freeze:
             raise ValueError("with `lora` the vision tower stays frozen: put `vision_tower` into `freeze`")
+        if self.training.get("eval_strategy", "no") not in ("no", False) and not self.data.eval:
+            raise ValueError(
+                "`training.eval_strategy` needs rows: set `data.eval`, or `training.eval_strategy=no` and "
+                "`training.load_best_model_at_end=false`"
+            )
         return self
 
     @property
@@ -217,7 +222,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(settings, override)
     try:
-        return Recipe.model_validate(_numbers(settings))
+        for name in {"training", "learning_rates"} & settings.keys():
+            settings[name] = _numbers(settings[name])
+        return Recipe.model_validate(settings)
     except ValidationError as error:
         raise ValueError(f"{path}: {_why_invalid(error)}.") from error
 

@@ -1,6 +1,5 @@
 """Rows of questions and answers from files, folders and the Hub, as `Trainer` takes them."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +83,8 @@ def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -
     streams = []
     for source in sources:
         rows, media_root = _load(source, streaming=True)
-        streams.append(rows.map(_WithRoot(media_root)).shuffle(seed=seed, buffer_size=buffer_size).repeat(None))
+        # Shuffled after it was repeated: each time round in another order.
+        streams.append(rows.map(_WithRoot(media_root)).repeat(None).shuffle(seed=seed, buffer_size=buffer_size))
     if len(streams) == 1:
         return streams[0]
     with _named_errors(", ".join(source.path for source in sources)):
@@ -103,7 +103,8 @@ def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
     """The rows of one source, and its media root."""
     from datasets import Dataset, load_dataset, load_from_disk
 
-    path, media_root = Path(source.path), source.media_root
+    path = Path(source.path).expanduser()
+    media_root = None if source.media_root is None else str(Path(source.media_root).expanduser())
     if media_root is not None and not Path(media_root).is_dir():
         raise FileNotFoundError(
             f"media_root {media_root}: there is no such folder; it is what the paths of videos start from."
@@ -111,6 +112,8 @@ def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
     rows: Any
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
         loaded = load_from_disk(str(path))
+        if not isinstance(loaded, Dataset) and source.split not in loaded:
+            raise ValueError(f"{path}: holds no split {source.split!r}, but {', '.join(loaded)}.")
         rows = loaded if isinstance(loaded, Dataset) else loaded[source.split]
         rows = rows.to_iterable_dataset() if streaming else rows
         media_root = media_root or str(path)
@@ -153,10 +156,11 @@ def _table_in(folder: Path) -> Path:
 
 def _text_columns(file: Path, sep: str) -> Any:
     """Every column of a table as text: an answer "007" is not 7."""
+    import pandas
     from datasets import Features, Value
 
-    with file.open(encoding="utf-8", newline="") as lines:
-        return Features({name: Value("string") for name in next(csv.reader(lines, delimiter=sep))})
+    names = pandas.read_csv(file, sep=sep, nrows=0, encoding="utf-8").columns
+    return Features({name: Value("string") for name in names})
 
 
 def _looks_local(path: str) -> bool:

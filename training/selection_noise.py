@@ -97,7 +97,7 @@ class SelectionNoiseSchedule(TrainerCallback):
         found = selector(model)
         start = found.config.selection_sigma if self.start is None else self.start
         # The last step that runs has the number max_steps - 1.
-        found.selection_sigma = self.sigma(state.global_step / max(1, state.max_steps - 1), start)
+        found.selection_sigma = self.sigma(min(1.0, state.global_step / max(1, state.max_steps - 1)), start)
         assert self._noise is not None
         self._noise.begin_step(state.global_step)
 

@@ -12,7 +12,7 @@ from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 from dynfocus.hub import prepare_for_hub
 from dynfocus.processing import DynFocusCollator, DynFocusProcessor
 
-from .parts import freeze, lora_config
+from .parts import freeze, lora_config, names_in, plain_name
 from .recipe import Recipe
 from .rows import Rows, load_rows, stream_rows
 
@@ -39,12 +39,13 @@ class Data:
     Args:
         train: [`Rows`], or a stream.
         eval ([`Rows`], *optional*).
-        collator ([`DynFocusCollator`]).
+        collator, eval_collator ([`DynFocusCollator`]): each counts its own rows.
     """
 
     train: Any
     eval: Rows | None
     collator: DynFocusCollator
+    eval_collator: DynFocusCollator
 
 
 def load_model(recipe: Recipe, base: Path | None = None) -> tuple[DynFocusForConditionalGeneration, Any]:
@@ -82,7 +83,7 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
                 "under `model.vision` and `model.language_model`."
             )
         model = AutoModelForImageTextToText.from_pretrained(
-            start, revision=settings.revision, dtype=settings.dtype, **settings.config
+            start, revision=settings.revision, dtype=settings.dtype, **(settings.config if settings.checkpoint else {})
         )
         processor = AutoProcessor.from_pretrained(start, revision=settings.revision, **settings.processor)
     else:
@@ -127,6 +128,8 @@ def check_fit(model: Any, processor: Any) -> None:
 
 def with_lora(model: Any, recipe: Recipe) -> Any:
     """The model with LoRA, if the recipe has it: all else frozen but the new parts."""
+    for pattern in recipe.learning_rates:
+        names_in(model, pattern)
     if recipe.lora is None:
         return model
     from peft import get_peft_model
@@ -138,26 +141,35 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     config.modules_to_save = [
         module for module in config.modules_to_save if any(f"model.{module}." in name for name in trained)
     ]
-    return get_peft_model(model, config)
+    wrapped = get_peft_model(model, config)
+    for name, parameter in wrapped.named_parameters():
+        # peft lets all of a part train again that it saves in full.
+        if ".modules_to_save." in name and plain_name(name) not in trained:
+            parameter.requires_grad_(False)
+    return wrapped
 
 
 def load_data(recipe: Recipe, processor: Any, bad_rows: str = "skip") -> Data:
     """The rows of a recipe, and the collator. Raises as [`load_rows`] does."""
     settings = recipe.data
-    collator = DynFocusCollator(
-        processor,
-        on_error=bad_rows,  # type: ignore[arg-type]
-        max_length=settings.max_length,
-        on_too_long=settings.on_too_long,
-        max_bad_fraction=settings.max_bad_fraction,
-        learn_from=settings.learn_from,
+    collator, eval_collator = (
+        DynFocusCollator(
+            processor,
+            on_error=bad_rows,  # type: ignore[arg-type]
+            max_length=settings.max_length,
+            on_too_long=settings.on_too_long,
+            max_bad_fraction=settings.max_bad_fraction,
+            learn_from=settings.learn_from,
+        )
+        for _ in range(2)
     )
     sources = settings.sources("train")
     if settings.streaming:
         train: Any = stream_rows(sources, recipe.training.get("seed", 42), settings.shuffle_buffer)
     else:
         train = load_rows(sources)
-    return Data(train, load_rows(settings.sources("eval")) if settings.eval else None, collator)
+    held_out = load_rows(settings.sources("eval")) if settings.eval else None
+    return Data(train, held_out, collator, eval_collator)
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -174,10 +186,20 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         old, new = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
         if old in settings and new in known:
             settings[new] = settings.pop(old)
+    # Started once, not for each epoch.
+    settings.setdefault("dataloader_persistent_workers", settings.get("dataloader_num_workers", 0) > 0)
+    if settings.get("load_best_model_at_end") and settings.get("save_total_limit") == 1:
+        # Trainer would delete the last checkpoint in the end, and a stopped run could not go on.
+        settings["save_total_limit"] = 2
     try:
-        return TrainingArguments(**settings)
+        args = TrainingArguments(**settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`training`: {error}") from error
+    if args.n_gpu > 1:
+        logger.warning(f"One of {args.n_gpu} GPUs is used: for all of them, start the run with torchrun.")
+        # DataParallel would cut the videos of a batch elsewhere than its text.
+        args._n_gpu = 1
+    return args
 
 
 __all__ = ["Data", "check_fit", "load_data", "load_model", "resolve_checkpoint", "training_arguments", "with_lora"]

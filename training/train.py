@@ -54,10 +54,15 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
         _check_login(recipe.push_to_hub)
     with args.main_process_first(local=False, desc="claiming the folder"):
         claim_folder(recipe)
+    result = folder / "model"
+    if (result / "config.json").is_file():
+        tell(f"The run is finished: the trained model is in {result}.")
+        _push(recipe, args, result, tell)
+        return result
     model, processor = _start(recipe, args)
     with args.main_process_first(desc="reading the rows"):
         data = load_data(recipe, processor)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = last_checkpoint(folder, args.world_size)
     # LoRA starts at random, and so may what follows.
     set_seed(args.seed)
     model = with_lora(model, recipe)
@@ -73,6 +78,7 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
         train_dataset=data.train,
         eval_dataset=data.eval,
         data_collator=data.collator,
+        eval_collator=data.eval_collator,
         processing_class=processor,
         callbacks=[SelectionNoiseSchedule(**recipe.selection_noise.model_dump()), stop],
         learning_rates=recipe.learning_rates,
@@ -82,9 +88,12 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
     )
     _keep_tower_whole(trainer)
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with stop:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except (ValueError, OSError) as error:
-        raise type(error)(_without_traceback(str(error))) from error
+        if not str(error).startswith("Caught "):
+            raise
+        raise ValueError(_without_traceback(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise ValueError(
             "The device's memory is full: lower `training.per_device_train_batch_size`, `data.max_frames` or "
@@ -94,14 +103,18 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
         tell(f"Stopped after step {trainer.state.global_step}. The same command goes on from there.")
         return None
     trainer.save_state()
-    result = _save_result(trainer, recipe, processor)
+    _save_result(trainer, recipe, processor)
     tell(f"The trained model is in {result}.")
     if data.collator.rows_bad:
         tell(f"{data.collator.rows_bad} of {data.collator.rows_seen} rows could not be read and were left out.")
+    _push(recipe, args, result, tell)
+    return result
+
+
+def _push(recipe: Recipe, args: TrainingArguments, result: Path, tell: Callable[[str], None]) -> None:
     if recipe.push_to_hub and args.process_index == 0:
         pushed: PushedModel = push_model(result, recipe.push_to_hub, private=recipe.private)
         tell(f"It is on the Hub at {pushed.url}, as the commit {pushed.commit}.")
-    return result
 
 
 def describe_model(model: Any) -> str:
@@ -123,9 +136,7 @@ def describe_run(recipe: Recipe, args: TrainingArguments, data: Data) -> str:
 
 
 def _without_traceback(message: str) -> str:
-    """An error's message; one from a worker of the data loader comes with a whole traceback in front."""
-    if not message.startswith("Caught "):
-        return message
+    """The message of an error from a worker of the data loader, which comes with a whole traceback in front."""
     return re.split(r"\n(?:\w+\.)*\w*Error: ", message)[-1].strip()
 
 
@@ -160,15 +171,15 @@ def _lengths(args: TrainingArguments, data: Data, folder: Path, tell: Callable[[
 
 
 def _keep_tower_whole(trainer: DynFocusTrainer) -> None:
-    """Tell DeepSpeed what `_no_split_modules` tells others: the tower's weights are gathered all at once."""
+    """Tell DeepSpeed what `_no_split_modules` tells others: weights that are gathered all at once."""
     if trainer.is_deepspeed_enabled:
         from deepspeed.utils import set_z3_leaf_modules
 
-        tower = next(module for module in trainer.model.modules() if type(module).__name__ == "VisionTower")
-        set_z3_leaf_modules(trainer.model, [type(tower)])
+        whole = {type(m) for m in trainer.model.modules() if type(m).__name__ in ("VisionTower", "QuestionEncoder")}
+        set_z3_leaf_modules(trainer.model, list(whole))
 
 
-def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> Path:
+def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> None:
     """Write the trained model, merged if it has adapters, as a complete folder."""
     folder = recipe.output_dir
     result, writing = folder / "model", folder / ".model"
@@ -185,17 +196,17 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> Pa
             save_for_hub(_load_trained(recipe, saved), processor, writing)
         (writing / "training_args.bin").unlink(missing_ok=True)
         config = trainer.accelerator.unwrap_model(trainer.model).config
-        (writing / "README.md").write_text(make_model_card(config, processor, str(result)), encoding="utf-8")
+        title = recipe.push_to_hub or str(result)
+        (writing / "README.md").write_text(make_model_card(config, processor, title), encoding="utf-8")
         shutil.rmtree(result, ignore_errors=True)
         writing.replace(result)
     trainer.accelerator.wait_for_everyone()
-    return result
 
 
 def _load_trained(recipe: Recipe, saved: Path) -> Any:
     """The trained model, from its folder or from its adapter's, which is merged into the base."""
     if recipe.lora is None:
-        model = AutoModelForImageTextToText.from_pretrained(saved)
+        model: Any = AutoModelForImageTextToText.from_pretrained(saved)
         # transformers gives weights their old names back when it saves, and here these are DeepSpeed's.
         model._weight_conversions = []
         return model
@@ -205,7 +216,7 @@ def _load_trained(recipe: Recipe, saved: Path) -> Any:
         resolve_checkpoint(recipe.model.checkpoint or str(recipe.output_dir / "base")),
         revision=recipe.model.revision,
         dtype=recipe.model.dtype,
-        **recipe.model.config,
+        **(recipe.model.config if recipe.model.checkpoint else {}),
     )
     merged: Any = PeftModel.from_pretrained(base, str(saved))
     return merged.merge_and_unload()

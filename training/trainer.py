@@ -1,11 +1,14 @@
 """`Trainer` with what fine-tuning DynFocus needs beyond it; the plain one works, too."""
 
-from collections.abc import Mapping, Sized
+import os
+from collections.abc import Callable, Mapping, Sized
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
 
 from dynfocus.processing import DynFocusCollator
 
@@ -13,6 +16,23 @@ from .answer_evaluation import answer_accuracy, generate_answers
 from .parts import split_by_learning_rate
 from .sampling import EpochLengthGroupedSampler
 from .selection_noise import selector
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells a sampler the epoch: accelerate does not, where several processes take one up in its middle."""
+
+    def __init__(self, sampler: EpochLengthGroupedSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def _start_worker(before: Callable[[int], None] | None, number: int) -> None:
+    """A signal to all processes of a run must not end the workers before the last checkpoint is written."""
+    os.setpgrp()
+    if before is not None:
+        before(number)
 
 
 class DynFocusTrainer(Trainer):
@@ -28,6 +48,7 @@ class DynFocusTrainer(Trainer):
         generate_rows (`int`, defaults to 200): the first so many rows of the evaluation set are also answered, which
             gives the metric `eval_accuracy`: the part of exact answers. 0 answers none.
         max_new_tokens (`int`, defaults to 32): of such an answer.
+        eval_collator ([`DynFocusCollator`], *optional*): of the evaluation set; `data_collator` by default.
         kwargs: of `Trainer`. `data_collator` has to be a [`DynFocusCollator`].
     """
 
@@ -38,6 +59,7 @@ class DynFocusTrainer(Trainer):
         lengths: list[int] | None = None,
         generate_rows: int = 200,
         max_new_tokens: int = 32,
+        eval_collator: DynFocusCollator | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -46,6 +68,7 @@ class DynFocusTrainer(Trainer):
         self.lengths = lengths
         self.generate_rows = generate_rows
         self.max_new_tokens = max_new_tokens
+        self.eval_collator: Any = eval_collator or self.data_collator
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
@@ -58,8 +81,29 @@ class DynFocusTrainer(Trainer):
         if self.lengths is not None and self.args.train_sampling_strategy == "group_by_length":
             # Of all processes: they wait for the one with the longest rows.
             rows_of_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            return EpochLengthGroupedSampler(rows_of_step, self.lengths, self.args.seed)
+            sampler = EpochLengthGroupedSampler(rows_of_step, self.lengths, self.args.seed)
+            self.add_callback(_TellEpoch(sampler))
+            return sampler
         return super()._get_train_sampler(train_dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader: Any = super().get_train_dataloader()
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        # With a collator of its own, which counts its own rows.
+        collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer looks at the number of steps only after a step: a finished run would get another one.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # In order, whatever the order of training: that one may go by lengths, which are not known here.
@@ -80,17 +124,18 @@ class DynFocusTrainer(Trainer):
         rows: Any = dataloader.dataset
         num_rows = min(self.generate_rows, len(rows)) if isinstance(dataloader.dataset, Sized) else 0
         if num_rows:
-            assert isinstance(self.data_collator, DynFocusCollator)
             prefix = kwargs.get("metric_key_prefix", "eval")
             chosen = [rows[index] for index in range(num_rows)]
             self.model.eval()
-            answered = generate_answers(
-                self.model,
-                chosen,
-                self.data_collator,
-                batch_size=self.args.eval_batch_size,
-                max_new_tokens=self.max_new_tokens,
-            )
+            # In the precision of training.
+            with self.accelerator.autocast():
+                answered = generate_answers(
+                    self.model,
+                    chosen,
+                    self.eval_collator,
+                    batch_size=self.args.eval_batch_size,
+                    max_new_tokens=self.max_new_tokens,
+                )
             assert output.metrics is not None
             output.metrics[f"{prefix}_accuracy"] = answer_accuracy(answered, len(chosen))
             output.metrics[f"{prefix}_unanswered"] = len(chosen) - len(answered)

@@ -10,6 +10,7 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .backbones import FromBackbones
+from .blank_video import BlankVideo
 from .configuration_dynfocus import DynFocusConfig
 from .cooperative_encoding import CooperativeEncoder
 from .event_prototypes import EventPrototypeEstimator, ZeroLinear
@@ -35,7 +36,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
     input_modalities: Any = ("video", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
-    _no_split_modules = ["EventPrototypeEstimator", "CooperativeEncoder", "InstructBlipQFormerLayer"]
+    _no_split_modules = ["EventPrototypeEstimator", "CooperativeEncoder", "QuestionEncoder"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -58,7 +59,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class DynFocusModel(DynFocusPreTrainedModel):
+class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
     """Vision tower, DPE, CCE and language model, without the language-modelling head."""
 
     def __init__(self, config: DynFocusConfig):
@@ -223,22 +224,6 @@ class DynFocusModel(DynFocusPreTrainedModel):
             )
         return mask[..., None].to(inputs_embeds.device)
 
-    def _blank_video(self) -> torch.Tensor:
-        """
-        The sum of a blank frame's visual tokens, a scalar.
-
-        Added with weight 0 to a training batch without videos: every process then runs the same modules and has
-        gradients of the same parameters, without which training on many of them hangs.
-        """
-        side = self.config.vision_config.image_size
-        features = self.get_video_features(
-            pixel_values_videos=torch.zeros(1, 1, 3, side, side, device=self.device),
-            video_token_plan=torch.ones(1, 3, dtype=torch.long),
-            question_input_ids=torch.zeros(1, 1, dtype=torch.long),
-            return_dict=True,
-        )
-        return features.pooler_output[0].sum()
-
     @can_return_tuple
     def forward(
         self,
@@ -282,7 +267,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
                 return_dict=True,
             )
         # Before the words are embedded, too: sharded weights are gathered in the order of the modules.
-        blank = self._blank_video() if features is None and self.training and torch.is_grad_enabled() else None
+        blank = self._blank_video() if features is None and self._others_may_have_videos(past_key_values) else None
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
