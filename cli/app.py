@@ -28,6 +28,8 @@ dynfocus synth --seed 1 --videos 50 --out test-set
 
 dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv
 
+dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
+
 dynfocus push user/my-model --model my-model"""
 
 _ASK_EXAMPLES = """[bold]Examples[/bold]
@@ -47,13 +49,31 @@ python -m dynfocus.eval.synthetic.score test-set"""
 
 _TRAIN_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv --check
+dynfocus train lora model.checkpoint=user/my-model data.train=train.csv data.eval=held-out.csv --check
 
 dynfocus train lora --show > my-recipe.yaml
 
 dynfocus train my-recipe.yaml training.output_dir=runs/first
 
 torchrun --nproc_per_node 4 -m dynfocus.training.train my-recipe.yaml"""
+
+_EVAL_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
+
+dynfocus eval video_mme --videos Video-MME/videos --subtitles --limit 50 --out runs/first-look
+
+dynfocus eval synthetic --videos test-set
+
+torchrun --nproc_per_node 4 -m dynfocus.eval.run mlvu_dev --videos MLVU/videos --out runs/mlvu"""
+
+_COMPARE_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus compare runs/before runs/after"""
+
+_REPORT_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus report runs/video_mme-my-model"""
 
 _EXPORT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -267,6 +287,108 @@ def push(
         from . import hub as command
 
         command.push(repo_id, model, revision, private, message, verbose)
+
+
+@app.command("eval", epilog=_EVAL_EXAMPLES)
+def evaluate(
+    benchmark: Annotated[
+        str | None, typer.Argument(help="Such as video_mme; --list names all.", show_default=False)
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="Name all benchmarks, and evaluate nothing.")] = False,
+    model: ModelOption = None,
+    videos: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the benchmark's videos are.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of the run; the same command goes on in it.", show_default="runs/BENCHMARK-MODEL"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask the first so many questions only.", show_default="all")
+    ] = None,
+    subtitles: Annotated[bool, typer.Option("--subtitles", help="Give the model the videos' subtitles.")] = False,
+    max_visual_tokens: Annotated[
+        int | None, typer.Option(help="Spend so many visual tokens at most.", show_default="as the model was saved")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames to look at per second.", show_default="as the model was saved")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions about a video that are asked at once.")] = 8,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Judges free answers: a model of the server at OPENAI_BASE_URL, or local:MODEL."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For models that sample their answers.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the model was saved")
+    ] = None,
+    revision: RevisionOption = None,
+    dataset_revision: Annotated[
+        str | None, typer.Option(help="Of the benchmark's data set on the Hub.", show_default="the benchmark's own")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Evaluate a model on a benchmark; an interrupted run goes on where it stopped."""
+    with user_errors(verbose):
+        from . import evaluate as command
+
+        if list_all:
+            command.show_benchmarks()
+        else:
+            command.run(
+                benchmark,
+                {"subtitles": True} if subtitles else {},
+                trust_remote_code,
+                verbose,
+                model=model,
+                videos=videos,
+                out=out,
+                limit=limit,
+                max_visual_tokens=max_visual_tokens,
+                fps=fps,
+                max_frames=max_frames,
+                batch_size=batch_size,
+                judge=judge,
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                dataset_revision=dataset_revision,
+            )
+
+
+@app.command(epilog=_COMPARE_EXAMPLES)
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one's.", show_default=False)],
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare two runs of a benchmark, question by question: is the difference more than chance?"""
+    with user_errors(verbose):
+        from . import evaluate as command
+
+        command.compare(first, second)
+
+
+@app.command(epilog=_REPORT_EXAMPLES)
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    verbose: VerboseOption = False,
+) -> None:
+    """Show a run, and write a page with plots, results for the Hub and a model card's section into its folder."""
+    with user_errors(verbose):
+        from . import evaluate as command
+
+        command.report(run)
 
 
 def main() -> None:

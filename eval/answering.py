@@ -1,0 +1,240 @@
+"""The model's side of an evaluation: a video is read and encoded once, then asked all its questions in batches."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from .benchmarks.base import SUBTITLES_MARK, Question
+
+_NO_VIDEO = "The video file is missing."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What the model said to one question.
+
+    Args:
+        output (`str`, *optional*): its words; `None` where it could not be asked.
+        key_frames (`list`): `{"index", "time", "score"}` of each, in time order; seconds from the video's start.
+        num_visual_tokens, num_frames (`int`, *optional*).
+        duration (`float`, *optional*): seconds from the first to the last sampled frame.
+        error (`str`, *optional*): why it could not be asked.
+        timings (`dict`): its share of the seconds for `"decode"`, `"encode"` and `"generate"`.
+    """
+
+    output: str | None
+    key_frames: list[dict[str, Any]] = field(default_factory=list)
+    num_visual_tokens: int | None = None
+    num_frames: int | None = None
+    duration: float | None = None
+    error: str | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """
+    A video and what is to be asked about it.
+
+    Args:
+        path: a file or a URL; `None` for a missing one.
+        batches: questions that are asked together.
+        subtitles: makes the text of a question's subtitles at the given times, in seconds.
+    """
+
+    path: str | None
+    batches: Sequence[Sequence[Question]]
+    subtitles: Callable[[Question, Sequence[float]], str] | None = None
+
+    @property
+    def num_questions(self) -> int:
+        return sum(map(len, self.batches))
+
+
+class Answerer:
+    """
+    Asks a model.
+
+    Args:
+        pipe ([`VideoQAPipeline`]).
+        generation: arguments of `generate`.
+        sampling: `fps`, `max_frames`, `num_frames` or `decoder`, where they are not the processor's own.
+        max_visual_tokens: of a video at most.
+        seed: for models that sample their answers; each batch starts from it, so that the order does not matter.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        generation: Mapping[str, Any],
+        sampling: Mapping[str, Any] | None = None,
+        max_visual_tokens: int | None = None,
+        seed: int = 0,
+    ):
+        self.pipe = pipe
+        self.generation = dict(generation)
+        self.sampling = dict(sampling or {})
+        self.budget = {} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens}
+        self.seed = seed
+
+    def answer(self, tasks: Iterable[VideoTask]) -> Iterator[tuple[Sequence[Question], list[Answer]]]:
+        """
+        Each batch of questions with its answers, as they are made. While a video is asked, the next one is decoded.
+
+        Raises:
+            `ValueError`: the device's memory is full.
+        """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with ThreadPoolExecutor(1) as reader:
+            for task, reading in _one_ahead(reader, tasks, self._decode):
+                try:
+                    yield from self._ask_all(task, reading)
+                except torch.OutOfMemoryError as error:
+                    raise ValueError(
+                        "The device's memory is full: lower --batch-size, --max-frames or --max-visual-tokens, or use "
+                        "--dtype bfloat16."
+                    ) from error
+
+    def _decode(self, task: VideoTask) -> tuple[Any, float]:
+        start = time.perf_counter()
+        if task.path is None:
+            raise FileNotFoundError(_NO_VIDEO)
+        processor = self.pipe.processor.video_processor
+        inputs = processor(task.path, return_metadata=True, return_tensors="pt", **self.sampling)
+        return inputs, time.perf_counter() - start
+
+    def _ask_all(self, task: VideoTask, reading: Future) -> Iterator[tuple[Sequence[Question], list[Answer]]]:
+        try:
+            inputs, decode = reading.result()
+        except (ValueError, OSError) as error:
+            # Paths differ from machine to machine, and a run's lines shall not.
+            message = _without_path(str(error), task.path)
+            for batch in task.batches:
+                yield batch, [Answer(None, error=message) for _ in batch]
+            return
+        start = time.perf_counter()
+        state = self._encode(inputs)
+        shares = {
+            "decode": decode / task.num_questions,
+            "encode": (time.perf_counter() - start) / task.num_questions,
+        }
+        for batch in task.batches:
+            yield batch, self._ask(state, batch, task.subtitles, shares)
+
+    def _encode(self, inputs: Any) -> Any:
+        """As `VideoQAPipeline.encode_video`, of a video that was read elsewhere."""
+        with self.pipe.device_placement(), torch.no_grad():
+            names = ("pixel_values_videos", "video_frame_mask")
+            state = self.pipe.model.encode_video(*(inputs[name].to(self.pipe.device) for name in names))
+            if self.pipe.device.type == "cuda":
+                torch.cuda.synchronize(self.pipe.device)
+        times = inputs["video_metadata"][0].timestamps
+        return replace(state, frame_times=torch.tensor([list(times)], dtype=torch.float64))
+
+    def _ask(
+        self,
+        state: Any,
+        batch: Sequence[Question],
+        subtitles: Callable[[Question, Sequence[float]], str] | None,
+        shares: Mapping[str, float],
+    ) -> list[Answer]:
+        times = state.frame_times[0].tolist()
+        answers: list[Answer | None] = []
+        rows = []
+        for question in batch:
+            try:
+                rows.append(self._row(state, question, times, subtitles))
+                answers.append(None)
+            except (ValueError, OSError) as error:
+                answers.append(Answer(None, error=str(error)))
+        found = iter(self._generate(state, rows)) if rows else iter(())
+        return [self._as_answer(next(found), times, shares) if one is None else one for one in answers]
+
+    def _row(
+        self,
+        state: Any,
+        question: Question,
+        times: Sequence[float],
+        subtitles: Callable[[Question, Sequence[float]], str] | None,
+    ) -> dict[str, Any]:
+        prompt = question.prompt
+        if SUBTITLES_MARK in prompt:
+            text = "" if subtitles is None else subtitles(question, times)
+            prompt = prompt.replace(SUBTITLES_MARK, text)
+        content = [{"type": "video", "video": state}, {"type": "text", "text": prompt}]
+        steering = self._cut(question.prompt if question.question is None else question.question)
+        row = {"messages": [{"role": "user", "content": content}], "question": steering}
+        return self.pipe.preprocess(row, **self.budget)
+
+    def _cut(self, text: str) -> str:
+        """The beginning of a text, as many tokens as steer the choice of frames."""
+        processor = self.pipe.processor
+        text = text.replace(SUBTITLES_MARK, " ").strip()
+        room = processor.max_question_tokens
+        while True:
+            ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(ids) <= processor.max_question_tokens:
+                return text
+            # What is decoded may take more tokens than it was made of.
+            text, room = processor.tokenizer.decode(ids[:room]).strip(), room - 1
+
+    def _generate(self, state: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answers of the pipeline to prepared rows about one state, all at once."""
+        pipe = self.pipe
+        several = {name: tensor.expand(len(rows), *tensor.shape[1:]) for name, tensor in state.tensors().items()}
+        torch.manual_seed(self.seed)
+        with pipe.device_placement(), torch.no_grad():
+            rows = pipe._ensure_tensor_on_device(rows, device=pipe.device)
+            # The pipeline asks a state one question at a time; a state of as many equal videos takes them together.
+            rows[0]["inputs"]["video_state"] = replace(state, **several)
+            found = pipe._answer(rows, pipe._generate_options(self.generation))
+        return [pipe.postprocess({"rows": [one]}, return_details=True) for one in found]
+
+    def _as_answer(self, found: Mapping[str, Any], times: Sequence[float], shares: Mapping[str, float]) -> Answer:
+        return Answer(
+            output=found["answer"],
+            key_frames=[
+                {"index": one["index"], "time": round(one["time"], 3), "score": _rounded(one["score"])}
+                for one in found["key_frames"]
+            ],
+            num_visual_tokens=found["num_visual_tokens"],
+            num_frames=found["num_frames"],
+            duration=round(times[-1] - times[0], 3),
+            timings={
+                "decode": shares["decode"],
+                # The question's own part, from the state to visual tokens, is made as it is asked.
+                "encode": shares["encode"] + found["timings"]["encode"],
+                "generate": found["timings"]["generate"],
+            },
+        )
+
+
+def _one_ahead(
+    pool: ThreadPoolExecutor, tasks: Iterable[VideoTask], work: Callable[[VideoTask], Any]
+) -> Iterator[tuple[VideoTask, Future]]:
+    before: tuple[VideoTask, Future] | None = None
+    for task in tasks:
+        current = task, pool.submit(work, task)
+        if before is not None:
+            yield before
+        before = current
+    if before is not None:
+        yield before
+
+
+def _rounded(score: float) -> float | None:
+    # The last digits differ with the number of threads, and an untrained scorer may say NaN.
+    return round(score, 4) if score == score else None
+
+
+def _without_path(message: str, path: str | None) -> str:
+    return message if path is None else message.replace(path, os.path.basename(path))
+
+
+__all__ = ["Answer", "Answerer", "VideoTask"]

@@ -1,0 +1,196 @@
+"""Two runs of one benchmark, question by question: is the difference more than chance?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .run_folder import Run, flat_settings
+from .scoring import Unit, macro_group, units
+from .statistics import Interval, mcnemar, paired_bootstrap, sign_flip_test
+
+#: Settings that differ between any two runs, or follow from others.
+_ASIDE = ("about", "command", "date", "num_processes", "videos", "judge", "num_questions")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    Of the questions (or pairs) in one group, or of all.
+
+    Args:
+        name: "duration: short".
+        first, second: accuracies of the two runs.
+        interval ([`Interval`]): of `second - first`, with a bootstrap over videos.
+        only_first, only_second: questions that only this run got right.
+        total: questions that both were asked.
+    """
+
+    name: str
+    first: float
+    second: float
+    interval: Interval
+    only_first: int
+    only_second: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What differs between two runs.
+
+    Args:
+        first, second ([`Run`]).
+        all ([`Difference`]): of the main score's accuracy.
+        groups ([`Difference`]): by group.
+        mcnemar: p-value of McNemar's exact test, which takes questions for independent.
+        sign_flip: p-value of the same question where whole videos are swapped.
+        num_videos, left_out: videos of the questions that both were asked, and questions that one alone was asked.
+        settings: what the runs were made with, where it differs: name, first, second.
+    """
+
+    first: Run
+    second: Run
+    all: Difference
+    groups: list[Difference]
+    mcnemar: float
+    sign_flip: float
+    num_videos: int
+    left_out: int
+    settings: list[tuple[str, Any, Any]]
+
+
+def compare_runs(first: Run, second: Run) -> Comparison:
+    """
+    Compare two finished runs on the questions that both were asked.
+
+    Raises:
+        `ValueError`: a run is not finished; they are of other benchmarks or questions; they have nothing in common.
+    """
+    main_scores = [_finished(run)["main_score"] for run in (first, second)]
+    names = first.settings["benchmark"], second.settings["benchmark"]
+    if names[0] != names[1]:
+        raise ValueError(f"{first.folder} is a run of {names[0]} and {second.folder} of {names[1]}: nothing compares.")
+    _check_references(first, second)
+    one, other = ({unit.id: unit for unit in units(run.answers)} for run in (first, second))
+    common = [key for key in one if key in other]
+    if not common:
+        raise ValueError(f"{first.folder} and {second.folder} have no question in common that both have a verdict on.")
+    a, b = [one[key] for key in common], [other[key] for key in common]
+    right_a, right_b, videos = _columns(a, b)
+    macro = macro_group(main_scores[0], a)
+    groups = []
+    for group in dict.fromkeys(name for unit in a for name in unit.groups):
+        for value in dict.fromkeys(unit.groups[group] for unit in a if group in unit.groups):
+            some = [index for index, unit in enumerate(a) if unit.groups.get(group) == value]
+            groups.append(_difference(f"{group}: {value}", [a[i] for i in some], [b[i] for i in some], None))
+    return Comparison(
+        first=first,
+        second=second,
+        all=_difference("all", a, b, macro),
+        groups=groups,
+        mcnemar=mcnemar(right_a, right_b),
+        sign_flip=sign_flip_test(right_a, right_b, videos),
+        num_videos=len(set(videos)),
+        left_out=len(one.keys() ^ other.keys()),
+        settings=_differing_settings(first, second),
+    )
+
+
+def print_comparison(console: Console, found: Comparison) -> None:
+    """A table, the tests, and what a reader must know."""
+    title = found.first.settings["about"]["title"]
+    console.print(Text(f"{title}: A is {found.first.folder}, B is {found.second.folder}", style="bold"))
+    table = Table(box=None)
+    for heading in ("", "A", "B", "B − A", "95 % interval", "only A", "only B", "of"):
+        table.add_column(heading, justify="right" if heading else "left", header_style="dim", no_wrap=bool(heading))
+    for one in (found.all, *found.groups):
+        sure = one.interval.low > 0 or one.interval.high < 0
+        table.add_row(
+            Text(one.name, style="bold" if one is found.all else ""),
+            *(f"{100 * share:.1f} %" for share in (one.first, one.second)),
+            Text(_points(one.interval.estimate), style="bold" if sure else ""),
+            f"{_points(one.interval.low)} … {_points(one.interval.high)}",
+            *(f"{count:,}" for count in (one.only_first, one.only_second, one.total)),
+        )
+        if one is found.all and found.groups:
+            table.add_section()
+    console.print(table)
+    console.print(
+        f"Differences in points, intervals by a bootstrap over {found.num_videos:,} videos; only A: questions that A "
+        f"alone got right. McNemar's exact test: {_p(found.mcnemar)}; with whole videos swapped: "
+        f"{_p(found.sign_flip)}."
+    )
+    if found.groups:
+        console.print("One of twenty intervals misses the truth: a single group's proves little.", style="dim")
+    if found.left_out:
+        console.print(
+            f"{found.left_out:,} questions have a verdict in one of the runs only, and are left out.", style="yellow"
+        )
+    for name, one, other in found.settings:
+        console.print(Text(f"{name}: {one} → {other}", style="dim"))
+
+
+def _finished(run: Run) -> dict[str, Any]:
+    if run.result is None:
+        raise ValueError(f"{run.folder}: is not finished; the command that began it goes on.")
+    return run.result
+
+
+def _check_references(first: Run, second: Run) -> None:
+    """Runs of a data set that has changed in between ask other questions under the same ids."""
+    known = {line["id"]: line for line in first.answers}
+    for line in second.answers:
+        before = known.get(line["id"])
+        if before is not None and (before["reference"], before["video"]) != (line["reference"], line["video"]):
+            raise ValueError(
+                f"{first.folder} and {second.folder} were asked other questions: {line['id']} is about "
+                f"{before['video']} with the answer {before['reference']!r} in one, and about {line['video']} with "
+                f"{line['reference']!r} in the other."
+            )
+
+
+def _difference(name: str, a: Sequence[Unit], b: Sequence[Unit], macro: str | None) -> Difference:
+    right_a, right_b, videos = _columns(a, b)
+    members = None if macro is None else [unit.groups[macro] for unit in a]
+    return Difference(
+        name=name,
+        first=_accuracy(a, macro),
+        second=_accuracy(b, macro),
+        interval=paired_bootstrap(right_a, right_b, videos, members),
+        only_first=sum(x and not y for x, y in zip(right_a, right_b, strict=True)),
+        only_second=sum(y and not x for x, y in zip(right_a, right_b, strict=True)),
+        total=len(a),
+    )
+
+
+def _columns(a: Sequence[Unit], b: Sequence[Unit]) -> tuple[list[bool], list[bool], list[str]]:
+    return [unit.correct for unit in a], [unit.correct for unit in b], [unit.video for unit in a]
+
+
+def _accuracy(counted: Sequence[Unit], macro: str | None) -> float:
+    members: dict[str | None, list[bool]] = {}
+    for unit in counted:
+        members.setdefault(None if macro is None else unit.groups[macro], []).append(unit.correct)
+    return sum(sum(some) / len(some) for some in members.values()) / len(members)
+
+
+def _differing_settings(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
+    one, other = flat_settings(first.settings), flat_settings(second.settings)
+    names = [name for name in dict.fromkeys([*one, *other]) if name.split(".")[0] not in _ASIDE]
+    return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+__all__ = ["Comparison", "Difference", "compare_runs", "print_comparison"]

@@ -1,0 +1,3 @@
+"""The metric `judged_video_qa`."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The metric `multiple_choice_accuracy`."""
+
+__all__: list[str] = []

@@ -1,0 +1,416 @@
+"""Which option of a multiple-choice question does an answer name? Read from its words, never guessed.
+
+An answer is cut into clauses. Those that do nothing but name an option ("B", "so it must be (B)") are statements, and
+statements decide; without any, an option that is marked as one ("(B)", "option B") does; and then an option's text.
+Whatever names two options, denies one, contradicts itself or leaves the range of the options names none.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from .answer_text import (
+    NUMBERS,
+    ORDINALS,
+    begins_with,
+    clean_answer,
+    concluding_part,
+    contradicts,
+    equal_option,
+    label_index,
+    label_with_text,
+    plain,
+    without_labels,
+    words_of,
+)
+
+#: Longer answers must state their choice: that they mention an option's text says little.
+MAX_WORDS_OF_MENTION = 50
+
+#: Words that say that an option is chosen.
+_VERDICT = set(
+    "answer ans option choice choose chose select selecting pick letter correct right best final therefore thus hence "
+    "so then conclusion think believe guess say go with is it's its that's be must should would likely probably "
+    "definitely certainly clearly obviously maybe perhaps possibly assume conclude response solution most accurate "
+    "suitable appropriate".split()
+)
+#: Words that may stand beside them without adding anything.
+_FILLERS = _VERDICT | set(
+    "the a an my i i'd i'll i'm we we'd we'll it this that of to for from on in by based given video clip frames "
+    "images scene question one option's sure okay ok well yes yeah hmm here above following provided shown and or "
+    "either both between among all options choices are was will can could might seems seem appears appear to "
+    "me us considering according looking after watching will have going let's number only considered chosen selected "
+    "output result as you your closest match matches indeed just simply really explanation".split()
+)
+_ANSWER_WORDS = {"answer", "ans", "option", "choice", "letter", "response", "solution"}
+_JOINING = {"or", "and", "either", "both", "between", "among"}
+_IS = {"is", "be", "was", "it's", "that's", "seems", "appears"}
+_NEGATIONS = set(
+    "not no never neither nor without cannot isn't wasn't aren't doesn't didn't don't can't couldn't wouldn't won't "
+    "except excluding unlike".split()
+)
+_WRONG = {"wrong", "incorrect", "false", "unlikely", "inaccurate", "impossible", "ruled", "eliminated", "eliminate"}
+#: After these a clause ends: what follows is a reason, or speaks of something else.
+_TURNS = set(
+    "because since due while whereas but where which who though although however therefore thus hence".split()
+)
+#: A capital A before other words than these is an article.
+_AFTER_LETTER = _IS | _JOINING | _TURNS | {"would", "must", "should", "as", "it", "best", "correctly", "because"}
+#: What a sentence follows; a pause within it.
+_ENDS, _PAUSES = ("", "\n", ".", "!", "?", ";"), (",", ":", "-", "but")
+_RETRACTION = re.compile(r"\b(wait|actually|correction|sorry|instead|no,|on second thought|let me re)", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\b(can ?not|can't|unable|unclear|unsure|unknown|uncertain|not sure|don't know|no idea|not possible|impossible|"
+    r"difficult to|hard to|not enough|insufficient|not (visible|shown|clear)|(doesn't|does not) (show|say))\b"
+)
+#: Texts that are said in passing all the time: they count only as an answer of their own.
+_COMMON = {"yes", "no", "true", "false", "none", "both", "all", "right", "it", "one", "not", "other", "sure"}
+
+_TOKENS = re.compile(
+    rf"""
+      (?P<label>  (?<![A-Za-z0-9])[(\[{{]\s*(?:[Oo]ption\s+)?([A-Za-z])\s*[.:]?\s*[)\]}}]  # (B)
+                | (?<![A-Za-z0-9'(])([A-Za-z])\)                                           # B)
+                | \b(?i:option|choice|alternative)\s*(?:(?i:no\.?|number)|\#)?\s*
+                      (\d{{1,2}}|(?i:{"|".join(NUMBERS[1:])}))\b(?![%.]?\w) )             # option 2
+    | (?P<ordinal> \b(?i:(?:{"|".join(ORDINALS)}|last|\d{{1,2}}(?:st|nd|rd|th))
+                      \s+(?:option|choice|answer|alternative))\b )                        # second option
+    | (?P<letter>  (?<![A-Za-z0-9])(?<![A-Za-z0-9]['-])(?<!\b[A-Z]\.)[A-Za-z](?!['-]?[A-Za-z0-9])(?!\.[A-Z]\.) )
+    | (?P<word>    §+ | [^\W\d_]+(?:['-][^\W\d_]+)* | \d+(?:[.,]\d+)* )
+    | (?P<break>   \n | [.!?;,:=] | -+>? | → )
+    """,
+    re.VERBOSE,
+)
+
+
+@dataclass
+class _Token:
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def word(self) -> str:
+        return self.text.lower()
+
+
+@dataclass
+class _Clause:
+    """Tokens between two breaks; `before` and `after` are what they are (empty at the ends of the answer)."""
+
+    tokens: list[_Token]
+    before: str
+    after: str = ""
+    labels: list[tuple[str, _Token]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    @property
+    def is_negated(self) -> bool:
+        return any(word in _NEGATIONS | _WRONG for word in self.words)
+
+    @property
+    def is_empty_talk(self) -> bool:
+        return all(word in _FILLERS or word in _TURNS for word in self.words)
+
+    @property
+    def is_denial(self) -> bool:
+        return all(word in _FILLERS | _NEGATIONS | _WRONG for word in self.words)
+
+    @property
+    def starts_line(self) -> bool:
+        return self.before in ("", "\n")
+
+
+def parse_choice(answer: str | None, options: Sequence[str]) -> int | None:
+    """The index of the option that an answer names, or None where it names none, or more than one.
+
+    Args:
+        answer: what the model wrote; None is no answer.
+        options: 2 to 10 texts, in the order of their letters A to J. Letters before all of them are passed over.
+
+    Raises:
+        ValueError: for fewer or more options.
+    """
+    if not 2 <= len(options) <= 10:
+        raise ValueError(f"There are {len(options)} options, but a multiple-choice question has 2 to 10.")
+    texts = without_labels([clean_answer(option) for option in options])
+    said = concluding_part(clean_answer(answer or ""))
+    if not said:
+        return None
+    whole = equal_option(said, texts)
+    named = label_with_text(said, texts)
+    label = _stated_label(said, texts, whole) if named is None else named
+    if whole is None:
+        return None if isinstance(label, _Several) else label
+    letter = re.fullmatch(r"\W*([A-Za-z])\W*", said)
+    if letter and whole != label_index(letter[1]) < len(texts):
+        return None
+    return whole if label in (None, whole) or isinstance(label, _Several) else None
+
+
+class _Several:
+    """In place of an index: something was said that cannot be one choice."""
+
+
+_SEVERAL = _Several()
+
+
+# Clauses
+
+
+def _tokens(text: str) -> list[_Token]:
+    return [_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKENS.finditer(text)]
+
+
+def _clauses(text: str) -> list[_Clause]:
+    clauses = [_Clause([], "")]
+    tokens = _tokens(text)
+    for token, following in zip_longest(tokens, tokens[1:]):
+        clause = clauses[-1]
+        if token.kind == "break":
+            # "Answer =", "B :" and the like: what counts is the first of several breaks, and lines above all.
+            if clause.tokens or not clause.before:
+                clause.after = clause.after or token.text
+                clauses.append(_Clause([], token.text if clause.tokens else "\n" if token.text == "\n" else ""))
+            elif token.text in _ENDS:
+                clause.before = token.text
+        elif token.kind == "word" and token.word in _TURNS and clause.tokens:
+            clause.after = token.text
+            clauses.append(_Clause([token], token.text))
+        else:
+            clause.tokens.append(token)
+            # "(B) a red car": the label is a clause of its own, unless the sentence is about it.
+            opens = token.kind == "label" and token.text[-1] in ")]}" and len(clause.tokens) == 1
+            if opens and following and following.kind == "word" and following.word not in _AFTER_LETTER | _NEGATIONS:
+                clause.after = ")"
+                clauses.append(_Clause([], ")"))
+    clauses = [clause for clause in clauses if clause.tokens]
+    for clause in clauses:
+        _find_labels(clause)
+    return clauses
+
+
+def _find_labels(clause: _Clause) -> None:
+    """Sorts a clause's tokens into labels and words; single letters are looked at in their surroundings."""
+    tokens = clause.tokens
+    for place, token in enumerate(tokens):
+        last = place == len(tokens) - 1
+        previous = tokens[place - 1].word if place else ""
+        following = "" if last else tokens[place + 1].word
+        if token.kind == "letter":
+            alone = last or following in _AFTER_LETTER or tokens[place + 1].kind != "word"
+            if token.text == "I" or token.text.islower():
+                named = previous in _IS | _ANSWER_WORDS | _JOINING or (
+                    place == 0 and clause.before in (*_ENDS, ":", "=")
+                )
+                is_label = (last and (named or token.text == "I" and place == 0)) or (
+                    previous in _ANSWER_WORDS and alone
+                )
+                # "I and A"
+                is_label |= following in _JOINING and place + 2 < len(tokens) and tokens[place + 2].kind == "letter"
+            else:
+                is_label = alone or token.text != "A"
+            if is_label:
+                if previous in ("option", "choice"):
+                    token.kind = "label"
+                clause.labels.append((token.text, token))
+                continue
+        elif token.kind == "label":
+            clause.labels.append((re.findall(r"[a-z]+|\d+", token.word)[-1], token))
+            continue
+        elif token.kind == "ordinal":
+            clause.labels.append((token.word.split()[0], token))
+            continue
+        clause.words.append(token.word)
+
+
+def _place(name: str, texts: Sequence[str]) -> int | None:
+    """The index of a label; None out of range, or where another option's text is this very letter or number."""
+    index = len(texts) - 1 if name == "last" else label_index(name)
+    if not 0 <= index < len(texts):
+        return None
+    alike = [words_of(text) == words_of(name) or plain(text) == name.lower() for text in texts]
+    return index if not any(alike) or alike[index] else None
+
+
+# What is stated
+
+
+@dataclass
+class _Named:
+    """An option as it is named: its index (None if there is none such), where, and in what kind of clause."""
+
+    index: int | None
+    token: _Token
+    is_final: bool
+    is_hedged: bool
+
+
+@dataclass
+class _Findings:
+    """Sentences that choose an option, options that stand alone, and options that are only marked as such."""
+
+    strong: list[_Named] = field(default_factory=list)
+    weak: list[_Named] = field(default_factory=list)
+    marks: list[_Named] = field(default_factory=list)
+
+
+def _findings(clauses: Sequence[_Clause], texts: Sequence[str]) -> _Findings:
+    found = _Findings()
+    opening = True  # all before in this sentence is empty talk, or names options
+    asked: list[str] = []  # the words of "The answer is:", if it came just before
+    for place, clause in enumerate(clauses):
+        if clause.before in _ENDS:
+            opening = True
+        final, hedged = "final" in [*clause.words, *asked], len(clause.labels) > 1
+        named = [_Named(_place(name, texts), token, final, hedged) for name, token in clause.labels]
+        spoken = [word for word in clause.words if word not in _JOINING | {"but"}]
+        if any(token.kind == "ordinal" for _, token in clause.labels):
+            spoken = [word for word in spoken if word != "the"]
+        if named and not clause.is_negated:
+            is_last = place == len(clauses) - 1
+            if _is_verdict(clause) or (clause.is_empty_talk and (asked or _VERDICT.intersection(spoken))):
+                found.strong += named
+            elif spoken or not clause.is_empty_talk:
+                found.marks += [one for one in named if one.token.kind == "label"]
+            elif clause.starts_line or (is_last and clause.before in _ENDS) or (opening and clause.before in _PAUSES):
+                found.weak += named
+            else:
+                found.marks += named
+        opening = opening and (clause.is_empty_talk or (bool(named) and clause.is_denial))
+        asks = not named and clause.is_empty_talk and not _ANSWER_WORDS.isdisjoint(clause.words)
+        asked = clause.words if asks else []
+    return found
+
+
+def _stated_label(said: str, texts: Sequence[str], whole: int | None) -> int | None | _Several:
+    """The option that statements name; else the one that marks or texts name."""
+    found = _findings(_clauses(_mask(said, texts)), texts)
+    decisive = found.strong or found.weak
+    if decisive:
+        chosen = _decided(decisive, said)
+        if chosen is None or chosen.index is None:
+            return _SEVERAL
+        index, rest = chosen.index, said[chosen.token.end :]
+        alone = {one.index for one in found.weak}
+        repeated = _repeated(said, texts)
+        others = {one.index for one in found.marks} | repeated
+        if found.strong and len(alone) == 1 and alone != {index} and len(repeated) < 2:
+            return _SEVERAL
+        if not found.strong and others - {index}:
+            return _SEVERAL
+        # "A:" is how some begin an answer of any kind.
+        if not found.strong and re.match(r"A\s*:", said) and not begins_with(words_of(rest), words_of(texts[index])):
+            return _SEVERAL
+        return _SEVERAL if contradicts(index, rest, texts) else index
+    if whole is not None:
+        return None
+    mentioned = _mentioned(said, texts)
+    named = {one.index for one in found.marks}
+    if isinstance(mentioned, _Several) or None in named:
+        return _SEVERAL
+    named |= {mentioned} - {None}
+    return named.pop() if len(named) == 1 else _SEVERAL if named else None
+
+
+def _decided(statements: Sequence[_Named], said: str) -> _Named | None:
+    """The statement that holds: all agree, or the final ones, or the unhedged ones; or the others were taken back."""
+    final, certain = [one for one in statements if one.is_final], [one for one in statements if not one.is_hedged]
+    for agreed in (statements, final, certain):
+        if agreed and len({one.index for one in agreed}) == 1:
+            return agreed[-1]
+    last = statements[-1]
+    before = [one for one in statements if one.index != last.index][-1]
+    return last if _RETRACTION.search(said[before.token.end : last.token.start]) else None
+
+
+def _repeated(said: str, texts: Sequence[str]) -> set[int | None]:
+    """The options that are written out, letter and text."""
+    return {
+        index
+        for index, text in enumerate(texts)
+        if re.search(rf"(?<!\w){chr(ord('A') + index)}[).:]+\s*{re.escape(plain(text))}", said, re.IGNORECASE)
+    }
+
+
+def _mask(said: str, texts: Sequence[str]) -> str:
+    """Hides texts of options that hold letters of their own ("Both A and B", "vitamin C")."""
+    for text in texts:
+        if re.search(r"\b[A-Za-z]\b|\boption\b", text, re.IGNORECASE) and len(text.split()) > 1:
+            pattern = r"\s+".join(map(re.escape, text.strip(" .").split()))
+            said = re.sub(rf"(?<!\w){pattern}(?!\w)", lambda found: "§" * len(found[0]), said, flags=re.IGNORECASE)
+    return said
+
+
+def _is_verdict(clause: _Clause) -> bool:
+    """ "The answer to what he holds is B", or "B is the option that shows it best"."""
+    tokens = clause.tokens[1:] if clause.tokens[0].word in ("option", "choice") else clause.tokens
+    if len(clause.labels) != 1 or len(tokens) < 2:
+        return False
+    label = clause.labels[0][1]
+    if label is tokens[-1]:
+        return tokens[-2].word in _IS and not _ANSWER_WORDS.isdisjoint(clause.words)
+    judged = not {"correct", "right", "answer", "best", "accurate"}.isdisjoint(clause.words)
+    return label is tokens[0] and judged and tokens[1].word in _IS | {"best", "would", "must", "most"}
+
+
+# What is mentioned
+
+
+def _mentioned(said: str, texts: Sequence[str]) -> int | None | _Several:
+    """The only option whose text, or a longer one around it, stands in the answer and is not denied there."""
+    forms = [words_of(text) for text in texts]
+    found: set[int] = set()
+    for sentence in re.findall(r"(?:[^.!?;\n]|[.](?=\d))+[.!?;\n]?", said):
+        words = words_of(sentence)
+        spans = [
+            (start, start + len(form), index)
+            for index, form in enumerate(forms)
+            for start in range(len(words) - len(form) + 1)
+            if form and words[start : start + len(form)] == form
+        ]
+        spans = [one for one in spans if not any(_inside(one, other) for other in spans)]
+        covered = {place for start, end, _ in spans for place in range(start, end)}
+        outside = " ".join(word for place, word in enumerate(words) if place not in covered)
+        if sentence.endswith("?") or _REFUSAL.search(outside):
+            continue
+        for start, end, index in spans:
+            before = [words[place] for place in range(max(0, start - 4), start) if place not in covered]
+            if any(word in _NEGATIONS for word in before) or (end < len(words) and _is_denied(words[end : end + 4])):
+                continue
+            if all(word in _COMMON for word in forms[index]) and not _is_own_answer(
+                sentence, texts[index], forms[index]
+            ):
+                continue
+            found.add(index)
+    if len(found) > 1:
+        return _SEVERAL
+    if found and len(words_of(said)) > MAX_WORDS_OF_MENTION:
+        return None
+    return found.pop() if found else None
+
+
+def _inside(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    return other[0] <= one[0] and one[1] <= other[1] and other[1] - other[0] > one[1] - one[0]
+
+
+def _is_denied(following: Sequence[str]) -> bool:
+    return following[0] in _IS | {"isn't", "wasn't"} and any(word in _NEGATIONS | _WRONG for word in following)
+
+
+def _is_own_answer(sentence: str, text: str, form: list[str]) -> bool:
+    """Whether a clause of the sentence says this and at most empty talk before it."""
+    for place, clause in enumerate(re.split(r"[,:.!?;\n]|\s-+\s", sentence)):
+        words = words_of(clause)
+        before = words[: len(words) - len(form)]
+        if words == form and place == 0:
+            return True
+        if words[-len(form) :] == form and before and all(word in _FILLERS - _COMMON for word in before):
+            return True
+        if words == form and all(word in _FILLERS - _COMMON for word in words_of(sentence.split(text)[0])):
+            return True
+    return False
+
+
+__all__ = ["MAX_WORDS_OF_MENTION", "parse_choice"]

@@ -1,0 +1,3 @@
+"""The metric `paired_hallucination_accuracy`."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The metric `video_qa_accuracy`."""
+
+__all__: list[str] = []

@@ -1,0 +1,123 @@
+"""The plots of a run's report."""
+
+import math
+from collections.abc import Mapping, Sequence
+from textwrap import shorten
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .scoring import Unit, accuracy_interval, units
+
+_COLOR, _FAINT = "#2a6f97", "#9aa5ad"
+_STEPS = {"decode": "#2a6f97", "encode": "#a23b72", "generate": "#3a7d44"}
+#: Of a group, in the order of their numbers of questions: more are not readable.
+_MOST_VALUES = 30
+_BINS = 5
+
+#: Accuracy, its interval, and the number of questions (or pairs).
+Bar = tuple[str, float, list[float], int]
+
+
+def group_bars(counted: Sequence[Unit], group: str) -> list[Bar]:
+    """Each value of a group."""
+    members: dict[str, list[Unit]] = {}
+    for unit in counted:
+        if group in unit.groups:
+            members.setdefault(unit.groups[group], []).append(unit)
+    return [_bar(name, some) for name, some in members.items()]
+
+
+def number_bars(lines: Sequence[Mapping[str, Any]], name: str, unit: str) -> list[Bar]:
+    """Questions in up to five bins of equal size by a number, such as `duration`; none where it hardly varies."""
+    known = sorted((line for line in lines if line[name] is not None), key=lambda line: line[name])
+    values = [line[name] for line in known]
+    if len(set(values)) < _BINS:
+        return []
+    # A bin ends where the number changes, so that equal numbers stay together.
+    edges = sorted({values[len(values) * number // _BINS] for number in range(1, _BINS)})
+    bins: list[list[Mapping[str, Any]]] = [[] for _ in range(len(edges) + 1)]
+    for line in known:
+        bins[sum(line[name] >= edge for edge in edges)].append(line)
+    bars = []
+    for some in bins:
+        counted = units(some)
+        if counted:
+            low, high = some[0][name], some[-1][name]
+            bars.append(_bar(f"{low:,.0f}{unit}" if low == high else f"{low:,.0f}–{high:,.0f}{unit}", counted))
+    return bars
+
+
+def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float | None) -> Figure:
+    """
+    Accuracy with its 95 % intervals, a row a bar, a panel a group.
+
+    Args:
+        panels: title and bars of each.
+        overall: the accuracy of all questions, as a line.
+    """
+    shown = [(title, sorted(bars, key=lambda bar: -bar[3])[:_MOST_VALUES]) for title, bars in panels]
+    shown = [
+        (title, [bar for bar in bars if bar in kept]) for (title, bars), (_, kept) in zip(panels, shown, strict=True)
+    ]
+    rows = [len(bars) for _, bars in shown]
+    figure = Figure(figsize=(7.5, 0.9 + sum(0.75 + 0.3 * count for count in rows)), layout="constrained")
+    grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=[1.5 + count for count in rows])
+    for axes, (title, bars) in zip(grid[:, 0], shown, strict=True):
+        places = range(len(bars))
+        for place, (_, share, (low, high), _) in zip(places, bars, strict=True):
+            axes.plot([100 * low, 100 * high], [place, place], color=_COLOR, linewidth=1.5)
+            axes.plot(100 * share, place, "o", color=_COLOR, markersize=5)
+        if overall is not None:
+            axes.axvline(100 * overall, color=_FAINT, linestyle="--", linewidth=1, zorder=0)
+        axes.set_yticks(list(places), [f"{shorten(name, 44)} (n={total:,})" for name, _, _, total in bars])
+        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.grid(axis="x", alpha=0.25)
+        axes.set_xlim(-2, 102)
+        _bare(axes)
+    grid[-1, 0].set_xlabel("accuracy in %, with its 95 % interval" + (" (dashed: all)" if overall is not None else ""))
+    return figure
+
+
+def times_figure(timings: Sequence[Mapping[str, float]]) -> Figure:
+    """The seconds of each step, over the questions: median, quartiles, and from the 5th to the 95th of a hundred."""
+    figure = Figure(figsize=(7.5, 2.2), layout="constrained")
+    axes = figure.subplots()
+    seconds = [[line[step] for line in timings] for step in _STEPS]
+    boxes = axes.boxplot(
+        seconds, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True, widths=0.55
+    )
+    for patch, color in zip(boxes["boxes"], _STEPS.values(), strict=True):
+        patch.set(facecolor=color, alpha=0.35, edgecolor=color)
+    for line in boxes["medians"]:
+        line.set(color="black")
+    means = [sum(values) / len(values) for values in seconds]
+    axes.set_yticks(
+        range(1, len(_STEPS) + 1),
+        [f"{step} (mean {_short(mean)} s)" for step, mean in zip(_STEPS, means, strict=True)],
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds a question; a video's are shared by its questions")
+    axes.grid(axis="x", alpha=0.25)
+    _bare(axes)
+    return figure
+
+
+def _bar(name: str, counted: Sequence[Unit]) -> Bar:
+    interval = accuracy_interval(counted)
+    assert interval is not None
+    return name, sum(unit.correct for unit in counted) / len(counted), interval, len(counted)
+
+
+def _bare(axes: Any) -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.{max(0, 1 - math.floor(math.log10(seconds)))}f}" if 0 < seconds < 10 else f"{seconds:.0f}"
+
+
+__all__ = ["Bar", "accuracy_figure", "group_bars", "number_bars", "times_figure"]

@@ -1,0 +1,89 @@
+"""How far an evaluation is: questions a second, accuracy so far, time left."""
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+class AnsweringProgress:
+    """
+    A bar on stderr where that is a terminal; else a line a minute, for logs.
+
+    Args:
+        total: questions of this process.
+        label: what is in front of the bar.
+        quiet: show nothing, as in all processes but the first.
+    """
+
+    def __init__(self, total: int, label: str, quiet: bool = False, console: Console | None = None):
+        self.total, self.label, self.quiet = total, label, quiet
+        self.console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self.done = self.judged = self.correct = 0
+        self.start = self.last_line = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("{task.fields[accuracy]}"),
+            TimeRemainingColumn(),
+        )
+        shown = self.console.is_terminal and not quiet
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not shown)
+        self.task = self.bar.add_task(label, total=total, accuracy="")
+
+    def __enter__(self) -> "AnsweringProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, verdicts: list[bool | None]) -> None:
+        """So many more questions were answered, rightly or not (`None`: not known yet)."""
+        known = [verdict for verdict in verdicts if verdict is not None]
+        self.done += len(verdicts)
+        self.judged += len(known)
+        self.correct += sum(known)
+        self.bar.update(self.task, completed=self.done, accuracy=self.accuracy)
+        now = time.monotonic()
+        if not (self.console.is_terminal or self.quiet) and now - self.last_line >= _SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            self.console.print(Text(self.line(now)))
+
+    def reach(self, done: int, total: int) -> None:
+        """So many of all are done, of which nothing more is known."""
+        self.done, self.total = 0, total
+        self.bar.update(self.task, total=total)
+        self.update([None] * done)
+
+    @property
+    def accuracy(self) -> str:
+        return f"accuracy {100 * self.correct / self.judged:.1f} %" if self.judged else ""
+
+    def line(self, now: float) -> str:
+        """The state in a line, without a bar."""
+        rate = self.done / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / rate if rate else 0.0
+        parts = [f"{self.label} {self.done}/{self.total}", f"{rate:.2f} questions/s", self.accuracy]
+        return ", ".join([part for part in parts if part] + [f"{left / 60:.0f} min left"])
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:.2f} questions/s", style="dim")
+
+
+__all__ = ["AnsweringProgress"]

@@ -1,0 +1,115 @@
+"""What made a run's numbers: model, data, settings and versions, as run.json keeps them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dynfocus.checkpoints import embedded_model
+
+from .benchmarks.base import Question
+
+if TYPE_CHECKING:
+    from .run import EvalSettings
+
+_PACKAGES = ("dynfocus", "transformers", "torch", "torchvision", "datasets", "av", "decord", "numpy")
+_WEIGHTS = ("*.safetensors", "*.bin", "config.json")
+
+
+def run_settings(
+    settings: "EvalSettings", pipe: Any, questions: Sequence[Question], source: dict[str, Any], num_processes: int
+) -> dict[str, Any]:
+    """All of run.json. Keys and tokens are no part of it: settings have none."""
+    benchmark = settings.benchmark
+    processor = pipe.processor
+    return {
+        "benchmark": benchmark.name,
+        "about": {
+            "title": benchmark.title,
+            "url": benchmark.url,
+            "dataset": benchmark.dataset,
+            "local": benchmark.local,
+            "groups": list(benchmark.groups),
+            "published": dict(benchmark.published),
+            "notes": benchmark.notes,
+        },
+        "options": dict(benchmark.options),
+        "model": {
+            "id": settings.model_name,
+            # Local models have no such attribute at all.
+            "revision": vars(pipe.model.config).get("_commit_hash"),
+            "weights": weights_hash(settings.model or str(embedded_model())),
+        },
+        "data": source,
+        "num_questions": len(questions),
+        "limit": settings.limit,
+        "sampling": {
+            "fps": _first(settings.fps, processor.video_processor.fps),
+            "max_frames": _first(settings.max_frames, processor.video_processor.max_frames),
+            "max_visual_tokens": _first(settings.max_visual_tokens, processor.max_visual_tokens),
+        },
+        "prompts": {
+            "example": questions[0].prompt,
+            "hash": prompts_hash(questions),
+            "chat_template_hash": _digest(processor.chat_template or ""),
+        },
+        "generation": dict(benchmark.generation),
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "dtype": str(pipe.model.dtype).removeprefix("torch."),
+        "device": pipe.device.type,
+        "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "device_name": _device_name(pipe.device),
+        "num_processes": num_processes,
+        "videos": settings.videos,
+        "judge": settings.judge,
+        "command": settings.command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def prompts_hash(questions: Sequence[Question]) -> str:
+    """Of all that is asked and expected, in order."""
+    asked = [
+        [one.id, one.video, one.prompt, one.question, one.options, one.reference, one.subtitles] for one in questions
+    ]
+    return _digest(json.dumps(asked, ensure_ascii=False))
+
+
+def weights_hash(model: str) -> str | None:
+    """Of a local model's weights and configuration; `None` for one on the Hub, whose commit says it all."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _first(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+__all__ = ["prompts_hash", "run_settings", "weights_hash"]

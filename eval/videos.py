@@ -1,0 +1,100 @@
+"""Where the files of a benchmark's videos lie."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .benchmarks.base import Benchmark, Question
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+#: From this share on, missing files are no gaps but a wrong folder.
+_NEARLY_ALL = 0.9
+_NUM_EXAMPLES = 3
+
+
+def find_videos(
+    benchmark: Benchmark, questions: Iterable[Question], folder: str | os.PathLike[str] | None
+) -> dict[str, str | None]:
+    """
+    The file (or URL) of each `Question.video`, `None` where it is missing.
+
+    A file is looked for under its path in `folder`, then anywhere in it under its name, if there is one of that name
+    only: archives unpack into folders of their own.
+
+    Raises:
+        `ValueError`: nearly all files are missing, or there is no folder to look in.
+    """
+    videos = list(dict.fromkeys(question.video for question in questions))
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"--videos {folder}: there is no such folder; {benchmark.title} needs {_count(videos)}.")
+    lookup = _Lookup(benchmark, folder)
+    found = {video: lookup.find(video) for video in videos}
+    missing = [benchmark.video_candidates(video)[0] for video, path in found.items() if path is None]
+    if missing and len(missing) >= _NEARLY_ALL * len(videos):
+        examples = ", ".join(missing[:_NUM_EXAMPLES]) + (", …" if len(missing) > _NUM_EXAMPLES else "")
+        if folder is None:
+            raise ValueError(
+                f"{benchmark.title} needs {_count(videos)} ({examples}): say with --videos in which folder they are."
+            )
+        raise ValueError(
+            f"--videos {folder}: lacks {len(missing)} of the {_count(videos)} that {benchmark.title} needs "
+            f"({examples}): name the folder that they were unpacked into."
+        )
+    return found
+
+
+def subtitle_file(question: Question, folder: str | os.PathLike[str] | None) -> Path | None:
+    """The file with a question's subtitles, if it has any and the file is there."""
+    if question.subtitles is None or folder is None:
+        return None
+    path = Path(folder) / question.subtitles
+    return path if path.is_file() else None
+
+
+def group_by_video(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Questions by their video, both in the order in which they come."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.video, []).append(question)
+    return groups
+
+
+class _Lookup:
+    def __init__(self, benchmark: Benchmark, folder: str | os.PathLike[str] | None):
+        self.benchmark = benchmark
+        self.folder = None if folder is None else Path(folder)
+        self._by_name: Mapping[str, list[str]] | None = None
+
+    def find(self, video: str) -> str | None:
+        if _URL.match(video):
+            return video
+        candidates = self.benchmark.video_candidates(video)
+        if os.path.isabs(video):
+            return next((path for path in candidates if os.path.isfile(path)), None)
+        if self.folder is None:
+            return None
+        for candidate in candidates:
+            if (self.folder / candidate).is_file():
+                return str(self.folder / candidate)
+        for candidate in candidates:
+            same_name = self._names().get(os.path.basename(candidate), [])
+            if len(same_name) == 1:
+                return same_name[0]
+        return None
+
+    def _names(self) -> Mapping[str, list[str]]:
+        if self._by_name is None:
+            names: dict[str, list[str]] = {}
+            for root, _, files in os.walk(str(self.folder)):
+                for name in files:
+                    names.setdefault(name, []).append(os.path.join(root, name))
+            self._by_name = names
+        return self._by_name
+
+
+def _count(videos: Sequence[str]) -> str:
+    return f"{len(videos)} video file{'s' * (len(videos) != 1)}"
+
+
+__all__ = ["find_videos", "group_by_video", "subtitle_file"]
