@@ -44,7 +44,7 @@ _SYNTH_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus synth --seed 1 --videos 50 --out test-set
 
-python -m dynfocus.eval.synthetic.score test-set"""
+dynfocus eval synthetic --videos test-set"""
 
 
 _TRAIN_EXAMPLES = """[bold]Examples[/bold]

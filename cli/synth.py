@@ -37,7 +37,7 @@ def run(
     output.print(Text(f"Wrote {lengths} and {len(rows)} questions to {out} (seed {seed}, {split} split)."))
     output.print(Text("Kinds: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))), style="dim")
     output.print("Score a model on it:")
-    output.print(Text(f"  python -m dynfocus.eval.synthetic.score {shlex.quote(str(out))}", style="bold"))
+    output.print(Text(f"  dynfocus eval synthetic --videos {shlex.quote(str(out))}", style="bold"))
 
 
 __all__ = ["run"]

@@ -386,7 +386,7 @@ def test_synth(tmp_path):
     assert (done.exit_code, done.stderr) == (0, "")
     rows = [json.loads(line) for line in (first / "questions.jsonl").read_text().splitlines()]
     assert f"Wrote 2 videos of 8 s and {len(rows)} questions to {first} (seed 3, test split)." in done.stdout
-    assert f"python -m dynfocus.eval.synthetic.score '{first}'\n" in done.stdout
+    assert f"dynfocus eval synthetic --videos '{first}'\n" in done.stdout
     assert all((first / row["video"]).is_file() and row.keys() >= {"question", "answer", "kind"} for row in rows)
     run("synth", "--out", second, *options)
     files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in (first, second)]
