@@ -86,6 +86,7 @@ def label_table(processor: Any, encoded_row: Mapping[str, torch.Tensor]) -> list
     mask = encoded_row["attention_mask"].tolist()
     table: list[tuple[str, bool]] = []
     run = 0
+    part: list[int] = []
     for token, label, is_real in zip(ids, labels, mask, strict=True):
         if not is_real:
             continue
@@ -95,7 +96,13 @@ def label_table(processor: Any, encoded_row: Mapping[str, torch.Tensor]) -> list
         if run:
             table.append((f"{processor.video_token}×{run}", False))
             run = 0
-        table.append((processor.tokenizer.decode([token]), label != -100))
+        # Some tokens are parts of a character.
+        part.append(token)
+        text = processor.tokenizer.decode(part)
+        if text.endswith("\ufffd") and len(part) < 4:
+            continue
+        table.append((text, label != -100))
+        part = []
     return [*table, (f"{processor.video_token}×{run}", False)] if run else table
 
 

@@ -215,6 +215,14 @@ def test_lora_adapter_and_merged_model_agree(fit, start, rows):
     assert tower and all(torch.equal(before[name], after[name]) for name in tower)
 
 
+def test_a_run_without_a_good_row_is_no_success(fit, tmp_path):
+    path = tmp_path / "gone.jsonl"
+    path.write_text(json.dumps({"video": "gone.mp4", "question": "what?", "answer": "47"}) + "\n")
+    with pytest.raises(ValueError, match="None of the rows could be read, so nothing was learned"):
+        fit(change=lambda settings: settings["data"].update(train=str(path)), max_steps=1)
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_broken_videos_are_skipped_and_counted(fit, rows, tmp_path):
     broken = tmp_path / "data"
     broken.mkdir()

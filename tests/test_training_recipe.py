@@ -51,6 +51,7 @@ def dynfocus(*words) -> tuple[int, str]:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_that_comes_along_is_one(name, rows, tmp_path):
     overrides = [f"data.train={rows}", f"training.output_dir={tmp_path / 'run'}", "training.bf16=false"]
+    overrides.append("training.use_cpu=true")
     if name == "lora":
         overrides += ["model.checkpoint=some/model", f"data.eval={rows}"]
     recipe = load_recipe(name, overrides)
@@ -74,12 +75,12 @@ def test_both_stages_train_the_selector():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(modle={}), "unknown key `modle`: is it `model`?"),
-        (lambda s: s["data"].update(trian="x"), "unknown key `data.trian`: is it `train`?"),
-        (lambda s: s["data"].update(train=[{"path": "x", "splt": "y"}]), "splt`: is it `split`?"),
+        (lambda s: s.update(modle={}), "unknown key `modle` (is it `model`?)"),
+        (lambda s: s["data"].update(trian="x"), "unknown key `data.trian` (is it `train`?)"),
+        (lambda s: s["data"].update(train=[{"path": "x", "splt": "y"}]), "splt` (is it `split`?)"),
         (
             lambda s: s["training"].update(learning_rat=1),
-            "`learning_rat` is no field of TrainingArguments: is it `learn",
+            "`learning_rat` is no field of TrainingArguments (is it `learn",
         ),
         (
             lambda s: s["training"].update(push_to_hub=True),
@@ -118,7 +119,10 @@ def test_bad_settings(settings, tmp_path, change, message):
         (["{recipe}", "training.max_steps.x=3"], "`max_steps` has no settings below it"),
         (["{recipe}", "data.train=nothing.csv"], "nothing.csv: there is no such file or folder with rows"),
         (["{recipe}", "data.media_root=/no/where"], "media_root /no/where: there is no such folder"),
-        (["{recipe}", "model.checkpoint=/no/model"], "/no/model"),
+        (["{recipe}", "model.checkpoint=/no/model"], "`model.checkpoint` /no/model: is neither a folder with a model"),
+        (["{recipe}", "training.max_steps=ten"], "`max_steps` takes a number, not 'ten'"),
+        (["{recipe}", "training.use_cpu=false"], "This machine has no GPU: set `training.use_cpu=true`"),
+        (["{recipe}", "training.output_dir=/proc/x"], "`training.output_dir` /proc/x: cannot be made"),
         (["{recipe}", "freeze=[visiontower]"], "'visiontower' names no part and no parameter of the model: the parts"),
         (["{recipe}", "freeze=['*']"], "Nothing is left to train"),
         (["{recipe}", "learning_rates={selecter: 1}", "--check"], "'selecter' names no part and no parameter"),
@@ -139,6 +143,13 @@ def test_files_that_are_no_recipes(tmp_path, text):
     (tmp_path / "recipe.yaml").write_bytes(text.encode("latin-1"))
     code, said = dynfocus(tmp_path / "recipe.yaml")
     assert code == 1 and "recipe.yaml: is no " in said and said.count("\n") == 1
+
+
+def test_no_is_no_strategy_and_not_false(settings, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", settings)
+    found = load_recipe(recipe, ["training.eval_strategy=no", "training.save_strategy=no"])
+    assert found.training["eval_strategy"] == found.training["save_strategy"] == "no"
+    training_arguments(found)
 
 
 def test_overrides_are_yaml(settings, tmp_path):
@@ -261,7 +272,8 @@ def test_tables_as_spreadsheets_write_them(tmp_path):
     text = "video,question,answer\na.mp4,how many?,3\n"
     (tmp_path / "mark.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     (tmp_path / "index.csv").write_text(",video,question,answer\n0,a.mp4,how many?,3\n")
-    for name in ("mark.csv", "index.csv"):
+    (tmp_path / "capitals.csv").write_text("Video, question ,ANSWER\na.mp4,how many?,3\n")
+    for name in ("mark.csv", "index.csv", "capitals.csv"):
         (row,) = load_rows([Source(str(tmp_path / name))])
         assert (row["video"], row["question"], row["answer"]) == ("a.mp4", "how many?", "3")
 
@@ -283,6 +295,9 @@ def test_several_sources_with_their_roots(rows, tmp_path):
         ("rows.jsonl", "", "the file is empty"),
         ("rows.json", "[]", "holds no rows|cannot be read as rows"),
         ("rows.json", '{"a": [', "cannot be read as rows"),
+        ("rows.csv", "video;question;answer\na;b;c\n", "its columns are separated by semicolons"),
+        ("rows.csv", "video,question,answer\n", "rows.csv: holds no rows"),
+        ("rows.csv", "video,question,answer\na,b,c\na,b,c,d\n", "texts that hold a comma have to stand in quotes"),
         ("rows.csv", "film,text\na,b\n", "rows need `messages`.*these have the columns film"),
         ("rows.txt", "hello", "rows are read from .json, .jsonl"),
     ],

@@ -120,7 +120,7 @@ def check_recipe(
         examples=examples,
         memory=estimate_memory(model, args, max(lengths, key=lambda one: one.total)),
         steps=_steps(args, data),
-        warnings=_warnings(model, args, lengths),
+        warnings=_warnings(model, lengths, _bad_held_out(data, num_rows)),
     )
 
 
@@ -181,8 +181,23 @@ def _steps(args: TrainingArguments, data: Data) -> int:
     return math.ceil(math.ceil(len(data.train) / of_step) * args.num_train_epochs)
 
 
-def _warnings(model: Any, args: TrainingArguments, lengths: list[RowLength]) -> list[str]:
+def _bad_held_out(data: Data, num_rows: int) -> list[str]:
+    """Why rows of the evaluation set cannot be read."""
+    found: list[str] = []
+    if data.eval is None:
+        return found
+    for number in range(min(num_rows, len(data.eval))):
+        try:
+            data.eval_collator.encode(data.eval[number])
+        except (ValueError, OSError) as error:
+            found.append(f"row {number}: {error}")
+    return found
+
+
+def _warnings(model: Any, lengths: list[RowLength], held_out: list[str]) -> list[str]:
     found = []
+    if held_out:
+        found.append(f"{len(held_out)} rows of `data.eval` cannot be read, the first: {held_out[0]}")
     longest = max(one.total for one in lengths)
     # Some families have no such limit.
     limit = getattr(model.config.text_config, "max_position_embeddings", None)

@@ -78,7 +78,10 @@ def claim_folder(recipe: Recipe) -> None:
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: is no empty folder, nor one of a run; give another `training.output_dir`.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"`training.output_dir` {folder}: cannot be made: {error.strerror}.") from error
     part = noted.with_suffix(".part")
     part.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
     part.replace(noted)
@@ -149,7 +152,7 @@ class SaveOnSignal(TrainerCallback):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        logger.warning("Stopping after this step, with a checkpoint; again to stop at once.")
+        logger.warning("Stopping after this step (or evaluation), with a checkpoint; again to stop at once.")
 
 
 __all__ = ["RECIPE_FILE", "SaveOnSignal", "claim_folder", "last_checkpoint"]

@@ -162,9 +162,16 @@ class Recipe(_Settings):
         from transformers import TrainingArguments
 
         known = [field.name for field in fields(TrainingArguments) if field.init]
+        numbers = [field.name for field in fields(TrainingArguments) if type(field.default) in (int, float)]
         for name in training:
             if name not in known:
                 raise ValueError(f"`{name}` is no field of TrainingArguments{_suggestion(name, known)}")
+            if isinstance(training[name], str) and name in numbers:
+                raise ValueError(f"`{name}` takes a number, not {training[name]!r}")
+        # YAML takes `no` for false.
+        training = {
+            name: "no" if value is False and name.endswith("_strategy") else value for name, value in training.items()
+        }
         for name, instead in _OURS.items():
             if training.get(name):
                 raise ValueError(f"`{name}` is set by {instead}")
@@ -278,7 +285,7 @@ def _numbers(value: Any) -> Any:
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f": is it `{close[0]}`?" if close else ""
+    return f" (is it `{close[0]}`?)" if close else ""
 
 
 def _why_invalid(error: ValidationError) -> str:
@@ -288,7 +295,7 @@ def _why_invalid(error: ValidationError) -> str:
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         outer = fault["loc"][:-1]
         known = list(_settings_at(outer))
-        return f"unknown key `{key}`{_suggestion(str(fault['loc'][-1]), known) or ': known are ' + ', '.join(known)}"
+        return f"unknown key `{key}`{_suggestion(str(fault['loc'][-1]), known) or '; known are ' + ', '.join(known)}"
     if fault["type"] == "missing":
         return f"`{key}` is missing"
     message = fault["msg"].removeprefix("Value error, ")

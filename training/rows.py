@@ -17,6 +17,7 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: Of several such files in a folder, the one that holds the rows.
 _USUAL_NAMES = ("train", "questions", "metadata")
+_COLUMNS = ("video", "videos", "image", "images", "question", "answer")
 _FORMS = "`messages`, `conversations` (LLaVA), or `video`, `question` and `answer`"
 
 
@@ -136,7 +137,7 @@ def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
             rows = load_dataset(
                 source.path, source.name, split=source.split, revision=source.revision, streaming=streaming
             )
-    rows = _undecoded(rows)
+    rows = _undecoded(_with_plain_names(rows))
     if source.limit is not None:
         rows = rows.take(source.limit)
     _check_form(rows, source.path)
@@ -159,8 +160,21 @@ def _text_columns(file: Path, sep: str) -> Any:
     import pandas
     from datasets import Features, Value
 
-    names = pandas.read_csv(file, sep=sep, nrows=0, encoding="utf-8").columns
+    try:
+        names = pandas.read_csv(file, sep=sep, nrows=0, encoding="utf-8").columns
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not in UTF-8; save it so.") from error
+    if len(names) == 1 and ";" in names[0]:
+        raise ValueError(f"its columns are separated by semicolons; they should be by {sep!r}.")
     return Features({name: Value("string") for name in names})
+
+
+def _with_plain_names(rows: Any) -> Any:
+    """Columns named as spreadsheets may have them, `Video` or ` question`, by their plain names."""
+    names = list(rows.features or {})
+    plain = {name: name.strip().lower() for name in names}
+    changed = {name: new for name, new in plain.items() if new != name and new in _COLUMNS and new not in names}
+    return rows.rename_columns(changed) if changed else rows
 
 
 def _looks_local(path: str) -> bool:
@@ -202,8 +216,12 @@ class _named_errors:
                 f"{self.path}: is neither a file here nor a data set on the Hub (if private: `hf auth login`)."
             ) from error
         if isinstance(error, (DatasetGenerationError, ValueError, OSError)):
-            cause = error.__cause__ or error
-            raise ValueError(f"{self.path}: cannot be read as rows: {str(cause).splitlines()[0]}") from error
+            cause = str(error.__cause__ or error).splitlines()[0]
+            if "corresponds to no data" in cause:
+                raise ValueError(f"{self.path}: holds no rows to train on.") from error
+            if "Error tokenizing data" in cause:
+                cause += " (texts that hold a comma have to stand in quotes)"
+            raise ValueError(f"{self.path}: cannot be read as rows: {cause}") from error
 
 
 __all__ = ["Rows", "Source", "load_rows", "stream_rows"]

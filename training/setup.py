@@ -1,9 +1,11 @@
 """From a recipe to what `Trainer` takes: model, processor, rows, collator and arguments."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from transformers.utils import logging
 
@@ -76,7 +78,13 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
     settings = recipe.model
     if settings.checkpoint is not None or (base is not None and (base / "config.json").is_file()):
         start = resolve_checkpoint(settings.checkpoint or str(base))
-        config: Any = AutoConfig.from_pretrained(start, revision=settings.revision)
+        try:
+            config: Any = AutoConfig.from_pretrained(start, revision=settings.revision)
+        except (OSError, ValueError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise FileNotFoundError(
+                f"`model.checkpoint` {start}: is neither a folder with a model here nor one that the Hub gives: {why}"
+            ) from error
         if config.model_type != "dynfocus":
             raise ValueError(
                 f"{start} is a {config.model_type} model: `model.checkpoint` takes a DynFocus model; other models go "
@@ -180,6 +188,10 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         `ValueError`: where the values of its fields do not fit one another or this machine.
     """
     settings = {**_ARGUMENTS, **recipe.training}
+    if not settings.get("use_cpu") and torch.accelerator.current_accelerator(check_available=True) is None:
+        raise ValueError("This machine has no GPU: set `training.use_cpu=true` to train on its CPU.")
+    workers = settings.get("dataloader_num_workers", 0)
+    settings["dataloader_num_workers"] = min(workers, os.cpu_count() or workers)
     known = {field.name for field in fields(TrainingArguments)}
     for suffix in ("", "_kwargs"):
         # The newer name of what versions of transformers before 5.20 know by the older one only.
@@ -187,7 +199,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         if old in settings and new in known:
             settings[new] = settings.pop(old)
     # Started once, not for each epoch.
-    settings.setdefault("dataloader_persistent_workers", settings.get("dataloader_num_workers", 0) > 0)
+    settings.setdefault("dataloader_persistent_workers", settings["dataloader_num_workers"] > 0)
     if settings.get("load_best_model_at_end") and settings.get("save_total_limit") == 1:
         # Trainer would delete the last checkpoint in the end, and a stopped run could not go on.
         settings["save_total_limit"] = 2

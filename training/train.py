@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import AutoModelForImageTextToText, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
@@ -102,11 +103,17 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
     if stop.stopped:
         tell(f"Stopped after step {trainer.state.global_step}. The same command goes on from there.")
         return None
+    counted = gather_object([(data.collator.rows_seen, data.collator.rows_bad)])
+    seen, bad = (sum(numbers) for numbers in zip(*counted, strict=True))
+    if seen and seen == bad:
+        raise ValueError(
+            "None of the rows could be read, so nothing was learned: `dynfocus train … --check` says why."
+        )
     trainer.save_state()
     _save_result(trainer, recipe, processor)
     tell(f"The trained model is in {result}.")
-    if data.collator.rows_bad:
-        tell(f"{data.collator.rows_bad} of {data.collator.rows_seen} rows could not be read and were left out.")
+    if bad:
+        tell(f"{bad} of {seen} rows could not be read and were left out.")
     _push(recipe, args, result, tell)
     return result
 
@@ -128,7 +135,7 @@ def describe_model(model: Any) -> str:
 
 def describe_run(recipe: Recipe, args: TrainingArguments, data: Data) -> str:
     """One line on rows, processes and batches."""
-    rows = "streamed rows" if recipe.data.streaming else f"{len(data.train):,} rows"
+    rows = "streamed rows" if recipe.data.streaming else f"{len(data.train):,} row{'s' * (len(data.train) != 1)}"
     held_out = f", {len(data.eval):,} to evaluate" if data.eval is not None else ""
     of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"

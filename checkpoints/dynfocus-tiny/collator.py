@@ -233,6 +233,8 @@ class DynFocusCollator:
                 )
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         if not answers:
+            if "question" in row and "messages" not in row:
+                raise ValueError("The row has no answer to learn from.")
             raise ValueError("The conversation has no assistant turn to learn from.")
         return messages[: answers[-1] + 1]
 
