@@ -245,7 +245,8 @@ class Training:
         attention_mask = inputs.pop("attention_mask")
         pixels, frame_mask = inputs.pop("pixel_values_videos"), inputs.pop("video_frame_mask")
         tower_calls: list[float] = []
-        tower = model.model.vision_tower
+        # Inside of the tower, patches are pooled and grouped, too.
+        tower = model.model.vision_tower.backbone
         hooks = [
             tower.register_forward_pre_hook(lambda *_: tower_calls.append(-self.clock())),
             tower.register_forward_hook(lambda *_: tower_calls.append(self.clock())),

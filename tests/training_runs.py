@@ -42,7 +42,7 @@ def save_start(folder: Path, preset: str = "default") -> Path:
     return folder
 
 
-def recipe_settings(start: Path, rows: Path, output_dir: Path, **training: Any) -> dict[str, Any]:
+def recipe_settings(start: str | Path, rows: str | Path, output_dir: Path, **training: Any) -> dict[str, Any]:
     """A recipe that learns `rows` by heart; `training` are fields of `TrainingArguments`."""
     return {
         "model": {"checkpoint": str(start)},
