@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import real_logits
-from training_runs import losses, recipe_settings, save_start, write_recipe, write_rows
+from training_runs import losses, recipe_settings, write_recipe
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback, TrainingArguments
 
 from dynfocus import DynFocusCollator, VideoQAPipeline
@@ -17,30 +17,6 @@ from dynfocus.training.train import train
 from dynfocus.training.trainer import DynFocusTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Path:
-    return save_start(tmp_path_factory.mktemp("start") / "model")
-
-
-@pytest.fixture
-def fit(rows, start, tmp_path):
-    """Carries out a recipe in a folder; changes to its settings go through `change`."""
-
-    def fit(name="run", change=lambda settings: None, **training):
-        settings = recipe_settings(start, rows, tmp_path / name, **training)
-        change(settings)
-        said = []
-        result = train(load_recipe(write_recipe(tmp_path / f"{name}.yaml", settings)), said.append)
-        return result, tmp_path / name, said
-
-    return fit
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

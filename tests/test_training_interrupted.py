@@ -11,38 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import losses, recipe_settings, save_start, write_recipe, write_rows
+from training_runs import losses, recipe_settings, write_recipe
 from transformers import TrainerCallback
 
 from dynfocus.training import train as train_module
 from dynfocus.training.checkpoints import last_checkpoint
-from dynfocus.training.recipe import load_recipe
-from dynfocus.training.train import train
 from dynfocus.training.trainer import DynFocusTrainer
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Path:
-    return save_start(tmp_path_factory.mktemp("start") / "model")
-
-
-@pytest.fixture
-def fit(rows, start, tmp_path):
-    """Carries out a recipe in a folder; changes to its settings go through `change`."""
-
-    def fit(name="run", change=lambda settings: None, **training):
-        settings = recipe_settings(start, rows, tmp_path / name, **training)
-        change(settings)
-        said = []
-        result = train(load_recipe(write_recipe(tmp_path / f"{name}.yaml", settings)), said.append)
-        return result, tmp_path / name, said
-
-    return fit
 
 
 class Interrupted(Exception):

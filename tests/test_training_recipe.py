@@ -9,7 +9,7 @@ import yaml
 from peft import get_peft_model
 from tiny import make_tiny_processor, make_tiny_tokenizer
 from tiny_models import tiny_config, tiny_model, tiny_text_config
-from training_runs import QUESTION, recipe_settings, save_start, write_recipe, write_rows
+from training_runs import QUESTION, recipe_settings, write_recipe
 from transformers import AutoModelForCausalLM, TrainingArguments
 from typer.testing import CliRunner
 
@@ -23,16 +23,6 @@ from dynfocus.training.parts import NEW_PARTS, PARTS, freeze, lora_config, names
 from dynfocus.training.recipe import RECIPES, load_recipe, recipe_names
 from dynfocus.training.rows import Source, load_rows, stream_rows
 from dynfocus.training.setup import check_fit, load_data, load_model, training_arguments
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Path:
-    return save_start(tmp_path_factory.mktemp("start") / "model")
 
 
 @pytest.fixture

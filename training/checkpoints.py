@@ -14,6 +14,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from dynfocus.eval.run_folder import flat_settings, write_json
+
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -60,10 +62,10 @@ def claim_folder(recipe: Recipe) -> None:
         `FileExistsError`: where it holds other things.
     """
     folder = recipe.output_dir
-    wanted = _flat(recipe.model_dump(mode="json"))
+    wanted = flat_settings(recipe.model_dump(mode="json"))
     noted = folder / RECIPE_FILE
     if noted.is_file():
-        found = _flat(json.loads(noted.read_text(encoding="utf-8")))
+        found = flat_settings(json.loads(noted.read_text(encoding="utf-8")))
         differing = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
         differing = [key for key in differing if key not in _FREE]
         if differing and not any(folder.glob("checkpoint-*")) and not (folder / "model").exists():
@@ -82,17 +84,7 @@ def claim_folder(recipe: Recipe) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"`training.output_dir` {folder}: cannot be made: {error.strerror}.") from error
-    part = noted.with_suffix(".part")
-    part.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    part.replace(noted)
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-        flat.update(inner)
-    return flat
+    write_json(noted, recipe.model_dump(mode="json"))
 
 
 class SaveOnSignal(TrainerCallback):
