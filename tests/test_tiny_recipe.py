@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_episode, truth_table
+from dynfocus.eval.synthetic.long_videos import sample_long_episode
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, truth_table
 from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.training.tiny.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, frame_labels, tell_story
 from dynfocus.training.tiny.model import build_config, build_processor
@@ -19,7 +20,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def episodes():
-    return [sample_episode(np.random.default_rng(seed), num_frames=16, num_events=(2, 3)) for seed in range(6)]
+    return [sample_long_episode(np.random.default_rng(seed), 16, "train", (2, 3)) for seed in range(6)]
 
 
 class NoState:
@@ -45,21 +46,23 @@ def test_labels_say_what_the_frames_show(episodes):
                 continue
             assert list(COLORS)[labels["color"][time]] == truth.color
             assert list(SHAPES)[labels["shape"][time]] == truth.shape
-            assert 10 * labels["tens"][time] + labels["ones"][time] == truth.number
+            digits = [labels[name][time] for name in ("hundreds", "tens", "ones")]
+            assert 100 * digits[0] + 10 * digits[1] + digits[2] == truth.number
             assert (labels["x"][time], labels["y"][time]) == pytest.approx((truth.x, truth.y))
 
 
 @pytest.mark.parametrize(
     ("question", "named"),
     [
-        ("What is the color of the shape numbered 47?", {"tens 4", "ones 7"}),
+        ("What is the color of the shape numbered 471?", {"hundreds 4", "tens 7", "ones 1"}),
         ("Which comes first, the red star or the blue cross?", {"red", "star", "blue", "cross"}),
         ("How many crosses appear?", {"cross"}),
         ("What is the first number?", set()),
     ],
 )
 def test_what_a_question_names(question, named):
-    words = [*COLORS, *SHAPES, *(f"tens {digit}" for digit in range(10)), *(f"ones {digit}" for digit in range(10))]
+    places = ("hundreds", "tens", "ones")
+    words = [*COLORS, *SHAPES, *(f"{place} {digit}" for place in places for digit in range(10))]
     found = named_in(question)
     assert {word for word, there in zip(words, found, strict=True) if there} == named
     assert len(found) == sum(NAMES.values())

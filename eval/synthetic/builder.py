@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from .questions import Question, make_questions
+from .long_videos import events_for, sample_long_episode
+from .questions import ALL_KINDS, Question, make_questions
 from .video_file import write_episode
 from .world import SPLITS, Episode, sample_episode
 
 QUESTIONS_FILE = "questions.jsonl"
 MANIFEST_FILE = "dataset.json"
+STYLES = ("short", "long")
 _VERSION = 1
 
 
@@ -38,11 +40,15 @@ class Recipe:
     size: int = 128
     fps_container: int = 8
     version: int = _VERSION
+    style: str = "short"
 
     def draw(self, index: int) -> tuple[Episode, list[Question]]:
         """Video `index` of the set."""
         # A stream of its own per split too, lest one seed give training the scenes of the test.
         rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split)])
+        if self.style == "long":
+            episode = sample_long_episode(rng, self.num_frames, self.split, self.num_events)
+            return episode, make_questions(episode, rng, self.questions_per_kind, ALL_KINDS)
         episode = sample_episode(rng, self.num_frames, self.num_events, self.split)
         return episode, make_questions(episode, rng, self.questions_per_kind)
 
@@ -69,6 +75,8 @@ def _claim_folder(folder: Path, recipe: Recipe) -> None:
     wanted = json.loads(json.dumps(asdict(recipe)))
     if manifest.is_file():
         found = json.loads(manifest.read_text(encoding="utf-8"))
+        # Sets from before there were long videos do not say what they are.
+        found = {"style": "short", **found}
         different = [name for name in wanted if found.get(name) != wanted[name]]
         if different:
             name = different[0]
@@ -98,9 +106,10 @@ def synthesize(
     num_frames: int = 32,
     split: str = "test",
     questions_per_kind: int = 1,
-    num_events: tuple[int, int] = (3, 6),
+    num_events: tuple[int, int] | None = None,
     size: int = 128,
     fps_container: int = 8,
+    style: str = "short",
     on_video: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes a set of videos and questions, or completes one that was interrupted.
@@ -113,8 +122,11 @@ def synthesize(
         num_frames (`int`, *optional*, defaults to 32): length of each video in seconds.
         split (`str`, *optional*, defaults to `"test"`): `"train"` or `"test"`.
         questions_per_kind (`int`, *optional*, defaults to 1): of each kind for each video.
-        num_events (`tuple[int, int]`, *optional*, defaults to `(3, 6)`): fewest and most events of a video.
+        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default 3 to 6, or for long
+            videos as many as `events_for` says.
         size, fps_container (`int`, *optional*, default to 128 and 8): of the files, see `write_episode`.
+        style (`str`, *optional*, defaults to `"short"`): one of `STYLES`; `"long"` videos have many short events, some
+            of which return, numbers of three digits, and one kind of question more.
         on_video (`Callable`, *optional*): called with (videos done, `num_videos`) after each video.
 
     Returns:
@@ -131,7 +143,11 @@ def synthesize(
         raise ValueError(f"questions_per_kind is {questions_per_kind}, but it must be at least 1.")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}.")
-    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
+    if style not in STYLES:
+        raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}.")
+    if num_events is None:
+        num_events = events_for(num_frames) if style == "long" else (3, 6)
+    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, style=style)
     recipe.draw(0)  # so that a wrong argument leaves no folder behind
     folder = Path(out_dir)
     _claim_folder(folder, recipe)
@@ -149,4 +165,4 @@ def synthesize(
     return folder / QUESTIONS_FILE
 
 
-__all__ = ["MANIFEST_FILE", "QUESTIONS_FILE", "Recipe", "question_rows", "synthesize"]
+__all__ = ["MANIFEST_FILE", "QUESTIONS_FILE", "STYLES", "Recipe", "question_rows", "synthesize"]

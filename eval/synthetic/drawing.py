@@ -1,4 +1,4 @@
-"""How the synthetic world looks: textured grounds, anti-aliased shapes and two-digit numbers, all in numpy.
+"""How the synthetic world looks: textured grounds, anti-aliased shapes and numbers, all in numpy.
 
 Everything is drawn from formulas and from the bitmap digits below, so no font is needed and the same arguments give
 the same pixels. Lengths are fractions of the frame's side, so a scene looks alike at any size. What does not change
@@ -27,10 +27,13 @@ SHAPE_DIAMETER = 0.66
 DIGIT_CELL = 1 / 32
 """One cell of the 5x7 digits as a fraction of the frame's side: a digit is 10x14 pixels in a 64-pixel frame."""
 
+DIGIT_PITCH = 6
+"""Cells from one digit to the next."""
+
 _SUPERSAMPLING = 4
 _OUTLINE = np.array((16, 16, 22), dtype=np.float32)
-# Down the shape, in radii: where it is wide enough for a number.
-_NUMBER_OFFSET = {"triangle": 0.28, "heart": -0.12, "star": 0.04}
+NUMBER_OFFSET = {"triangle": 0.28, "heart": -0.12, "star": 0.04}
+"""How far down the shape its number is, in radii: where it is wide enough for one."""
 
 _GLYPHS = (
     ".###. #...# #..## #.#.# ##..# #...# .###.",
@@ -126,17 +129,20 @@ def shape_sprite(shape: str, color: str, size: int, phase: tuple[int, int]) -> t
 
 @lru_cache(maxsize=2048)
 def number_sprite(number: int, size: int, phase: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A two-digit number, white on a dark plate, in the form of `shape_sprite`."""
-    cell = DIGIT_CELL * size
-    height, width = (2 * int(np.ceil(cells * cell / 2)) + 2 for cells in (8.6, 12.6))
+    """A number, white on a dark plate, in the form of `shape_sprite`."""
+    cell, digits = DIGIT_CELL * size, [int(digit) for digit in str(number)]
+    # In cells: a digit is 5 wide, and 1 lies between two and at either end.
+    wide = DIGIT_PITCH * len(digits) + 1
+    height, width = (2 * int(np.ceil(cells * cell / 2)) + 2 for cells in (8.6, wide - 0.4))
     x, y = (axis / cell for axis in _fine_grid(height, width))
     corner = 1.2
-    over_x, over_y = np.maximum(abs(x) - 6.3 + corner, 0), np.maximum(abs(y) - 4.3 + corner, 0)
+    over_x, over_y = np.maximum(abs(x) - (wide - 0.4) / 2 + corner, 0), np.maximum(abs(y) - 4.3 + corner, 0)
     plate = over_x**2 + over_y**2 < corner**2
-    cells = np.zeros((9, 13), dtype=bool)
-    cells[1:8, 1:6], cells[1:8, 7:12] = DIGITS[number // 10], DIGITS[number % 10]
+    cells = np.zeros((9, wide), dtype=bool)
+    for place, digit in enumerate(digits):
+        cells[1:8, DIGIT_PITCH * place + 1 : DIGIT_PITCH * place + 6] = DIGITS[digit]
     row = np.clip(np.floor(y + 4.5).astype(int), 0, 8)
-    column = np.clip(np.floor(x + 6.5).astype(int), 0, 12)
+    column = np.clip(np.floor(x + wide / 2).astype(int), 0, wide - 1)
     ink, alpha = _coverage(cells[row, column] & plate, phase), _coverage(plate, phase)
     pixels = ink * np.float32(255) + (alpha - ink) * _OUTLINE
     return pixels.astype(np.float32), (1 - alpha).astype(np.float32)
@@ -166,7 +172,7 @@ def draw_object(canvas: np.ndarray, shape: str, color: str, number: int, x: floa
     (left, phase_x), (top, phase_y) = _snap(x * size, side), _snap(y * size, side)
     _paste(canvas, shape_sprite(shape, color, size, (phase_x, phase_y)), left, top)
     height, width = number_sprite(number, size, (0, 0))[1].shape[:2]
-    y += _NUMBER_OFFSET.get(shape, 0.0) * SHAPE_DIAMETER / 2
+    y += NUMBER_OFFSET.get(shape, 0.0) * SHAPE_DIAMETER / 2
     (left, phase_x), (top, phase_y) = _snap(x * size, width), _snap(y * size, height)
     _paste(canvas, number_sprite(number, size, (phase_x, phase_y)), left, top)
 
@@ -209,6 +215,8 @@ __all__ = [
     "COLORS",
     "DIGITS",
     "DIGIT_CELL",
+    "DIGIT_PITCH",
+    "NUMBER_OFFSET",
     "SHAPES",
     "SHAPE_DIAMETER",
     "draw_object",

@@ -30,12 +30,29 @@ class Question:
 _Draft = tuple[str, str, Sequence[int]]
 
 
+class NothingToAsk(Exception):
+    """An episode has nothing that a kind of question could ask for."""
+
+
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
+def _pick_index(rng: np.random.Generator, options: Sequence[int]) -> int:
+    return options[int(rng.integers(len(options)))]
+
+
+def _once(episode: Episode) -> list[int]:
+    """The events whose object appears in no other event, which its name therefore stands for."""
+    names = [event.name for event in episode.events]
+    return [index for index, name in enumerate(names) if names.count(name) == 1]
+
+
 def _pick_event(episode: Episode, rng: np.random.Generator) -> tuple[int, Event]:
-    index = int(rng.integers(len(episode.events)))
+    once = _once(episode)
+    if not once:
+        raise NothingToAsk
+    index = once[int(rng.integers(len(once)))]
     return index, episode.events[index]
 
 
@@ -79,11 +96,11 @@ def _number(episode: Episode, rng: np.random.Generator) -> _Draft:
 
 
 def _order(episode: Episode, rng: np.random.Generator) -> _Draft:
-    events = episode.events
-    if len(events) < 2:
-        raise ValueError("A question of kind 'order' needs an episode of at least two events.")
+    events, once = episode.events, _once(episode)
+    if len(once) < 2:
+        raise NothingToAsk
     if rng.random() < 0.5:
-        a, b = (int(index) for index in rng.permutation(len(events))[:2])
+        a, b = (once[int(index)] for index in rng.permutation(len(once))[:2])
         first = rng.random() < 0.5
         text = (
             _pick(rng, ("Which comes first, the {} or the {}?", "Which appears earlier, the {} or the {}?"))
@@ -94,10 +111,24 @@ def _order(episode: Episode, rng: np.random.Generator) -> _Draft:
         return text.format(events[a].name, events[b].name), events[answer].name, sorted((a, b))
     index = int(rng.integers(len(events) - 1))
     if rng.random() < 0.5:
+        if index not in once:
+            raise NothingToAsk
         text = _pick(rng, ("Which comes right after the {}?", "What appears right after the {}?"))
         return text.format(events[index].name), events[index + 1].name, [index, index + 1]
+    if index + 1 not in once:
+        raise NothingToAsk
     text = _pick(rng, ("Which comes right before the {}?", "What appears right before the {}?"))
     return text.format(events[index + 1].name), events[index].name, [index, index + 1]
+
+
+def _locating(episode: Episode, rng: np.random.Generator) -> _Draft:
+    inner = [index for index in _once(episode) if 0 < index < len(episode.events) - 1]
+    if not inner:
+        raise NothingToAsk
+    index = inner[int(rng.integers(len(inner)))]
+    before, event, after = episode.events[index - 1 : index + 2]
+    text = _pick(rng, ("Between which two shapes does the {} appear?", "Which two shapes is the {} shown between?"))
+    return text.format(event.name), f"{before.name} and {after.name}", [index - 1, index, index + 1]
 
 
 def _first_last(episode: Episode, rng: np.random.Generator) -> _Draft:
@@ -126,6 +157,15 @@ def _count(episode: Episode, rng: np.random.Generator) -> _Draft:
     events = episode.events
     every = range(len(events))
     asked = int(rng.integers(3))
+    if len(_once(episode)) < len(events):
+        # With objects that return, "how many stars" could mean objects or events.
+        index = int(rng.integers(len(events)))
+        if rng.random() < 0.7:
+            names = [event.name for event in events]
+            index = _pick_index(rng, [i for i, name in enumerate(names) if names.count(name) > 1])
+        same = [i for i in every if events[i].name == events[index].name]
+        text = _pick(rng, ("How often does the {} appear?", "How many times is the {} shown?"))
+        return text.format(events[index].name), str(len(same)), same
     if asked == 0:
         return _pick(rng, ("How many events are there?", "How many shapes appear?")), str(len(events)), every
     names = list(SHAPES if asked == 1 else COLORS)
@@ -170,6 +210,9 @@ _MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
 }
 
 KINDS: tuple[str, ...] = tuple(_MAKERS)
+"""What a test set asks by default."""
+_MAKERS["locating"] = _locating
+ALL_KINDS: tuple[str, ...] = tuple(_MAKERS)
 
 
 def make_questions(
@@ -177,20 +220,21 @@ def make_questions(
 ) -> list[Question]:
     """Draws `per_kind` questions of each kind in `kinds` (all of `KINDS` by default), no text twice.
 
-    Fewer come back where an episode has fewer to ask; a kind that needs two events is left out of an episode of one.
+    Fewer come back where an episode has fewer to ask, and none of a kind that it has nothing for.
     """
-    unknown = sorted(set(kinds or ()) - set(KINDS))
+    unknown = sorted(set(kinds or ()) - set(ALL_KINDS))
     if unknown:
-        raise ValueError(f"Unknown kind of question {unknown[0]!r}; the kinds are {', '.join(KINDS)}.")
+        raise ValueError(f"Unknown kind of question {unknown[0]!r}; the kinds are {', '.join(ALL_KINDS)}.")
     questions: list[Question] = []
     for kind in KINDS if kinds is None else kinds:
-        if kind == "order" and len(episode.events) < 2:
-            continue
         seen: set[str] = set()
         for _ in range(8 * per_kind):
             if len(seen) == per_kind:
                 break
-            text, answer, looked_at = _MAKERS[kind](episode, rng)
+            try:
+                text, answer, looked_at = _MAKERS[kind](episode, rng)
+            except NothingToAsk:
+                continue
             if text in seen:
                 continue
             seen.add(text)
@@ -199,4 +243,4 @@ def make_questions(
     return questions
 
 
-__all__ = ["KINDS", "Question", "make_questions"]
+__all__ = ["ALL_KINDS", "KINDS", "Question", "make_questions"]

@@ -1,13 +1,13 @@
 """The synthetic world: videos whose every answer is known.
 
 A video is an `Episode`: *events*, separated by stretches in which nothing happens. An event is one coloured shape that
-carries a two-digit number, lasts a few seconds and moves in one direction or stands still. Between events the textured
+carries a number, lasts a few seconds and moves in one direction or stands still. Between events the textured
 ground is empty (and may have changed), or the event's last position is held. Time is counted in seconds and a model
 samples one frame a second, so frame `t` shows the world at time `t`; `render` also takes times in between, for a file
 in which motion is smooth.
 
-Within an episode the pair (color, shape) and the number of each event are unique. Training draws other textures than
-test, and never a pair of `HELD_OUT`.
+Within an episode the pair (color, shape) and the number of each object are unique. An object may return in a later
+event. Training draws other textures than test, and never a pair of `HELD_OUT`.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ MOTIONS: dict[str, tuple[int, int]] = {
 """Name of a motion and its direction (x to the right, y downwards)."""
 
 SPLITS = ("train", "test")
+DIGIT_PLACES = ("hundreds", "tens", "ones")
 _COLOR_NAMES = tuple(COLORS)
 _MOTION_NAMES = tuple(MOTIONS)
 _TEXTURES = {"train": (0, 48), "test": (1000, 1024)}
@@ -51,7 +52,7 @@ class Event:
     Args:
         start, end (`int`): seconds; it moves during `start <= t < end`.
         shape, color, motion (`str`): keys of `SHAPES`, `COLORS` and `MOTIONS`.
-        number (`int`): 10..99.
+        number (`int`): of two digits or more.
         x, y (`float`): centre at `start`, in 0..1.
         speed (`float`): way per second, as a fraction of the frame's side; 0 for the motion "nowhere".
         hold (`int`, *optional*, defaults to 0): seconds for which it stays where it is after `end`.
@@ -182,6 +183,17 @@ def _sample_pairs(rng: np.random.Generator, split: str, count: int) -> list[tupl
     return [chosen[index] for index in rng.permutation(count)]
 
 
+def _with_repeats(rng: np.random.Generator, count: int, probability: float) -> list[int]:
+    """Which object each event shows: its own, or one from before; never the same twice in a row."""
+    objects: list[int] = []
+    for index in range(count):
+        earlier = sorted(set(objects[:-1]) - set(objects[-1:]))
+        if earlier and rng.random() < probability:
+            index = earlier[int(rng.integers(len(earlier)))]
+        objects.append(index)
+    return objects
+
+
 def _sample_durations(rng: np.random.Generator, num_frames: int, count: int, lengths: tuple[int, int]) -> np.ndarray:
     """Seconds of each event, shortened where needed to leave a second of empty ground between events."""
     durations = rng.integers(lengths[0], lengths[1] + 1, count)
@@ -197,6 +209,8 @@ def sample_episode(
     split: str = "train",
     event_seconds: tuple[int, int] = (2, 5),
     hold_probability: float = 0.25,
+    digits: int = 2,
+    repeat_probability: float = 0.0,
 ) -> Episode:
     """Draws an episode.
 
@@ -209,6 +223,9 @@ def sample_episode(
         event_seconds (`tuple[int, int]`, *optional*, defaults to `(2, 5)`): shortest and longest event.
         hold_probability (`float`, *optional*, defaults to 0.25): how often an event's last position is held
             afterwards, where there is time.
+        digits (`int`, *optional*, defaults to 2): of each number; 2 or 3.
+        repeat_probability (`float`, *optional*, defaults to 0): how often an event shows an object that was there
+            before, and not just before.
     """
     lowest, highest = num_events
     if not 1 <= lowest <= highest:
@@ -219,8 +236,14 @@ def sample_episode(
     if room < 1:
         raise ValueError(f"num_frames is {num_frames}, too short for an event of {event_seconds[0]} s; raise it.")
     count = int(rng.integers(min(lowest, room), min(highest, room) + 1))
+    if digits not in (2, 3):
+        raise ValueError(f"digits is {digits}, but a shape carries 2 or 3.")
     named = _sample_pairs(rng, split, count)
-    numbers = 10 + rng.permutation(90)[:count]
+    smallest = 10 ** (digits - 1)
+    numbers = smallest + rng.permutation(9 * smallest)[:count]
+    if repeat_probability:
+        objects = _with_repeats(rng, count, repeat_probability)
+        named, numbers = [named[index] for index in objects], numbers[objects]
     durations = _sample_durations(rng, num_frames, count, event_seconds)
 
     # What is left over is shared out among the gaps before, between and after the events.
@@ -304,23 +327,24 @@ def render(episode: Episode, size: int = 128, frames: Sequence[float] | np.ndarr
 
 
 def sample_single_frames(
-    rng: np.random.Generator, n: int, size: int = 64, split: str = "train", empty: float = 0.15
+    rng: np.random.Generator, n: int, size: int = 64, split: str = "train", empty: float = 0.15, digits: int = 2
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draws labelled frames to pretrain a vision tower on.
 
     Returns:
         Frames `(n, size, size, 3)` uint8 and labels, each `(n,)`: `shape` (index in `SHAPES`), `color` (index in
-        `COLORS`), `tens` and `ones` (the digits), `present` (1, or 0 for a share `empty` of frames with ground only),
-        all int64, and `x`, `y` (the centre in 0..1, float32). Where `present` is 0 the other integers are -100, which
-        cross-entropy ignores, and `x`, `y` are 0.
+        `COLORS`), the digits (`tens` and `ones`; of three digits, `hundreds` first), `present` (1, or 0 for a share
+        `empty` of frames with ground only), all int64, and `x`, `y` (the centre in 0..1, float32). Where `present` is
+        0 the other integers are -100, which cross-entropy ignores, and `x`, `y` are 0.
     """
     _check_size(size)
     frames = np.empty((n, size, size, 3), dtype=np.uint8)
-    labels = {name: np.full(n, -100, dtype=np.int64) for name in ("shape", "color", "tens", "ones")}
+    places = DIGIT_PLACES[-digits:]
+    labels = {name: np.full(n, -100, dtype=np.int64) for name in ("shape", "color", *places)}
     labels["present"] = (rng.random(n) >= empty).astype(np.int64)
     labels |= {name: np.zeros(n, dtype=np.float32) for name in ("x", "y")}
     possible = pairs(split)
-    chosen, numbers = rng.integers(len(possible), size=n), rng.integers(10, 100, size=n)
+    chosen, numbers = rng.integers(len(possible), size=n), rng.integers(10 ** (digits - 1), 10**digits, size=n)
     centres, noise = rng.uniform(MARGIN, 1 - MARGIN, (n, 2)), rng.integers(16, size=n)
     for row in range(n):
         canvas = _ground_image(_sample_ground(rng, split), size)
@@ -329,7 +353,8 @@ def sample_single_frames(
             number, (x, y) = int(numbers[row]), centres[row]
             draw_object(canvas, shape, color, number, float(x), float(y))
             labels["shape"][row], labels["color"][row] = SHAPES.index(shape), _COLOR_NAMES.index(color)
-            labels["tens"][row], labels["ones"][row] = divmod(number, 10)
+            for place, digit in zip(places, str(number), strict=True):
+                labels[place][row] = int(digit)
             labels["x"][row], labels["y"][row] = x, y
         frames[row] = _finish(canvas, int(noise[row]))
     return frames, labels
@@ -351,6 +376,7 @@ def example_episode() -> Episode:
 
 __all__ = [
     "COLORS",
+    "DIGIT_PLACES",
     "HELD_OUT",
     "MOTIONS",
     "SHAPES",

@@ -51,10 +51,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def scaled(videos: VideoSet, scale: float) -> VideoSet:
-    return VideoSet(videos.seed, max(1, round(videos.count * scale)), videos.num_frames, videos.num_events)
-
-
 def main() -> None:
     args = parse()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -72,7 +68,7 @@ def main() -> None:
     torch.manual_seed(args.seed)  # a continued run must begin with the same words as the run before it
     model = build_model(tokenizer, tower).to(args.device)
     features = {
-        name: encode_videos(model, scaled(videos, args.scale), args.work / f"{name}.safetensors", args.device, log)
+        name: encode_videos(model, videos.scaled(args.scale), args.work / f"{name}.safetensors", args.device, log)
         for name, videos in (("short", SHORT), ("validation", VALIDATION), ("long", LONG))
     }
     short = QuestionBatches(features["short"], processor, SHORT.num_frames, KIND_WEIGHTS, turns=5)

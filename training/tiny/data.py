@@ -1,7 +1,7 @@
 """Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions on them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from dynfocus.eval.synthetic.questions import KINDS, Question, make_questions
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, sample_episode, truth_table
+from dynfocus.eval.synthetic.long_videos import sample_long_episode
+from dynfocus.eval.synthetic.questions import ALL_KINDS, Question, make_questions
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, truth_table
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
+from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.video_state import VideoState
 
 from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
@@ -25,11 +27,15 @@ class VideoSet:
     seed: int
     count: int
     num_frames: int
-    num_events: tuple[int, int]
+    num_events: tuple[int, int] | None = None
+
+    def scaled(self, scale: float) -> "VideoSet":
+        """The first of these videos, a share of them."""
+        return replace(self, count=max(1, round(self.count * scale)))
 
     def episode(self, index: int) -> Episode:
         rng = np.random.default_rng((self.seed, index))
-        return sample_episode(rng, num_frames=self.num_frames, num_events=self.num_events, split="train")
+        return sample_long_episode(rng, self.num_frames, "train", self.num_events)
 
 
 #: How often each kind is asked: those that take longest to learn, most. "story" is asked in training alone.
@@ -42,10 +48,19 @@ KIND_WEIGHTS = {
     "motion": 2.0,
     "count": 1.2,
     "existence": 1.5,
+    "locating": 1.5,
     "story": 0.5,
 }
 #: And in later turns, whose events the selector was not asked for: only what can be told from the rods.
-LATER_WEIGHTS = {"order": 2.0, "first_last": 1.5, "motion": 2.0, "count": 1.2, "existence": 1.0, "story": 0.8}
+LATER_WEIGHTS = {
+    "order": 2.0,
+    "first_last": 1.5,
+    "motion": 2.0,
+    "count": 1.2,
+    "existence": 1.0,
+    "locating": 1.5,
+    "story": 0.8,
+}
 
 #: In the last stage: what was learnt least until then.
 HARD_WEIGHTS = {"order": 2.0, "count": 3.0, "first_last": 0.7, "motion": 0.7, "existence": 0.5}
@@ -72,15 +87,8 @@ def frame_labels(episode: Episode) -> dict[str, np.ndarray]:
     labels["present"] = np.array([int(truth is not None) for truth in table])
     for time, truth in enumerate(table):
         if truth is not None:
-            tens, ones = divmod(truth.number, 10)
-            numbers = (
-                tuple(COLORS).index(truth.color),
-                tuple(SHAPES).index(truth.shape),
-                tens,
-                ones,
-                truth.x,
-                truth.y,
-            )
+            color, shape = tuple(COLORS).index(truth.color), tuple(SHAPES).index(truth.shape)
+            numbers = (color, shape, *map(int, str(truth.number)), truth.x, truth.y)
             for name, value in zip((*NAMES, "x", "y"), numbers, strict=True):
                 labels[name][time] = value
     return labels
@@ -109,7 +117,7 @@ def encode_videos(
     episodes = [videos.episode(index) for index in range(videos.count)]
     if not path.exists():
         model.eval()
-        names = [field.name for field in fields(VideoState) if field.name not in ("patches", "frame_times")]
+        names = ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask")
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         block = max(1, 512 // videos.num_frames)
         for start in range(0, videos.count, block):
@@ -155,7 +163,7 @@ class QuestionBatches:
         before, self.after, self.again = self._template(processor)
         self.before = self._ids(before)
         #: The kinds and their shares for each turn.
-        self.turns = [_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[_shares(later_kinds)] * (turns - 1)]
+        self.turns = [_shares(kinds or dict.fromkeys(ALL_KINDS, 1.0)), *[_shares(later_kinds)] * (turns - 1)]
 
     @staticmethod
     def _template(processor: DynFocusProcessor) -> tuple[str, str, str]:
@@ -196,12 +204,15 @@ class QuestionBatches:
         found = [frame_labels(self.features.episodes[row]) for row in rows]
         return {name: torch.from_numpy(np.stack([one[name] for one in found])).to(device) for name in found[0]}
 
-    def collate(self, rows: np.ndarray, turns: list[list[Question]], device: str) -> dict:
+    def collate(
+        self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
+    ) -> dict:
         """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer."""
+        plan = plan or self.plan
         pad, video = self.tokenizer.pad_token_id, self.tokenizer.get_vocab()["<video>"]
         sequences, targets, question_ids = [], [], []
         for questions in turns:
-            ids = self.before + [video] * self.plan.num_visual_tokens
+            ids = self.before + [video] * plan.num_visual_tokens
             target = [-100] * len(ids)
             for text, question in zip([self.after] + [self.again] * len(questions), questions, strict=False):
                 prompt = self._ids(text.replace("QUESTION", question.question))
@@ -217,7 +228,7 @@ class QuestionBatches:
         mask = torch.zeros(len(rows), longest, dtype=torch.long)
         question_input_ids = torch.full((len(rows), longest_question), pad)
         question_mask = torch.zeros_like(question_input_ids)
-        asked = torch.zeros(len(rows), self.plan.num_frames)
+        asked = torch.zeros(len(rows), plan.num_frames)
         for row, (ids, target, q_ids) in enumerate(zip(sequences, targets, question_ids, strict=True)):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             labels[row, : len(ids)] = torch.tensor(target)
@@ -231,7 +242,7 @@ class QuestionBatches:
             "labels": labels,
             "question_input_ids": question_input_ids,
             "question_attention_mask": question_mask,
-            "video_token_plan": torch.tensor([self.plan.as_row()] * len(rows)),
+            "video_token_plan": torch.tensor([plan.as_row()] * len(rows)),
         }
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         return {**inputs, "video_state": self.features.batch(rows, device), "asked": asked.to(device)}

@@ -1,5 +1,7 @@
 """The tiny checkpoint's model and processor before training."""
 
+from typing import Any
+
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
 
@@ -8,7 +10,7 @@ from dynfocus.configuration_vision_tower import VisionTowerConfig
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor, DynFocusVideoProcessor
 
-from .vision import IMAGE_SIZE, tower_config
+from .vision import IMAGE_SIZE, NAMES, tower_config
 
 #: About 1 / sqrt(width): the usual 0.02 is made for models that are ten times wider.
 INITIALIZER_RANGE = 0.06
@@ -16,15 +18,15 @@ VISUAL_TOKEN_SCALE = 0.1
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> DynFocusProcessor:
-    """At most 16 events a video, and a quarter of them key frames: 216 visual tokens for 32 frames."""
+    """At most 64 events a video, and an eighth of them key frames: 560 visual tokens for 128 frames."""
     video_processor = DynFocusVideoProcessor(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, fps=1.0
     )
-    return DynFocusProcessor(video_processor, tokenizer, num_prototypes=16, key_ratio=0.25, max_question_tokens=60)
+    return DynFocusProcessor(video_processor, tokenizer, num_prototypes=64, key_ratio=0.125, max_question_tokens=60)
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
-    """About 2.8 M parameters in all."""
+def build_config(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> DynFocusConfig:
+    """About 2.8 M parameters in all; `settings` are further ones of the configuration."""
     vocab_size = len(tokenizer)
     special = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -39,7 +41,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
         num_attention_heads=5,
         num_key_value_heads=5,
         head_dim=32,
-        max_position_embeddings=4096,
+        max_position_embeddings=8192,
         tie_word_embeddings=True,
         initializer_range=INITIALIZER_RANGE,
         **special,
@@ -61,16 +63,19 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DynFocusConfig:
         vision_config=VisionTowerConfig(backbone_config=tower_config(), feature_layer=-1),
         text_config=text_config,
         question_config=question_config,
-        num_question_queries=4,
+        num_question_queries=len(NAMES),
         temporal_neighbors=3,
         initializer_range=INITIALIZER_RANGE,
         video_token_id=tokenizer.get_vocab()["<video>"],
+        **settings,
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, tower: SiglipVisionModel) -> DynFocusForConditionalGeneration:
-    """Everything random but the vision tower."""
-    model = DynFocusForConditionalGeneration(build_config(tokenizer))
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, tower: SiglipVisionModel, **settings: Any
+) -> DynFocusForConditionalGeneration:
+    """Everything random but the vision tower; `settings` are further ones of the configuration."""
+    model = DynFocusForConditionalGeneration(build_config(tokenizer, **settings))
     model.model.vision_tower.backbone.load_state_dict(tower.state_dict())
     # Visual tokens as large as words are: among much larger ones, what the layers add to them would hardly count.
     encoder = model.model.cooperative_encoder

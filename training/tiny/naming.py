@@ -12,22 +12,22 @@ from dynfocus.eval.synthetic.world import COLORS, SHAPES
 from dynfocus.event_prototypes import QuestionScorer
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
-from .vision import NAMES
+from .vision import NAMES, NUM_DIGITS
 
 #: Of `NAMES`, one query of the question encoder each, rods name these, cones all.
 COARSE = ("color", "shape")
 
 
 def named_in(question: str) -> np.ndarray:
-    """1 for each color, shape, tens and ones digit that a question names, in the order of `NAMES`."""
+    """1 for each color, shape and digit in its place that a question names, in the order of `NAMES`."""
     words = [
         *(re.search(rf"\b{name}\b", question) is not None for name in COLORS),
         *(re.search(rf"\b{name}(e?s)?\b", question) is not None for name in SHAPES),
     ]
-    number = re.search(r"\b(\d)(\d)\b", question)
-    digits = np.zeros((2, 10))
+    number = re.search(rf"\b\d{{{NUM_DIGITS}}}\b", question)
+    digits = np.zeros((NUM_DIGITS, 10))
     if number is not None:
-        digits[[0, 1], [int(digit) for digit in number.groups()]] = 1
+        digits[range(NUM_DIGITS), [int(digit) for digit in number[0]]] = 1
     return np.concatenate([words, digits.ravel()]).astype(np.float32)
 
 
@@ -49,7 +49,8 @@ class Naming(nn.Module):
             return torch.stack([embeddings[word].mean(0) for word in ids])
 
         self.sharpness = 6 / norm.item() ** 2
-        codes = {"color": words(COLORS), "shape": words(SHAPES), "tens": directions(10), "ones": directions(10)}
+        codes = {"color": words(COLORS), "shape": words(SHAPES)}
+        codes |= {name: directions(10) for name in NAMES if name not in codes}
         self.codes = nn.ParameterDict({name: nn.Parameter(code, requires_grad=False) for name, code in codes.items()})
         self.present = nn.Parameter(directions(1)[0], requires_grad=False)
         self.place = nn.Parameter(directions(2) / norm**2, requires_grad=False)

@@ -1,7 +1,6 @@
-"""Stage 1 of the tiny recipe: train the vision tower on single frames to name what they show."""
+"""Stage 1 of the tiny recipe: train the vision tower on single frames, patch by patch, to name what they show."""
 
 import io
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -16,14 +15,19 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_single_frames
+from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGIT_PITCH, NUMBER_OFFSET, SHAPE_DIAMETER
+from dynfocus.eval.synthetic.world import COLORS, DIGIT_PLACES, SHAPES, sample_single_frames
 
 from .progress import learning_rate_at, load_progress, save_progress
 
 IMAGE_SIZE = 64
-#: What a frame shows, by the number of possibilities; and whether it shows anything.
-NAMES = {"color": len(COLORS), "shape": len(SHAPES), "tens": 10, "ones": 10}
-LABELS = {**NAMES, "present": 2}
+NUM_DIGITS = 3
+#: What a frame shows, by the number of possibilities.
+NAMES = {"color": len(COLORS), "shape": len(SHAPES), **dict.fromkeys(DIGIT_PLACES[-NUM_DIGITS:], 10)}
+#: What a patch can tell: the color and shape of the object it lies on, the digit and its place if there is one.
+PATCH_HEADS = {"color": len(COLORS), "shape": len(SHAPES), "digit": 10, "place": NUM_DIGITS + 1, "object": 2}
+#: Radius of the patches that lie on an object, as a part of the frame's side.
+OBJECT_RADIUS = 0.42 * SHAPE_DIAMETER
 
 
 def tower_config() -> SiglipVisionConfig:
@@ -60,44 +64,58 @@ def degrade(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def make_frames(seed: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Labelled training frames of 64×64 pixels."""
     rng = np.random.default_rng(seed)
-    frames, labels = sample_single_frames(rng, count, size=2 * IMAGE_SIZE)
+    frames, labels = sample_single_frames(rng, count, size=2 * IMAGE_SIZE, digits=NUM_DIGITS)
     return degrade(frames, rng), labels
 
 
-class FrameReader(nn.Module):
-    """The tower under heads that read its patches, and again their means in 4×4 cells, as the cones will see them."""
+class PatchReader(nn.Module):
+    """The tower under heads that read each patch by itself: it shall tell what lies there, as in large towers."""
 
     def __init__(self):
         super().__init__()
         config = tower_config()
         self.tower = SiglipVisionModel(config)
-        self.queries = nn.Parameter(0.02 * torch.randn(len(LABELS) + 1, config.hidden_size))
-        self.keys = nn.Linear(config.hidden_size, config.hidden_size)
-        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, count) for name, count in LABELS.items()})
-        self.place = nn.Linear(config.hidden_size, 2)
+        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, count) for name, count in PATCH_HEADS.items()})
+        self.centre = nn.Linear(config.hidden_size, 2)
 
-    def forward(self, pixels: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """Answers of the heads from the patches and from the cells."""
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits `(N, P, …)` of each head; `centre`: where the object's centre lies, in 0…1."""
         patches = self.tower(pixel_values=pixels).last_hidden_state
-        side = math.isqrt(patches.shape[1])
-        cells = F.adaptive_avg_pool2d(patches.transpose(1, 2).unflatten(2, (side, side)), 4).flatten(2).transpose(1, 2)
-        return [self.read(patches), self.read(cells)]
+        return {**{name: head(patches) for name, head in self.heads.items()}, "centre": self.centre(patches)}
 
-    def read(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        attention = (self.queries @ self.keys(tokens).transpose(1, 2) * tokens.shape[-1] ** -0.5).softmax(-1)
-        seen = attention @ tokens
-        outputs = {name: head(seen[:, index]) for index, (name, head) in enumerate(self.heads.items())}
-        outputs["place"] = self.place(seen[:, -1])
-        return outputs
+
+def patch_labels(labels: dict[str, torch.Tensor], side: int = 8) -> dict[str, torch.Tensor]:
+    """Labels of frames `(N,)` as labels of their patches, `(N, side²)` each; -100 where one has nothing to tell."""
+    axis = (torch.arange(side, device=labels["x"].device) + 0.5) / side
+    down, right = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
+    x, y = labels["x"][:, None], labels["y"][:, None]
+    present = labels["present"].bool()[:, None]
+    on_object = ((right - x).square() + (down - y).square() < OBJECT_RADIUS**2) & present
+    offsets = torch.tensor([NUMBER_OFFSET.get(shape, 0.0) for shape in SHAPES], device=x.device) * SHAPE_DIAMETER / 2
+    number_y = y + offsets[labels["shape"].clamp(min=0)][:, None]
+    pitch = DIGIT_PITCH * DIGIT_CELL
+    place = ((right - x) / pitch + NUM_DIGITS / 2).floor().long()
+    on_digit = (place >= 0) & (place < NUM_DIGITS) & ((down - number_y).abs() < 4 * DIGIT_CELL) & present
+    digits = torch.stack([labels[name] for name in DIGIT_PLACES[-NUM_DIGITS:]], 1)
+    return {
+        "color": labels["color"][:, None].where(on_object, -100),
+        "shape": labels["shape"][:, None].where(on_object, -100),
+        "digit": digits.gather(1, place.clamp(0, NUM_DIGITS - 1)).where(on_digit, -100),
+        "place": (place + 1).where(on_digit, 0),
+        "object": on_object.long(),
+    }
 
 
 def reading_loss(
-    outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], place: torch.Tensor
+    outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], centre: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of every head, and the distance of the place where something is present."""
-    losses = [F.cross_entropy(outputs[name].float(), targets[name], ignore_index=-100) for name in LABELS]
-    distance = (outputs["place"].float() - place).abs().sum(1) * targets["present"]
-    return torch.stack(losses).sum() + 5 * distance.mean()
+    """Cross-entropy of every head, and how far from the object's centre `(N, 2)` its patches think it is."""
+    losses = [
+        F.cross_entropy(outputs[name].float().flatten(0, 1), targets[name].flatten(), ignore_index=-100)
+        for name in PATCH_HEADS
+    ]
+    distance = (outputs["centre"].float() - centre[:, None]).abs().sum(-1) * targets["object"]
+    return torch.stack(losses).sum() + 5 * distance.sum() / targets["object"].sum().clamp(min=1)
 
 
 def shifted(frames: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator, most: int = 3):
@@ -122,7 +140,7 @@ def train_vision(
     """
     finished, partial = out / "vision.safetensors", out / "vision.partial"
     torch.manual_seed(seed)
-    reader = FrameReader().to(device)
+    reader = PatchReader().to(device)
     if finished.exists():
         reader.load_state_dict(load_file(finished, device=device))
         return reader.tower
@@ -138,21 +156,26 @@ def train_vision(
         rng = np.random.default_rng((seed, step))
         rows = rng.integers(0, len(frames), batch_size)
         moved, x, y = shifted(frames[rows], labels["x"][rows], labels["y"][rows], rng)
-        targets = {name: torch.from_numpy(labels[name][rows]).to(device) for name in LABELS}
-        place = torch.from_numpy(np.stack([x, y], 1)).float().to(device)
+        drawn = {name: torch.from_numpy(labels[name][rows]).to(device) for name in (*NAMES, "present")}
+        centre = torch.from_numpy(np.stack([x, y], 1)).float().to(device)
+        targets = patch_labels({**drawn, "x": centre[:, 0], "y": centre[:, 1]})
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            answers = reader(as_pixels(moved).to(device))
-        loss = torch.stack([reading_loss(outputs, targets, place) for outputs in answers]).sum()
+            outputs = reader(as_pixels(moved).to(device))
+        loss = reading_loss(outputs, targets, centre)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
         step += 1
-        present = targets["present"].bool()
-        hits.append([(answers[1][name].argmax(1) == targets[name])[present].float().mean().item() for name in LABELS])
+        hits.append(
+            [
+                (outputs[name].argmax(-1) == targets[name])[targets[name] >= 0].float().mean().item()
+                for name in PATCH_HEADS
+            ]
+        )
         if step % 100 == 0:
             mean = np.mean(hits[-100:], axis=0)
-            shown = " ".join(f"{name} {value:.3f}" for name, value in zip(LABELS, mean, strict=True))
+            shown = " ".join(f"{name} {value:.3f}" for name, value in zip(PATCH_HEADS, mean, strict=True))
             log(f"vision step {step}/{steps} loss {loss.item():.3f} {shown} ({time.monotonic() - started:.0f} s)")
         if step % 500 == 0:
             save_progress(partial, reader, [optimizer], step)
@@ -176,4 +199,4 @@ def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple
         return stored["frames"], {name: stored[name] for name in stored.files if name != "frames"}
 
 
-__all__ = ["FrameReader", "IMAGE_SIZE", "NAMES", "as_pixels", "degrade", "tower_config", "train_vision"]
+__all__ = ["IMAGE_SIZE", "NAMES", "NUM_DIGITS", "PatchReader", "as_pixels", "degrade", "tower_config", "train_vision"]

@@ -1,0 +1,194 @@
+"""
+The comparison of ways to choose frames and to spend visual tokens: `python benchmarks/focus --work runs/focus`.
+
+Trains the vision tower, the model from which all rows start, then each row for each seed, and asks each the test sets.
+Whatever is finished stays in the work folder, so a stopped run goes on, several processes may share the rows
+(`--row NAME --seed N`), and `python benchmarks/focus/table.py --work runs/focus` draws what is there.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from evaluation import answer_set
+from layouts import BASE, ROWS, Layout, lay_out
+from safetensors.torch import load_file, save_file
+from sets import encode_test_set
+from sizes import SIZES, Part
+
+from dynfocus.configuration_dynfocus import RELEASED_CODE
+from dynfocus.training.tiny.alignment import align
+from dynfocus.training.tiny.answers import AnswerTraining
+from dynfocus.training.tiny.data import KIND_WEIGHTS, QuestionBatches, encode_videos
+from dynfocus.training.tiny.model import build_model, build_processor
+from dynfocus.training.tiny.tokenizer import build_tokenizer
+from dynfocus.training.tiny.vision import train_vision
+from training import train
+
+
+def log(message: str) -> None:
+    print(time.strftime("%H:%M:%S"), message, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python benchmarks/focus", description=__doc__.splitlines()[1])
+    parser.add_argument("--work", type=Path, default=Path("runs/focus"))
+    parser.add_argument("--row", action="append", choices=list(ROWS), help="only these rows (default: all)")
+    parser.add_argument("--seed", action="append", type=int, help="only these seeds (default: 1, 2, 3)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--base-only", action="store_true", help="stop before the rows")
+    parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tries that all of it runs")
+    parser.add_argument("--no-compile", action="store_true")
+    return parser.parse_args()
+
+
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    """All weights, tied ones once."""
+    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+
+
+class Comparison:
+    """All that the rows share."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.work, self.device = args, args.work, args.device
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = build_tokenizer()
+        self.processor = build_processor(self.tokenizer)
+        self.sizes = SIZES[args.size]
+        self.tower = train_vision(
+            self.work,
+            steps=self.sizes.vision_steps,
+            batch_size=128,
+            pool=self.sizes.vision_pool,
+            seed=1,
+            device=self.device,
+            log=log,
+        )
+        model = self.new_model()
+        self.training = {
+            length: encode_videos(model, videos, self._path(f"train{length}"), self.device, log)
+            for length, videos in self.sizes.training.items()
+        }
+
+    def _path(self, name: str) -> Path:
+        return self.work / f"{name}.safetensors"
+
+    def new_model(self, **config: Any) -> Any:
+        torch.manual_seed(1)
+        return build_model(self.tokenizer, self.tower, **config).to(self.device)
+
+    def batches(self, length: int, turns: int) -> QuestionBatches:
+        return QuestionBatches(self.training[length], self.processor, length, KIND_WEIGHTS, turns)
+
+    def lessons(self, parts: Sequence[Part]) -> list[tuple[Part, QuestionBatches]]:
+        return [(part, self.batches(part.num_frames, part.turns)) for part in parts]
+
+    def compiled(self, model: Any) -> None:
+        if not self.args.no_compile:
+            model.model.language_model.compile(dynamic=True)
+
+    def base(self) -> dict[str, torch.Tensor]:
+        """Weights from which all rows start; trained where they are not there yet."""
+        path = self._path("base")
+        if path.exists():
+            return load_file(path, device=self.device)
+        model = self.new_model()
+        align(
+            model,
+            self.batches(self.sizes.base[-1].num_frames, 1),
+            self.work,
+            steps=self.sizes.alignment_steps,
+            batch_size=32,
+            learning_rate=2e-3,
+            seed=1,
+            device=self.device,
+            log=log,
+        )
+        lay_out(model, BASE)
+        self.compiled(model)
+        lessons = self.lessons(self.sizes.base)
+        settings = AnswerTraining(learning_rate=1.2e-3, save_every=200)
+        train(model, BASE, lessons, settings, self.work / "base.partial", seed=1, device=self.device, log=log)
+        save_file(weights_of(model), path)
+        return load_file(path, device=self.device)
+
+    def start(self, layout: Layout, base: dict[str, torch.Tensor]) -> Any:
+        """A model with the base's weights in a row's layout."""
+        # The question encoder reads grouped tokens in every row, so that all rows share the same cached features.
+        released = {**RELEASED_CODE, "question_context": "grouped"} if layout.released else {}
+        model = self.new_model(**released)
+        weights = {name: weight for name, weight in base.items() if "blind_scorer" not in name}
+        if layout.selector == "blind":
+            renamed = {name.replace("blind_scorer", "scorer"): base[name] for name in base if "blind_scorer" in name}
+            weights |= renamed
+        dropped = ["question_scorer"] * (layout.selector == "blind") + ["cluster_gate"] * layout.released
+        if not layout.relevance:
+            # Nothing of what the base's selector was taught.
+            dropped += ["event_prototypes"]
+        weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
+        lay_out(model, layout)
+        missing, _ = model.load_state_dict(weights, strict=False)
+        allowed = ("score_embedding", "lm_head", *dropped)
+        wrong = [name for name in missing if not any(part in name for part in allowed)]
+        if wrong:
+            raise ValueError(f"The base lacks {wrong[0]}: remove {self._path('base')} to train it anew.")
+        return model
+
+    def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
+        """Trains and asks one row; its result stands in `rows/NAME-SEED.json`."""
+        folder = self.work / "rows"
+        folder.mkdir(exist_ok=True)
+        result = folder / f"{layout.name}-{seed}.json"
+        if result.exists():
+            return
+        model = self.start(layout, base)
+        self.compiled(model)
+        lessons = self.lessons(self.sizes.rows)
+        settings = AnswerTraining(
+            learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=30, log_every=50, save_every=50
+        )
+        partial = folder / f"{layout.name}-{seed}.partial"
+        seconds = train(model, layout, lessons, settings, partial, seed=seed, device=self.device, log=log)
+        answers = []
+        for length, count in self.sizes.test.items():
+            if layout.selector == "all" and length > self.sizes.longest_dense:
+                continue
+            features, questions = encode_test_set(model, self.processor, length, count, self.work, log)
+            batches = QuestionBatches(features, self.processor, length)
+            varies = layout.selector not in ("all", "none")
+            for num_key in self.sizes.key_frames[length][: None if varies else 1]:
+                records = answer_set(
+                    model, layout, batches, questions, num_frames=length, num_key=num_key, device=self.device
+                )
+                tokens = layout.plan(length, num_key).num_visual_tokens
+                answers.append({"frames": length, "key_frames": num_key, "tokens": tokens, "records": records})
+                right = np.mean([record["right"] for record in records])
+                log(f"{layout.name} seed {seed}: {length} frames, {num_key} key frames, {tokens} tokens: {right:.3f}")
+        text = json.dumps({"row": layout.name, "seed": seed, "seconds": seconds, "answers": answers})
+        writing = result.with_suffix(f".{os.getpid()}")
+        writing.write_text(text, encoding="utf-8")
+        writing.replace(result)
+        save_file(weights_of(model), result.with_suffix(".safetensors"))
+        partial.unlink(missing_ok=True)
+
+
+def main() -> None:
+    args = parse()
+    comparison = Comparison(args)
+    base = comparison.base()
+    if args.base_only:
+        return
+    for seed in args.seed or (1, 2, 3):
+        for name in args.row or ROWS:
+            comparison.run_row(ROWS[name], seed, base)
+
+
+if __name__ == "__main__":
+    main()

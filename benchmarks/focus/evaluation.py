@@ -1,0 +1,56 @@
+"""Asks a trained row the questions of a test set; one record a question."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from layouts import Layout, told_scores
+
+from dynfocus.eval.synthetic.questions import Question
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.training.tiny.data import QuestionBatches
+
+
+@torch.no_grad()
+def answer_set(
+    model: DynFocusForConditionalGeneration,
+    layout: Layout,
+    batches: QuestionBatches,
+    questions: list[list[Question]],
+    *,
+    num_frames: int,
+    num_key: int,
+    device: str,
+    batch_tokens: int = 16_384,
+) -> list[dict[str, Any]]:
+    """
+    `{"video", "kind", "right", "found"}` of each question: whether the greedy answer is the expected one, and whether
+    every asked event has a key frame (`None` where no event is asked for). A greedy answer is right just where each of
+    its tokens is the likeliest after the right ones before it.
+    """
+    model.eval()
+    plan = layout.plan(num_frames, num_key)
+    size = max(1, batch_tokens // (plan.num_visual_tokens + 32))
+    asked_of = [(video, question) for video, several in enumerate(questions) for question in several]
+    records: list[dict[str, Any]] = []
+    for start in range(0, len(asked_of), size):
+        part = asked_of[start : start + size]
+        inputs: dict[str, Any] = batches.collate(
+            np.array([video for video, _ in part]), [[question] for _, question in part], device, plan
+        )
+        asked = inputs.pop("asked")
+        model.model.event_prototypes.told = told_scores(layout, asked, num_key, (num_frames, start))
+        outputs = model(**inputs)
+        labels = inputs["labels"][:, 1:]
+        right = ((outputs.logits[:, :-1].argmax(-1) == labels) | (labels == -100)).all(1).tolist()
+        key_frames = outputs.video_features.key_frames
+        for row, (video, question) in enumerate(part):
+            episode = batches.features.episodes[video]
+            keys = set(key_frames[row].tolist())
+            events = [set(episode.events[index].frames) for index in question.event_ids]
+            found = all(keys & frames for frames in events) if events and layout.cones and not layout.pooled else None
+            records.append({"video": video, "kind": question.kind, "right": right[row], "found": found})
+    return records
+
+
+__all__ = ["answer_set"]

@@ -1,0 +1,154 @@
+"""The rows of the comparison: how each chooses frames, and which visual tokens its language model reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dynfocus.cooperative_encoding import CooperativeEncoder
+from dynfocus.event_prototypes import EventPrototypeEstimator, EventScorer
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.processing.token_plan import TokenPlan
+
+CONES, RODS = 38, 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    A row of the comparison.
+
+    Args:
+        name, says (`str`): in tables, and in words.
+        selector (`str`): `"aware"` and `"blind"` learn to choose; `"uniform"`, `"random"`, `"oracle"` (the frames of
+            the asked events, then random ones) and `"all"` are told; `"none"` has no key frames.
+        rods, cones (`bool`): which tokens are kept.
+        pooled (`bool`): every frame is pooled to the same number of tokens instead.
+        released (`bool`): the preset `released_code`.
+        relevance (`float`): weight of the selector's own loss.
+    """
+
+    name: str
+    says: str
+    selector: str
+    rods: bool = True
+    cones: bool = True
+    pooled: bool = False
+    released: bool = False
+    relevance: float = 0.5
+
+    @property
+    def learns(self) -> bool:
+        return self.selector in ("aware", "blind")
+
+    def plan(self, num_frames: int, num_key: int, prototypes: int = 64) -> TokenPlan:
+        """The plan of a video; told choices are among all frames."""
+        num_events = min(num_frames, 80 if self.released else prototypes) if self.learns else num_frames
+        num_key = num_frames if self.selector == "all" else min(num_key, num_events)
+        tokens = RODS * self.rods * num_frames + CONES * self.cones * num_key
+        if self.released and num_key < num_frames:
+            tokens -= RODS * num_key
+        if self.pooled:
+            tokens = 4 * num_frames
+        return TokenPlan(num_frames, num_events, num_key, num_frames, tokens)
+
+
+ROWS = {
+    layout.name: layout
+    for layout in (
+        Layout("dense", "every frame's cones and rods", "all"),
+        Layout("dynfocus", "question-aware selector", "aware"),
+        Layout("answers_only", "question-aware selector, trained by the answers alone", "aware", relevance=0.0),
+        Layout("blind", "question-blind selector, as in the paper", "blind"),
+        Layout("released_code", "the authors' code: k-means, question-blind", "blind", released=True),
+        Layout("uniform", "key frames at equal distances", "uniform"),
+        Layout("random", "key frames at random", "random"),
+        Layout("oracle", "key frames among the asked events' own frames", "oracle"),
+        Layout("rods_only", "two tokens a frame, as LLaMA-VID", "none", cones=False),
+        Layout("cones_only", "question-aware selector, no rods", "aware", rods=False),
+        Layout("pooled", "every frame pooled to 2×2 tokens", "none", pooled=True),
+    )
+}
+
+
+class ToldEstimator(EventPrototypeEstimator):
+    """
+    DPE that takes the frames' scores `(V, T)` from `told`, where there are some.
+
+    While the model is trained from which all rows start, both selectors learn beside the told choice: `blind_scorer`
+    is there then, and `own` holds the scores `(V, L)` of the question-aware and of the question-blind one.
+    """
+
+    told: torch.Tensor | None = None
+    blind_scorer: EventScorer | None
+    own: tuple[torch.Tensor, ...] = ()
+
+    def forward(self, events: Any, queries: Any, grouped_tokens: Any, frame_mask: Any) -> torch.Tensor:
+        if self.told is None:
+            return super().forward(events, queries, grouped_tokens, frame_mask)
+        if self.blind_scorer is not None:
+            pooled = torch.cat([events.prototypes.mean(2), events.prototypes.amax(2)], dim=-1)
+            aware = super().forward(events, queries, grouped_tokens, frame_mask)
+            self.own = aware, self.blind_scorer(pooled, events.mask).float()
+        scores = self.told.gather(1, events.medoids).float()
+        return scores.masked_fill(~events.mask, float("-inf"))
+
+
+class PartialEncoder(CooperativeEncoder):
+    """CCE that leaves out what its layout does not keep."""
+
+    layout: Layout
+
+    def forward(self, frame_features: torch.Tensor, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        if not self.layout.pooled:
+            return super().forward(frame_features, *args, **kwargs)
+        side = int(frame_features.shape[2] ** 0.5)
+        cells = frame_features.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
+        pooled = F.adaptive_avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
+        return list(self.projector(pooled).unflatten(0, frame_features.shape[:2]).flatten(1, 2))
+
+    def assemble(self, rods: torch.Tensor, cones: torch.Tensor, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        rods = rods if self.layout.rods else rods[:, :, :0]
+        cones = cones if self.layout.cones else cones[:, :, :0]
+        return super().assemble(rods, cones, *args, **kwargs)
+
+
+#: The layout of the model from which all rows start: key frames are told, and both selectors learn beside it.
+BASE = Layout("base", "asked frames, then random ones; both selectors learn", "oracle")
+
+
+def lay_out(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
+    """Give `model` a layout, in place; parts that it does not use are taken out."""
+    inner = model.model
+    inner.event_prototypes.__class__ = ToldEstimator
+    inner.cooperative_encoder.__class__ = PartialEncoder
+    inner.cooperative_encoder.layout = layout
+    if layout.selector != "aware":
+        inner.cooperative_encoder.score_embedding = None
+    is_base = layout.name == BASE.name
+    blind = EventScorer(model.config.vision_config.hidden_size).to(model.device) if is_base else None
+    inner.event_prototypes.register_module("blind_scorer", blind)
+    if not is_base and layout.selector != "aware":
+        inner.event_prototypes.question_scorer = None
+
+
+def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> torch.Tensor | None:
+    """Scores of the frames where the layout does not learn to choose; `asked` `(V, T)` marks the asked events."""
+    if layout.learns:
+        return None
+    videos, num_frames = asked.shape
+    scores = torch.zeros(videos, num_frames)
+    if layout.selector == "uniform":
+        places = ((torch.arange(num_key) + 0.5) * num_frames / num_key).long()
+        scores[:, places] = 1
+    elif layout.selector in ("random", "oracle"):
+        noise = np.random.default_rng(seed).random((videos, num_frames), dtype=np.float32)
+        scores = torch.from_numpy(noise)
+        if layout.selector == "oracle":
+            scores = scores + asked.cpu()
+    return scores.to(asked.device)
+
+
+__all__ = ["BASE", "ROWS", "Layout", "lay_out", "told_scores"]

@@ -1,0 +1,79 @@
+"""How large a comparison is: videos, steps, key frames."""
+
+from dataclasses import dataclass
+
+from dynfocus.training.tiny.data import VideoSet
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a training: `turns` questions in a chat about a video of `num_frames`, for `steps` batches."""
+
+    num_frames: int
+    turns: int
+    steps: int
+    batch_size: int
+    key_frames: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """
+    Args:
+        vision_steps, vision_pool, alignment_steps (`int`): of what all rows share; frames drawn for the tower.
+        training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
+        base, rows (`tuple`): the parts of the shared training and of each row's.
+        test (`dict`): test videos by their frames.
+        key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
+            the tables.
+        longest_dense (`int`): frames of the longest video that is asked with all its tokens.
+    """
+
+    vision_steps: int
+    vision_pool: int
+    alignment_steps: int
+    training: dict[int, VideoSet]
+    base: tuple[Part, ...]
+    rows: tuple[Part, ...]
+    test: dict[int, int]
+    key_frames: dict[int, tuple[int, ...]]
+    longest_dense: int
+
+
+SIZES = {
+    "full": Sizes(
+        vision_steps=2400,
+        vision_pool=60_000,
+        alignment_steps=800,
+        training={
+            8: VideoSet(seed=21, count=5000, num_frames=8),
+            32: VideoSet(seed=22, count=5000, num_frames=32),
+            128: VideoSet(seed=23, count=800, num_frames=128),
+        },
+        base=(
+            Part(8, 5, 300, 64, (1, 2, 4)),
+            Part(32, 10, 900, 32, (2, 4, 8)),
+            Part(32, 4, 900, 32, (2, 4, 8)),
+        ),
+        rows=(Part(32, 4, 300, 32, (1, 2, 4, 8)), Part(128, 4, 100, 8, (4, 8, 16))),
+        test={32: 120, 128: 120, 512: 40},
+        key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
+        longest_dense=128,
+    ),
+    "smoke": Sizes(
+        vision_steps=2,
+        vision_pool=2000,
+        alignment_steps=2,
+        training={
+            8: VideoSet(seed=21, count=4, num_frames=8),
+            16: VideoSet(seed=22, count=4, num_frames=16),
+        },
+        base=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))),
+        rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
+        test={8: 2, 16: 2},
+        key_frames={8: (2, 1), 16: (2, 4)},
+        longest_dense=8,
+    ),
+}
+
+__all__ = ["SIZES", "Part", "Sizes"]

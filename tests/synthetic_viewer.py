@@ -1,0 +1,89 @@
+"""A viewer of synthetic videos: reads pixels and answers questions without the code that made them."""
+
+import itertools
+import re
+
+import numpy as np
+
+from dynfocus.eval.synthetic import COLORS, SHAPES
+from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGITS
+from dynfocus.eval.synthetic.world import truth_table
+
+
+def read_number(frame, x, y, digits=2):
+    """Reads the number near `(x, y)` by comparing pixels at the cells' centres with every glyph."""
+    size = frame.shape[0]
+    bright = frame.min(axis=2) > 128
+    cell = DIGIT_CELL * size
+    best = (36 * digits, None)
+    for dx, dy in itertools.product(np.arange(-1, 2), np.arange(-size // 16, size // 8)):
+        rows = np.floor(y * size + dy + (np.arange(7) - 3) * cell).astype(int)
+        text, distance = "", 0
+        for place in range(digits):
+            first = 6 * place - 3 * digits + 1 if digits % 2 == 0 else 6 * place - 3 * digits + 0.5
+            columns = np.floor(x * size + dx + (first + np.arange(5)) * cell).astype(int)
+            distances = (bright[np.ix_(rows, columns)] != DIGITS).sum(axis=(1, 2))
+            text += str(int(distances.argmin()))
+            distance += int(distances.min())
+        best = min(best, (distance, int(text)))
+    return best[1]
+
+
+def read_color(frame, x, y):
+    """The named color that most pixels about `(x, y)` come close to, the white of digits aside."""
+    size = frame.shape[0]
+    top, left, half = int(y * size), int(x * size), int(0.3 * size)
+    window = frame[max(top - half, 0) : top + half, max(left - half, 0) : left + half].reshape(-1, 3).astype(int)
+    close = {name: (np.abs(window - color).max(axis=1) < 40).sum() for name, color in COLORS.items()}
+    if max(count for name, count in close.items() if name != "white") < 150:
+        return "white"
+    return max((name for name in close if name != "white"), key=close.__getitem__)
+
+
+def witnessed_events(episode):
+    """The events as a viewer of the sampled frames sees them: a name, a number, the places it was at."""
+    seen = []
+    for _, run in itertools.groupby(truth_table(episode), key=lambda truth: truth and (truth.color, truth.shape)):
+        run = list(run)
+        if run[0] is not None:
+            assert len({truth.number for truth in run}) == 1
+            seen.append((run[0].color, run[0].shape, str(run[0].number), [(truth.x, truth.y) for truth in run]))
+    return seen
+
+
+def answer_from_frames(text, seen):
+    """Answers a question from `witnessed_events`, without the code that made the question."""
+    names = [f"{color} {shape}" for color, shape, _, _ in seen]
+    asked = re.findall(rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})\b", text)
+    number = re.search(r"\d\d+", text)
+    if number:
+        color, shape = next(event[:2] for event in seen if event[2] == number[0])
+        return color if "color" in text else shape
+    if text.startswith("How often") or "How many times" in text:
+        return str(names.count(asked[0]))
+    if "etween" in text:
+        place = names.index(asked[0])
+        return f"{names[place - 1]} and {names[place + 1]}"
+    if text.startswith("How many"):
+        name = text.split()[2].removesuffix("es" if "crosses" in text else "s")
+        if name in ("event", "shape"):
+            return str(len(seen))
+        return str(sum(name in event[:2] for event in seen))
+    if text.startswith(("Is there", "Does", "Can you")):
+        return "yes" if asked[0] in names else "no"
+    if "right after" in text:
+        return names[names.index(asked[0]) + 1]
+    if "right before" in text:
+        return names[names.index(asked[0]) - 1]
+    if len(asked) == 2:
+        early, late = sorted(asked, key=names.index)
+        return early if re.search("first|earlier", text) else late
+    if asked and "number" in text:
+        return seen[names.index(asked[0])][2]
+    if asked:
+        (x0, y0), (x1, y1) = (seen[names.index(asked[0])][3][place] for place in (0, -1))
+        if max(abs(x1 - x0), abs(y1 - y0)) < 0.02:
+            return "nowhere"
+        return ("right" if x1 > x0 else "left") if abs(x1 - x0) > abs(y1 - y0) else ("down" if y1 > y0 else "up")
+    event = seen[0 if "first" in text else -1]
+    return event[1] if "shape" in text else event[2] if "number" in text else event[0]

@@ -1,0 +1,116 @@
+"""The long videos of the focus benchmark: many short events with three digits, some of which return."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from synthetic_viewer import answer_from_frames, read_color, read_number, witnessed_events
+
+from dynfocus.eval.synthetic import COLORS, HELD_OUT, SHAPES, render
+from dynfocus.eval.synthetic.long_videos import events_for, sample_long_episode
+from dynfocus.eval.synthetic.questions import ALL_KINDS, make_questions
+from dynfocus.eval.synthetic.world import sample_episode, truth_table
+
+
+def episodes(count, num_frames=128, split="test", seed=0):
+    rng = np.random.default_rng(seed)
+    return [sample_long_episode(rng, num_frames, split) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("num_frames", "fewest", "most"), [(32, 5, 10), (128, 10, 20), (512, 20, 40)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_events_are_short_and_many(num_frames, fewest, most, split):
+    assert events_for(num_frames) == (fewest, most)
+    numbers = collections.Counter()
+    for episode in episodes(40, num_frames, split):
+        assert fewest <= len(episode.events) <= most
+        numbers[len(episode.events)] += 1
+        for event in episode.events:
+            # Where they would not all fit, events are shorter.
+            assert 1 <= len(event.frames) <= 4 and 100 <= event.number <= 999
+            assert split == "test" or (event.color, event.shape) not in HELD_OUT
+        assert all(a.visible_end < b.start for a, b in itertools.pairwise(episode.events))
+    assert len(numbers) > 3
+
+
+def test_objects_return_with_their_numbers_and_never_at_once():
+    returned = total = 0
+    for episode in episodes(60):
+        number_of, names = {}, [event.name for event in episode.events]
+        for event in episode.events:
+            assert number_of.setdefault(event.name, event.number) == event.number
+        assert len(set(number_of.values())) == len(number_of)
+        assert all(a != b for a, b in itertools.pairwise(names))
+        returned += len(names) - len(set(names))
+        total += len(names)
+    assert 0.08 < returned / total < 0.18
+
+
+def test_training_never_shows_what_is_held_out_and_test_does():
+    def shown(split):
+        return {(event.color, event.shape) for episode in episodes(80, split=split) for event in episode.events}
+
+    assert not shown("train") & HELD_OUT
+    assert shown("test") >= HELD_OUT
+    grounds = [{g.texture for e in episodes(80, split=split) for g in e.grounds} for split in ("train", "test")]
+    assert not grounds[0] & grounds[1]
+
+
+def test_pixels_show_what_the_truth_table_says():
+    read = 0
+    for episode in episodes(4, 32):
+        for frame, truth in zip(render(episode, 128), truth_table(episode), strict=True):
+            if truth is not None:
+                assert read_number(frame, truth.x, truth.y, digits=3) == truth.number
+                assert read_color(frame, truth.x, truth.y) == truth.color
+                read += 1
+    assert read > 40
+
+
+@pytest.mark.parametrize(("num_frames", "split"), [(32, "train"), (128, "test")])
+def test_answers_follow_from_the_frames(num_frames, split):
+    rng = np.random.default_rng(5)
+    kinds, repeats = collections.Counter(), 0
+    for episode in episodes(80, num_frames, split):
+        seen, table = witnessed_events(episode), truth_table(episode)
+        for question in make_questions(episode, rng, 2, ALL_KINDS):
+            assert answer_from_frames(question.question, seen) == question.answer, (question, seen)
+            kinds[question.kind] += 1
+            repeats += "How often" in question.question
+            names = {f"{table[frame].color} {table[frame].shape}" for frame in question.frames}
+            assert names == {episode.events[index].name for index in question.event_ids}
+    assert kinds.keys() == set(ALL_KINDS) and min(kinds.values()) > 100 and repeats > 10
+
+
+def test_a_kind_with_nothing_to_ask_is_left_out():
+    episode = sample_episode(np.random.default_rng(0), num_frames=6, num_events=(2, 2))
+    assert make_questions(episode, np.random.default_rng(0), 1, ["locating"]) == []
+    with pytest.raises(ValueError, match="digits is 4"):
+        sample_episode(np.random.default_rng(0), digits=4)
+
+
+def test_labels_of_patches_say_what_lies_there():
+    """Of each patch's own pixels: digits are bright on dark, objects have their color."""
+    from dynfocus.eval.synthetic.world import sample_single_frames
+    from dynfocus.training.tiny.vision import patch_labels
+
+    frames, labels = sample_single_frames(np.random.default_rng(0), 200, size=64, digits=3)
+    found = patch_labels({name: torch.from_numpy(values) for name, values in labels.items()})
+    pixels = torch.from_numpy(frames).unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2)  # (N, patches, 3, 8, 8)
+    place, digit = found["place"], found["digit"]
+    assert ((place > 0) == (digit >= 0)).all()
+    assert (pixels[place > 0].amin(2 - 1).flatten(1).amax(1) > 200).float().mean() > 0.95  # white ink in nearly all
+    for row in range(0, 200, 7):
+        number = "".join(str(labels[name][row]) for name in ("hundreds", "tens", "ones"))
+        places = sorted(set(place[row][place[row] > 0].tolist()))
+        assert places == ([1, 2, 3] if labels["present"][row] else [])
+        for one in places:
+            assert set(digit[row][place[row] == one].tolist()) == {int(number[one - 1])}
+    for index, name in enumerate(COLORS):
+        near = (pixels.float() - torch.tensor(COLORS[name])[:, None, None]).abs().amax(2).flatten(2) < 60
+        share = near.float().mean(2)
+        on = (found["color"] == index) & (place == 0)
+        assert share[on].mean() > 0.2 and share[on].mean() > 5 * share[found["color"] != index].mean(), name
+    assert (found["object"] == (found["shape"] >= 0)).all() and found["shape"].max() == len(SHAPES) - 1
