@@ -59,8 +59,9 @@ def answer_from_frames(text, seen):
     if number:
         color, shape = next(event[:2] for event in seen if event[2] == number[0])
         return color if "color" in text else shape
-    if text.startswith("How often") or "How many times" in text:
-        return str(names.count(asked[0]))
+    if text.startswith(("How often", "How many times")):
+        words = set(re.search(r"\ban? (.+) (?:appear|shown)", text)[1].split()) - {"shape"}
+        return str(sum(words <= set(event[:2]) for event in seen))
     if "etween" in text:
         place = names.index(asked[0])
         return f"{names[place - 1]} and {names[place + 1]}"

@@ -270,7 +270,12 @@ def test_a_set_is_the_same_byte_for_byte_whole_continued_or_made_longer(tmp_path
     questions = small_set(tmp_path / "a", num_videos=3, on_video=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
     whole = contents(tmp_path / "a")
-    assert whole.keys() == {"dataset.json", "questions.jsonl", *(f"videos/00000{index}.mp4" for index in range(3))}
+    assert whole.keys() == {
+        "dataset.json",
+        "questions.jsonl",
+        "README.md",
+        *(f"videos/00000{index}.mp4" for index in range(3)),
+    }
 
     # Interrupted in the second video: half a file, no questions.
     small_set(tmp_path / "b", num_videos=1)
@@ -295,6 +300,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     before = contents(tmp_path / "a")
     with pytest.raises(ValueError, match="made with seed=0, not seed=1; choose another folder"):
         small_set(tmp_path / "a", seed=1)
+    with pytest.raises(ValueError, match="made with style=short, not style=long; choose another folder"):
+        small_set(tmp_path / "a", style="long", num_events=(3, 6))
     assert contents(tmp_path / "a") == before
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")
@@ -308,6 +315,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         ({"questions_per_kind": 0}, "questions_per_kind is 0"),
         ({"split": "val"}, "not 'val'"),
         ({"num_events": (0, 3)}, "num_events must be"),
+        ({"style": "huge"}, "style must be one of short, long, not 'huge'"),
     ):
         with pytest.raises(ValueError, match=message):
             small_set(tmp_path / "c", **options)

@@ -3,6 +3,7 @@
     DIR/videos/000000.mp4 …      H.264, one episode each
     DIR/questions.jsonl          a row per question: video, question, answer, kind, events
     DIR/dataset.json             what the set was made with
+    DIR/README.md                the set's card, by which `datasets.load_dataset("DIR")` finds the rows
 
 `video` is relative to DIR; `events` lists `[start, end]` in seconds of the events that the question needs. Video `i`
 of a seed is the same whatever the number of videos, so a set can be continued, or made longer, by the same call.
@@ -17,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from .data_card import CARD_FILE, make_data_card
 from .long_videos import events_for, sample_long_episode
 from .questions import ALL_KINDS, Question, make_questions
-from .video_file import write_episode
-from .world import SPLITS, Episode, sample_episode
+from .video_file import check_file, write_episode
+from .world import SPLITS, Episode, render_frame, sample_episode
 
 QUESTIONS_FILE = "questions.jsonl"
 MANIFEST_FILE = "dataset.json"
@@ -51,6 +53,39 @@ class Recipe:
             return episode, make_questions(episode, rng, self.questions_per_kind, ALL_KINDS)
         episode = sample_episode(rng, self.num_frames, self.num_events, self.split)
         return episode, make_questions(episode, rng, self.questions_per_kind)
+
+
+def default_events(style: str, num_frames: int) -> tuple[int, int]:
+    """Fewest and most events of a video, where nothing else is asked for."""
+    return events_for(num_frames) if style == "long" else (3, 6)
+
+
+def make_recipe(
+    seed: int,
+    num_frames: int = 32,
+    split: str = "test",
+    questions_per_kind: int = 1,
+    num_events: tuple[int, int] | None = None,
+    size: int = 128,
+    fps_container: int = 8,
+    style: str = "short",
+) -> Recipe:
+    """A recipe from the arguments of `synthesize`. Raises `ValueError` where one of them makes no sense."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, but it must be 0 or more.")
+    if questions_per_kind < 1:
+        raise ValueError(f"questions_per_kind is {questions_per_kind}, but it must be at least 1.")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}.")
+    if style not in STYLES:
+        raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}.")
+    num_events = num_events or default_events(style, num_frames)
+    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, style=style)
+    check_file(size, fps_container)
+    # These two refuse what cannot be drawn.
+    episode, _ = recipe.draw(0)
+    render_frame(episode, 0, size)
+    return recipe
 
 
 def question_rows(video: str, episode: Episode, questions: list[Question]) -> list[dict[str, Any]]:
@@ -112,7 +147,7 @@ def synthesize(
     style: str = "short",
     on_video: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes a set of videos and questions, or completes one that was interrupted.
+    """Writes a set of videos and questions with its card, or completes one that was interrupted.
 
     Args:
         out_dir (`str` or `os.PathLike`): a new or empty folder, or one that an earlier call with the same
@@ -135,34 +170,36 @@ def synthesize(
     Raises:
         `ValueError`: where an argument makes no sense, or the folder holds something else.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, but it must be 0 or more.")
+    # Before the folder is touched: a wrong argument leaves none behind.
+    recipe = make_recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, style)
     if num_videos < 1:
         raise ValueError(f"num_videos is {num_videos}, but a set has at least 1 video.")
-    if questions_per_kind < 1:
-        raise ValueError(f"questions_per_kind is {questions_per_kind}, but it must be at least 1.")
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}.")
-    if style not in STYLES:
-        raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}.")
-    if num_events is None:
-        num_events = events_for(num_frames) if style == "long" else (3, 6)
-    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, style=style)
-    recipe.draw(0)  # so that a wrong argument leaves no folder behind
     folder = Path(out_dir)
     _claim_folder(folder, recipe)
     (folder / "videos").mkdir(exist_ok=True)
-    lines = []
+    rows, episodes = [], []
     for index in range(num_videos):
         episode, questions = recipe.draw(index)
+        episodes.append(episode)
         name = f"videos/{index:06d}.mp4"
         if not (folder / name).is_file():
             write_episode(folder / name, episode, fps_container, size)
-        lines += [json.dumps(row) + "\n" for row in question_rows(name, episode, questions)]
+        rows += question_rows(name, episode, questions)
         if on_video is not None:
             on_video(index + 1, num_videos)
-    _write_atomically(folder / QUESTIONS_FILE, "".join(lines))
+    card = make_data_card(recipe, episodes, rows, QUESTIONS_FILE, default_events(style, num_frames))
+    _write_atomically(folder / CARD_FILE, card)
+    _write_atomically(folder / QUESTIONS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
     return folder / QUESTIONS_FILE
 
 
-__all__ = ["MANIFEST_FILE", "QUESTIONS_FILE", "STYLES", "Recipe", "question_rows", "synthesize"]
+__all__ = [
+    "MANIFEST_FILE",
+    "QUESTIONS_FILE",
+    "STYLES",
+    "Recipe",
+    "default_events",
+    "make_recipe",
+    "question_rows",
+    "synthesize",
+]

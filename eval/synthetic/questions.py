@@ -153,19 +153,36 @@ def _motion(episode: Episode, rng: np.random.Generator) -> _Draft:
     return text.format(event.name), event.motion, [index]
 
 
+def _how_often(episode: Episode, rng: np.random.Generator) -> _Draft:
+    """Counts events. Where objects return, "how many stars" could mean objects or events."""
+    events, draw = episode.events, rng.random()
+    every = range(len(events))
+    if draw < 0.15:
+        return "How many events are there?", str(len(events)), every
+    # By shape, by color, or by object.
+    names: dict[str, list[int]]
+    if draw < 0.4:
+        names = {shape: [i for i in every if events[i].shape == shape] for shape in SHAPES}
+    elif draw < 0.65:
+        names = {f"{color} shape": [i for i in every if events[i].color == color] for color in COLORS}
+    else:
+        names = {f"{color} {shape}": [] for color, shape in pairs(episode.split)}
+        for index in every:
+            names[events[index].name].append(index)
+    # The answer is drawn before its question: left to chance, nearly all would be 1, or 0.
+    answers = sorted({len(found) for found in names.values()})
+    answer = _pick_index(rng, answers)
+    name = _pick(rng, [name for name, found in names.items() if len(found) == answer])
+    text = _pick(rng, ("How often does {} appear?", "How many times is {} shown?"))
+    return text.format(f"{'an' if name[0] in 'aeiou' else 'a'} {name}"), str(answer), names[name]
+
+
 def _count(episode: Episode, rng: np.random.Generator) -> _Draft:
     events = episode.events
     every = range(len(events))
     asked = int(rng.integers(3))
     if len(_once(episode)) < len(events):
-        # With objects that return, "how many stars" could mean objects or events.
-        index = int(rng.integers(len(events)))
-        if rng.random() < 0.7:
-            names = [event.name for event in events]
-            index = _pick_index(rng, [i for i, name in enumerate(names) if names.count(name) > 1])
-        same = [i for i in every if events[i].name == events[index].name]
-        text = _pick(rng, ("How often does the {} appear?", "How many times is the {} shown?"))
-        return text.format(events[index].name), str(len(same)), same
+        return _how_often(episode, rng)
     if asked == 0:
         return _pick(rng, ("How many events are there?", "How many shapes appear?")), str(len(events)), every
     names = list(SHAPES if asked == 1 else COLORS)

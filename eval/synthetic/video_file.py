@@ -18,6 +18,14 @@ def _load_av() -> Any:
         raise ImportError("Writing videos needs PyAV: pip install av.") from error
 
 
+def check_file(size: int, fps_container: int) -> None:
+    """Raises `ValueError` for a file that cannot be written."""
+    if size % 2:
+        raise ValueError(f"size is {size}, but H.264 files need an even number of pixels; use {size + 1}.")
+    if fps_container < 1:
+        raise ValueError(f"fps_container is {fps_container}, but a file has at least 1 frame per second.")
+
+
 def iter_video_frames(episode: Episode, fps_container: int = 8, size: int = 128) -> Iterator[np.ndarray]:
     """The file's frames, each `(size, size, 3)` uint8: frame `n` shows the world at second `n / fps_container`."""
     for index in range(episode.num_frames * fps_container):
@@ -39,10 +47,7 @@ def write_episode(
         size (`int`, *optional*, defaults to 128): side of the square frames in pixels, an even number.
         crf (`int`, *optional*, defaults to 22): H.264 quality, 0 (lossless) to 51 (worst).
     """
-    if size % 2:
-        raise ValueError(f"size is {size}, but H.264 files need an even number of pixels; use {size + 1}.")
-    if fps_container < 1:
-        raise ValueError(f"fps_container is {fps_container}, but a file has at least 1 frame per second.")
+    check_file(size, fps_container)
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
@@ -65,4 +70,4 @@ def write_episode(
     return path
 
 
-__all__ = ["iter_video_frames", "write_episode"]
+__all__ = ["check_file", "iter_video_frames", "write_episode"]

@@ -189,7 +189,7 @@ def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple
     path = out / "frames.npz"
     if not path.exists():
         log(f"drawing {count} frames")
-        block = 2000
+        block = min(2000, count)
         seeds = range(seed * 10_000, seed * 10_000 + count // block)
         with ProcessPoolExecutor() as workers:
             parts = list(workers.map(make_frames, seeds, [block] * len(seeds)))

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from synthetic_viewer import answer_from_frames, read_color, read_number, witnessed_events
 
 from dynfocus.eval.synthetic import COLORS, HELD_OUT, SHAPES, render
+from dynfocus.eval.synthetic.builder import make_recipe
 from dynfocus.eval.synthetic.long_videos import events_for, sample_long_episode
 from dynfocus.eval.synthetic.questions import ALL_KINDS, make_questions
 from dynfocus.eval.synthetic.world import sample_episode, truth_table
@@ -78,10 +80,48 @@ def test_answers_follow_from_the_frames(num_frames, split):
         for question in make_questions(episode, rng, 2, ALL_KINDS):
             assert answer_from_frames(question.question, seen) == question.answer, (question, seen)
             kinds[question.kind] += 1
-            repeats += "How often" in question.question
+            repeats += question.question.startswith(("How often", "How many times"))
             names = {f"{table[frame].color} {table[frame].shape}" for frame in question.frames}
             assert names == {episode.events[index].name for index in question.event_ids}
     assert kinds.keys() == set(ALL_KINDS) and min(kinds.values()) > 100 and repeats > 10
+
+
+def blind_accuracy(num_frames, count):
+    """By kind, of always giving the most frequent answer to a question of the same pattern."""
+    recipe = make_recipe(11, num_frames, style="long")
+    answers = collections.defaultdict(collections.Counter)
+    for index in range(count):
+        for question in recipe.draw(index)[1]:
+            pattern = re.sub(r"\d+", "7", question.question).replace(" an ", " a ")
+            pattern = re.sub(rf"\b({'|'.join(COLORS)})\b", "C", pattern)
+            pattern = re.sub(rf"\b({'|'.join(SHAPES)})(es|s)?\b", "S", pattern)
+            # Texts that differ in nothing but words are one pattern.
+            pattern = re.sub("How many times is|How often does|shown|appear|are there", "", pattern)
+            answers[question.kind, pattern][question.answer] += 1
+    found = collections.defaultdict(lambda: [0, 0])
+    for (kind, _), counter in answers.items():
+        found[kind][0] += max(counter.values())
+        found[kind][1] += counter.total()
+    return {kind: right / asked for kind, (right, asked) in found.items()}
+
+
+@pytest.mark.parametrize("num_frames", [32, 128])
+def test_without_the_video_answers_cannot_be_guessed(num_frames):
+    found = blind_accuracy(num_frames, 300)
+    assert found.keys() == set(ALL_KINDS)
+    assert found.pop("existence") < 0.58
+    assert max(found.values()) < 0.36, found
+
+
+def test_absent_and_returning_objects_are_counted():
+    rng = np.random.default_rng(2)
+    asked = collections.Counter()
+    for episode in episodes(150, 32):
+        for question in make_questions(episode, rng, 1, ["count"]):
+            if question.question.startswith(("How often", "How many times")):
+                asked[question.answer] += 1
+                assert len(question.event_ids) == int(question.answer)
+    assert {"0", "1", "2", "3"} <= asked.keys()
 
 
 def test_a_kind_with_nothing_to_ask_is_left_out():
