@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from evaluation import answer_set
 from layouts import BASE, ROWS, Layout, lay_out
+from row_training import train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
 from sizes import SIZES, Part
@@ -29,7 +30,6 @@ from dynfocus.training.tiny.data import KIND_WEIGHTS, QuestionBatches, encode_vi
 from dynfocus.training.tiny.model import build_model, build_processor
 from dynfocus.training.tiny.tokenizer import build_tokenizer
 from dynfocus.training.tiny.vision import train_vision
-from training import train
 
 
 def log(message: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from dynfocus.cooperative_encoding import CooperativeEncoder
-from dynfocus.event_prototypes import EventPrototypeEstimator, EventScorer
+from dynfocus.event_prototypes import EventPrototypeEstimator, Events, EventScorer, Selection
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing.token_plan import TokenPlan
 
@@ -101,18 +101,46 @@ class PartialEncoder(CooperativeEncoder):
 
     layout: Layout
 
-    def forward(self, frame_features: torch.Tensor, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        if not self.layout.pooled:
-            return super().forward(frame_features, *args, **kwargs)
-        side = int(frame_features.shape[2] ** 0.5)
-        cells = frame_features.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
-        pooled = F.adaptive_avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
-        return list(self.projector(pooled).unflatten(0, frame_features.shape[:2]).flatten(1, 2))
+    def forward(
+        self,
+        frame_features: torch.Tensor,
+        grouped_tokens: torch.Tensor,
+        parent_of_token: torch.Tensor,
+        queries: Any,
+        events: Events,
+        scores: torch.Tensor,
+        selection: Selection,
+        frame_mask: torch.Tensor,
+        num_groups: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        if self.layout.pooled:
+            side = int(frame_features.shape[2] ** 0.5)
+            cells = frame_features.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
+            pooled = F.adaptive_avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
+            return list(self.projector(pooled).unflatten(0, frame_features.shape[:2]).flatten(1, 2))
+        tokens = super().forward(
+            frame_features,
+            grouped_tokens,
+            parent_of_token,
+            queries,
+            events,
+            scores,
+            selection,
+            frame_mask,
+            num_groups,
+        )
+        if self.layout.rods and self.layout.cones:
+            return tokens
+        key_frames = events.medoids.gather(1, selection.key_events).tolist()
+        return [video[self._kept(frames, len(video))] for video, frames in zip(tokens, key_frames, strict=True)]
 
-    def assemble(self, rods: torch.Tensor, cones: torch.Tensor, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        rods = rods if self.layout.rods else rods[:, :, :0]
-        cones = cones if self.layout.cones else cones[:, :, :0]
-        return super().assemble(rods, cones, *args, **kwargs)
+    def _kept(self, key_frames: list[int], num_tokens: int) -> torch.Tensor:
+        """Which of a video's tokens are of the kind that is kept: a key frame's cones come before its rods."""
+        is_cone = torch.zeros(num_tokens, dtype=torch.bool)
+        for slot, frame in enumerate(key_frames):
+            start = RODS * frame + CONES * slot
+            is_cone[start : start + CONES] = True
+        return is_cone if self.layout.cones else ~is_cone
 
 
 #: The layout of the model from which all rows start: key frames are told, and both selectors learn beside it.

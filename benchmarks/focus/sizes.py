@@ -62,7 +62,7 @@ SIZES = {
     ),
     "smoke": Sizes(
         vision_steps=2,
-        vision_pool=2000,
+        vision_pool=64,
         alignment_steps=2,
         training={
             8: VideoSet(seed=21, count=4, num_frames=8),

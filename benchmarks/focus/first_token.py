@@ -1,0 +1,86 @@
+"""
+Time to the first token of each row against the dense one, from the video's state on:
+`python benchmarks/focus/first_token.py`.
+
+The question encoder, DPE, CCE and the language model's reading of the prompt are timed, in turn in one process; the
+tower's work is the same for all rows, and is shown beside it. Weights are random: they do not change the time.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from layouts import ROWS, lay_out, told_scores
+
+from dynfocus import DynFocusForConditionalGeneration
+from dynfocus.eval.synthetic.long_videos import sample_long_episode
+from dynfocus.eval.synthetic.questions import make_questions
+from dynfocus.training.tiny.data import FeatureSet, QuestionBatches
+from dynfocus.training.tiny.model import build_config, build_processor
+from dynfocus.training.tiny.tokenizer import build_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from measuring import Report, in_turn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--frames", type=int, default=128)
+    parser.add_argument("--key-frames", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", nargs="+", default=["dense", "dynfocus", "uniform", "rods_only", "pooled"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the results here, too")
+    args = parser.parse_args()
+    settings = {"frames": args.frames, "key_frames": args.key_frames, "rounds": args.rounds}
+    report = Report("first_token", settings, args.device)
+    tokenizer = build_tokenizer()
+    processor = build_processor(tokenizer)
+    rng = np.random.default_rng(0)
+    episode = sample_long_episode(rng, args.frames, "test")
+    question = make_questions(episode, rng, 1, ["number"])
+    pixels = torch.rand(1, args.frames, 3, 64, 64, device=args.device) * 2 - 1
+    contenders: dict[str, Any] = {}
+    tokens = {}
+    for name in args.rows:
+        torch.manual_seed(0)
+        model = DynFocusForConditionalGeneration(build_config(tokenizer)).to(args.device).eval()
+        layout = ROWS[name]
+        lay_out(model, layout)
+        with torch.no_grad():
+            state = model.encode_video(pixels)
+        batches = QuestionBatches(FeatureSet(state, [episode]), processor, args.frames)
+        plan = layout.plan(args.frames, args.key_frames)
+        inputs = batches.collate(np.array([0]), [question], args.device, plan)
+        asked = inputs.pop("asked")
+        inputs.pop("labels")
+        told = told_scores(layout, asked, args.key_frames, 0)
+        tokens[name] = plan.num_visual_tokens
+
+        def first_token(model: Any = model, inputs: Any = inputs, told: Any = told) -> None:
+            model.model.event_prototypes.told = told
+            with torch.no_grad():
+                # What a state remembers of its events would be of use to a second question only.
+                inputs["video_state"].event_cache.clear()
+                model(**inputs, logits_to_keep=1).logits.argmax(-1)
+
+        contenders[name] = first_token
+    with torch.no_grad():
+        contenders["(vision tower)"] = lambda: model.encode_video(pixels)
+        seconds = in_turn(contenders, args.rounds, device=args.device)
+    first = args.rows[0]
+    ratios = {name: seconds[first] / spread for name, spread in seconds.items()}
+    lines = [[name, tokens.get(name, ""), f"{ratio}x"] for name, ratio in ratios.items()]
+    title = f"{args.frames} frames, {args.key_frames} key frames; medians of {args.rounds} rounds (lowest–highest)"
+    report.add_table(title, ["row", "visual tokens", f"times as fast as {first}"], lines)
+    if "dynfocus" in ratios and first == "dense":
+        ratio = ratios["dynfocus"]
+        report.add_goal(f"{ratio} times as fast as dense (goal: at least 2.1)", ratio.median >= 2.1)
+    report.finish(args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The comparison of ways to spend visual tokens: what its rows keep of a video, and a run of all of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOCUS = Path(__file__).parent.parent / "benchmarks" / "focus"
+
+
+@pytest.fixture(scope="module")
+def focus():
+    """The comparison's modules, which are no package."""
+    sys.path.insert(0, str(FOCUS))
+    try:
+        import layouts
+        import results
+
+        yield layouts, results
+    finally:
+        sys.path.remove(str(FOCUS))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    from dynfocus import DynFocusForConditionalGeneration
+    from dynfocus.training.tiny.model import build_config, build_processor
+    from dynfocus.training.tiny.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(episodes=20)
+    torch.manual_seed(0)
+    return DynFocusForConditionalGeneration(build_config(tokenizer)).eval(), build_processor(tokenizer)
+
+
+def visual_tokens(focus, tiny, name, num_key=3, seed=0):
+    """Tokens and key frames that a row gives one video of 12 frames; the asked event is frames 4 and 5."""
+    layouts, _ = focus
+    import copy
+
+    model, layout = copy.deepcopy(tiny[0]), layouts.ROWS[name]
+    layouts.lay_out(model, layout)
+    plan = layout.plan(12, num_key)
+    asked = torch.zeros(1, 12)
+    asked[0, 4:6] = 1
+    model.model.event_prototypes.told = layouts.told_scores(layout, asked, num_key, seed)
+    pixels = torch.randn(1, 12, 3, 64, 64, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        features = model.model.get_video_features(
+            pixel_values_videos=pixels,
+            video_token_plan=torch.tensor([plan.as_row()]),
+            question_input_ids=torch.tensor([[5, 6, 7]]),
+        )
+    assert len(features.pooler_output[0]) == plan.num_visual_tokens
+    return features.pooler_output[0], features.key_frames[0].tolist()
+
+
+def test_what_each_row_keeps(focus, tiny):
+    tokens, keys = {}, {}
+    for name in focus[0].ROWS:
+        if name != "released_code":  # has a configuration of its own
+            tokens[name], keys[name] = visual_tokens(focus, tiny, name)
+    lengths = {name: len(one) for name, one in tokens.items()}
+    with_keys = 2 * 12 + 38 * 3
+    expected = dict.fromkeys(("dynfocus", "answers_only", "blind", "uniform", "random", "oracle"), with_keys)
+    assert lengths == {**expected, "dense": 40 * 12, "rods_only": 24, "cones_only": 38 * 3, "pooled": 48}
+    assert keys["uniform"] == [2, 6, 10] and {4, 5} < set(keys["oracle"])
+    assert keys["dense"] == list(range(12))
+    # The parts are those of the whole: rods and cones of the dense row, one after the other for each frame.
+    frames = tokens["dense"].unflatten(0, (12, 40))
+    torch.testing.assert_close(tokens["rods_only"], frames[:, 38:].flatten(0, 1))
+    of_oracle = torch.cat([frames[t] if t in keys["oracle"] else frames[t, 38:] for t in range(12)])
+    torch.testing.assert_close(tokens["oracle"], of_oracle)
+    chosen = torch.cat([frames[t, :38] for t in keys["cones_only"]])
+    torch.testing.assert_close(tokens["cones_only"], chosen)
+
+
+def test_random_key_frames_follow_from_the_seed(focus, tiny):
+    chosen = {seed: visual_tokens(focus, tiny, "random", seed=seed)[1] for seed in range(6)}
+    assert visual_tokens(focus, tiny, "random", seed=3)[1] == chosen[3]
+    assert len({tuple(frames) for frames in chosen.values()}) > 3
+
+
+def test_differences_are_paired_over_videos(focus):
+    results = focus[1]
+
+    def asked(row, right):
+        records = [
+            {"video": i // 2, "kind": "number", "right": bool(one), "found": None} for i, one in enumerate(right)
+        ]
+        return results.Asked(row, 32, 4, 216, {1: records, 2: records})
+
+    ours, other = asked("a", [1, 1, 1, 0] * 10), asked("b", [1, 0, 1, 0] * 10)
+    interval = results.difference(ours, other)
+    assert interval.estimate == pytest.approx(0.25) and 0 < interval.low < 0.25 < interval.high < 0.5
+    assert ours.shares("number") == [0.75, 0.75] and ours.shares("color") == []
+    assert results.percent([0.5, 0.7]) == "60.0 (50.0–70.0)"
+
+
+def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
+    """All rows with two steps each; then the tables of what they answered."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*words):
+        command = [sys.executable, *map(str, words)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    start = (FOCUS, "--work", tmp_path, "--size", "smoke", "--no-compile", "--seed", "1")
+    run(*start, "--base-only")
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert {"vision.safetensors", "train16.safetensors", "base.safetensors"} <= written.keys()
+    run(*start)
+    assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in written.items())
+    rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*.json")}
+    assert len(rows) == 11
+    for row in rows.values():
+        questions = {(one["frames"], len(one["records"])) for one in row["answers"]}
+        assert len(questions) == (1 if row["row"] == "dense" else 2)
+        assert all(isinstance(record["right"], bool) for one in row["answers"] for record in one["records"])
+    text = run(FOCUS / "table.py", "--work", tmp_path, "--size", "smoke", "--images", tmp_path / "images")
+    assert text.count("| `rods_only` |") == 6 and len(list((tmp_path / "images").glob("*.png"))) == 4
