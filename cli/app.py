@@ -1,12 +1,42 @@
 """What the `dynfocus` command takes. What it does is in the other files, imported when needed."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .examples import (
+    ASK_EXAMPLES,
+    CHAT_EXAMPLES,
+    COMPARE_EXAMPLES,
+    ENCODE_EXAMPLES,
+    EVAL_EXAMPLES,
+    EXAMPLES,
+    EXPORT_EXAMPLES,
+    PUSH_EXAMPLES,
+    REPORT_EXAMPLES,
+    SYNTH_EXAMPLES,
+    TRAIN_EXAMPLES,
+)
+from .options import (
+    AnswerOption,
+    Decoder,
+    DecoderOption,
+    DeviceOption,
+    DtypeOption,
+    FpsOption,
+    FramesOption,
+    ModelOption,
+    RevisionOption,
+    Split,
+    Style,
+    TokensOption,
+    Truncated,
+    TrustOption,
+    VerboseOption,
+    VideoArgument,
+)
 from .terminal import user_errors
 
 app = typer.Typer(
@@ -16,92 +46,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# typer joins the lines of a paragraph, so that each example is a paragraph of its own.
-_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus ask holiday.mp4 "What is on the beach?"
-
-dynfocus ask holiday.mp4 "What is on the beach?" --plot timeline.png --max-visual-tokens 400
-
-dynfocus synth --seed 1 --videos 50 --out test-set
-
-dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv
-
-dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
-
-dynfocus push user/my-model --model my-model"""
-
-_ASK_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus ask holiday.mp4 "What is on the beach?"
-
-dynfocus ask lecture.mp4 "Who speaks first?" --fps 0.5 --max-visual-tokens 400 --plot timeline.png
-
-dynfocus ask https://example.org/film.webm "How does it end?" --model some-user/some-model --json"""
-
-_SYNTH_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus synth --seed 1 --videos 50 --out test-set
-
-dynfocus eval synthetic --videos test-set"""
-
-
-_TRAIN_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus train lora model.checkpoint=user/my-model data.train=train.csv data.eval=held-out.csv --check
-
-dynfocus train lora --show > my-recipe.yaml
-
-dynfocus train my-recipe.yaml training.output_dir=runs/first
-
-torchrun --nproc_per_node 4 -m dynfocus.training.train my-recipe.yaml"""
-
-_EVAL_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
-
-dynfocus eval video_mme --videos Video-MME/videos --subtitles --limit 50 --out runs/first-look
-
-dynfocus eval synthetic --videos test-set
-
-torchrun --nproc_per_node 4 -m dynfocus.eval.run mlvu_dev --videos MLVU/videos --out runs/mlvu"""
-
-_COMPARE_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus compare runs/before runs/after"""
-
-_REPORT_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus report runs/video_mme-my-model"""
-
-_EXPORT_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus export my-model
-
-dynfocus export my-model --model runs/finetuned/checkpoint-400 --max-shard-size 2GB"""
-
-_PUSH_EXAMPLES = """[bold]Examples[/bold]
-
-dynfocus push user/my-model --model my-model
-
-dynfocus push user/my-model --model runs/finetuned/checkpoint-400 --private --message "400 steps\""""
-
-
-class Decoder(StrEnum):
-    """What reads the file."""
-
-    auto = "auto"
-    pyav = "pyav"
-    decord = "decord"
-    torchcodec = "torchcodec"
-
-
-class Split(StrEnum):
-    """Which textures and pairs of colour and shape the videos draw from."""
-
-    train = "train"
-    test = "test"
 
 
 def _print_version(wanted: bool) -> None:
@@ -120,18 +64,7 @@ def _event_range(text: str) -> tuple[int, int]:
     return int(fewest), int(most or fewest)
 
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="A folder or a Hub id.", show_default="the embedded model")
-]
-RevisionOption = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.", show_default="main")
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show libraries' messages, and where an error comes from.")
-]
-
-
-@app.callback(invoke_without_command=True, epilog=_EXAMPLES)
+@app.callback(invoke_without_command=True, epilog=EXAMPLES)
 def _command(
     context: typer.Context,
     version: Annotated[
@@ -142,36 +75,24 @@ def _command(
         typer.echo(context.get_help())
 
 
-@app.command(epilog=_ASK_EXAMPLES)
+@app.command(epilog=ASK_EXAMPLES)
 def ask(
-    video: Annotated[str, typer.Argument(help="A video file, or its URL.", show_default=False)],
+    video: VideoArgument,
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
     model: ModelOption = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw events, scores and key frames along the time axis into this file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
-    max_visual_tokens: Annotated[
-        int | None, typer.Option(help="Spend so many visual tokens at most.", show_default="as the model was saved")
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames to look at per second.", show_default="as the model was saved")
-    ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer, at most.")] = 64,
-    decoder: Annotated[Decoder, typer.Option(help="What reads the file.")] = Decoder.auto,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the model was saved")
-    ] = None,
+    max_visual_tokens: TokensOption = None,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
+    max_new_tokens: AnswerOption = 64,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     revision: RevisionOption = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Ask a question about a video: the answer, and the frames on which it rests."""
@@ -201,13 +122,114 @@ def ask(
         )
 
 
-@app.command(epilog=_SYNTH_EXAMPLES)
+@app.command(epilog=CHAT_EXAMPLES)
+def chat(
+    video: VideoArgument,
+    model: ModelOption = None,
+    max_visual_tokens: TokensOption = None,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
+    max_new_tokens: AnswerOption = 64,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Look at a video once, then ask question after question about it."""
+    with user_errors(verbose):
+        from . import chat as command
+        from .ask import Setup
+
+        command.run(
+            Setup(
+                video=video,
+                model=model,
+                sampling={
+                    "max_visual_tokens": max_visual_tokens,
+                    "fps": fps,
+                    "max_frames": max_frames,
+                    "decoder": decoder.value,
+                },
+                max_new_tokens=max_new_tokens,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                verbose=verbose,
+            )
+        )
+
+
+@app.command(epilog=ENCODE_EXAMPLES)
+def encode(
+    video: Annotated[str, typer.Argument(help="A video file, or its URL.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The state's file, such as lecture.safetensors.", show_default=False)
+    ],
+    model: ModelOption = None,
+    fps: FpsOption = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames to look at, evenly spread, instead of --fps.", show_default=False)
+    ] = None,
+    max_frames: FramesOption = None,
+    key_frames: Annotated[bool, typer.Option("--key-frames", help="Look at the codec's key frames instead.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Keep features in half precision (float16).")] = False,
+    on_truncated: Annotated[
+        Truncated, typer.Option(help="For a file that is cut off: an error, or a warning and what can be read.")
+    ] = Truncated.error,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite another state.")] = False,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Encode a video once, to ask it later: its state. An interrupted encoding goes on where it stopped."""
+    with user_errors(verbose):
+        from . import encode as command
+
+        command.run(
+            command.Request(
+                video=video,
+                out=out,
+                model=model,
+                sampling={
+                    "fps": fps,
+                    "num_frames": num_frames,
+                    "max_frames": max_frames,
+                    "sampling": "key_frames" if key_frames else None,
+                    "decoder": decoder.value,
+                    "on_truncated": on_truncated.value,
+                },
+                half=half,
+                force=force,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                verbose=verbose,
+            )
+        )
+
+
+@app.command(epilog=SYNTH_EXAMPLES)
 def synth(
     out: Annotated[Path, typer.Option(help="A new or empty folder, or one to be continued.", show_default=False)],
     videos: Annotated[int, typer.Option(min=1, help="How many.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything.")] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds: its frames at one a second.")] = 32,
-    events: Annotated[str, typer.Option(metavar="FEWEST-MOST", help="Events of a video.")] = "3-6",
+    style: Annotated[
+        Style, typer.Option(help="Long: many short events, of which some return, for videos of 32, 128 or 512 s.")
+    ] = Style.short,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FEWEST-MOST", help="Events of a video.", show_default="3-6, or as suits long ones: 10-20 in 128 s"
+        ),
+    ] = None,
     split: Annotated[
         Split, typer.Option(help="Test draws textures and objects that training never shows.")
     ] = Split.test,
@@ -215,14 +237,14 @@ def synth(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
 ) -> None:
     """Write a test set of the synthetic world: videos, and questions with their answers."""
-    num_events = _event_range(events)
+    num_events = None if events is None else _event_range(events)
     with user_errors(verbose):
         from . import synth as command
 
-        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
+        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events, style.value)
 
 
-@app.command(epilog=_TRAIN_EXAMPLES)
+@app.command(epilog=TRAIN_EXAMPLES)
 def train(
     recipe: Annotated[
         str,
@@ -254,7 +276,7 @@ def train(
             command.run(recipe, overrides or [], check, check_rows)
 
 
-@app.command(epilog=_EXPORT_EXAMPLES)
+@app.command(epilog=EXPORT_EXAMPLES)
 def export(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     model: ModelOption = None,
@@ -269,7 +291,7 @@ def export(
         command.export(out, model, revision, max_shard_size, verbose)
 
 
-@app.command(epilog=_PUSH_EXAMPLES)
+@app.command(epilog=PUSH_EXAMPLES)
 def push(
     repo_id: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="Is created where it does not exist.", show_default=False)
@@ -289,7 +311,7 @@ def push(
         command.push(repo_id, model, revision, private, message, verbose)
 
 
-@app.command("eval", epilog=_EVAL_EXAMPLES)
+@app.command("eval", epilog=EVAL_EXAMPLES)
 def evaluate(
     benchmark: Annotated[
         str | None, typer.Argument(help="Such as video_mme; --list names all.", show_default=False)
@@ -307,34 +329,22 @@ def evaluate(
         int | None, typer.Option(help="Ask the first so many questions only.", show_default="all")
     ] = None,
     subtitles: Annotated[bool, typer.Option("--subtitles", help="Give the model the videos' subtitles.")] = False,
-    max_visual_tokens: Annotated[
-        int | None, typer.Option(help="Spend so many visual tokens at most.", show_default="as the model was saved")
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames to look at per second.", show_default="as the model was saved")
-    ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
-    ] = None,
+    max_visual_tokens: TokensOption = None,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
     batch_size: Annotated[int, typer.Option(help="Questions about a video that are asked at once.")] = 8,
     judge: Annotated[
         str | None,
         typer.Option(help="Judges free answers: a model of the server at OPENAI_BASE_URL, or local:MODEL."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For models that sample their answers.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the model was saved")
-    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     revision: RevisionOption = None,
     dataset_revision: Annotated[
         str | None, typer.Option(help="Of the benchmark's data set on the Hub.", show_default="the benchmark's own")
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Evaluate a model on a benchmark; an interrupted run goes on where it stopped."""
@@ -366,7 +376,7 @@ def evaluate(
             )
 
 
-@app.command(epilog=_COMPARE_EXAMPLES)
+@app.command(epilog=COMPARE_EXAMPLES)
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one's.", show_default=False)],
@@ -379,7 +389,7 @@ def compare(
         command.compare(first, second)
 
 
-@app.command(epilog=_REPORT_EXAMPLES)
+@app.command(epilog=REPORT_EXAMPLES)
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
     verbose: VerboseOption = False,

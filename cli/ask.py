@@ -15,6 +15,7 @@ from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 
 from .loading import load_pipeline
 from .report import print_report
+from .states import check_made_by, is_state, load_state, video_of_state
 from .terminal import UserError, quiet, spinner
 
 _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
@@ -29,15 +30,18 @@ _IN_OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line says; `sampling` holds `fps`, `max_frames`, `max_visual_tokens` and `decoder`."""
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """
+    What the command line says of video and model.
+
+    Args:
+        video: a video file, its URL, or a state's file.
+        sampling: `fps`, `max_frames`, `max_visual_tokens` and `decoder`.
+    """
 
     video: str
-    question: str
     model: str | None
-    plot: Path | None
-    as_json: bool
     sampling: dict[str, Any]
     max_new_tokens: int
     device: str | None
@@ -46,79 +50,113 @@ class Request:
     trust_remote_code: bool
     verbose: bool
 
+    @property
+    def budget(self) -> dict[str, Any]:
+        """The settings that matter to a state as well."""
+        tokens = self.sampling["max_visual_tokens"]
+        return {} if tokens is None else {"max_visual_tokens": tokens}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Setup):
+    """What the command line of `dynfocus ask` says."""
+
+    question: str
+    plot: Path | None
+    as_json: bool
+
 
 def run(request: Request) -> None:
     """Answers, and prints and draws the answer. Raises a `UserError` where the request makes no sense."""
-    _check(request)
-    model = request.model or str(embedded_model())
+    if not request.question.strip():
+        raise UserError("The question is empty: ask something about the video.")
+    check_setup(request)
+    if request.plot is not None:
+        check_plot(request.plot, "--plot ")
+    hidden = ""
     with quiet(request.verbose):
-        with spinner("Loading the model"):
-            pipe = load_pipeline(model, request.device, request.dtype, request.revision, request.trust_remote_code)
+        state = load_state(request.video) if is_state(request.video) else None
+        pipe = open_pipeline(request)
+        if state is not None:
+            check_made_by(state, pipe, request.video)
         result = {
             "video": request.video,
             "question": request.question,
             "model": request.model or DEFAULT_MODEL,
-            **_answer(pipe, request),
+            **answer(pipe, request.video if state is None else state, request.question, request),
         }
         if request.plot is not None:
-            with spinner("Drawing the timeline"):
-                _draw(result, request.plot, request.sampling["decoder"])
+            film, hidden = (request.video, "") if state is None else video_of_state(state, request.video)
+            draw(result, request.plot, film, request.sampling["decoder"])
     if request.as_json:
         print(json.dumps(result))
         return
     console = Console(highlight=False)
     print_report(console, result)
     if request.plot is not None:
-        console.print(f"Timeline: {request.plot}", markup=False, soft_wrap=True)
+        console.print(plot_line(request.plot, hidden), markup=False, soft_wrap=True)
 
 
-def _check(request: Request) -> None:
-    """What can be known to be wrong before the model is loaded."""
-    if not request.question.strip():
-        raise UserError("The question is empty: ask something about the video.")
+def check_setup(setup: Setup) -> None:
+    """Raises a `UserError` for what can be known to be wrong before the model is loaded."""
     for name in ("fps", "max_frames", "max_visual_tokens"):
-        value = request.sampling[name]
+        value = setup.sampling[name]
+        option = f"--{name.replace('_', '-')}"
         if value is not None and not value > 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0.")
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", request.video) and not Path(request.video).exists():
-        raise UserError(f"{request.video}: there is no such video file.")
-    plot = request.plot
-    if plot is None:
-        return
+            raise UserError(f"{option} {value}: must be above 0.")
+        if value is not None and name != "max_visual_tokens" and is_state(setup.video):
+            raise UserError(
+                f"{option} {value}: the frames of {setup.video} are chosen already; encode the video again with "
+                f"`dynfocus encode {option} {value}`."
+            )
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", setup.video) and not Path(setup.video).exists():
+        raise UserError(f"{setup.video}: there is no such {'video state' if is_state(setup.video) else 'video file'}.")
+
+
+def check_plot(plot: Path, option: str = "") -> None:
+    """Raises a `UserError` where no picture can be written to `plot`; `option` is what the message begins with."""
     if plot.suffix.lower() not in _PLOT_FORMATS:
-        raise UserError(f"--plot {plot}: the file's name must end in one of {', '.join(_PLOT_FORMATS)}.")
+        raise UserError(f"{option}{plot}: the file's name must end in one of {', '.join(_PLOT_FORMATS)}.")
     if not plot.parent.is_dir():
-        raise UserError(f"--plot {plot}: there is no folder {plot.parent}; create it first.")
+        raise UserError(f"{option}{plot}: there is no folder {plot.parent}; create it first.")
     if plot.is_dir():
-        raise UserError(f"--plot {plot}: is a folder; name a file.")
+        raise UserError(f"{option}{plot}: is a folder; name a file.")
 
 
-def _answer(pipe: Any, request: Request) -> dict[str, Any]:
-    """The pipeline's result with details, its steps taken one by one so that each can be named while it runs."""
-    import torch
+def open_pipeline(setup: Setup) -> Any:
+    """The `video-qa` pipeline that was asked for."""
+    model = setup.model or str(embedded_model())
+    with spinner("Loading the model"):
+        return load_pipeline(model, setup.device, setup.dtype, setup.revision, setup.trust_remote_code)
 
-    sampling = {name: value for name, value in request.sampling.items() if value is not None}
-    try:
-        with spinner("Reading the video"):
-            prepared = pipe.preprocess({"video": request.video, "question": request.question}, **sampling)
-        with spinner("Looking and answering"), _helpful_when_out_of_memory(torch):
-            found = pipe.forward(prepared, generate_kwargs={"max_new_tokens": request.max_new_tokens})
-    except ValueError as error:
-        raise UserError(_in_options(str(error))) from error
+
+def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]:
+    """
+    The pipeline's result with details, its steps taken one by one so that each can be named while it runs. `video` is
+    a name or a state.
+    """
+    sampling = {name: value for name, value in setup.sampling.items() if value is not None}
+    with in_options():
+        with spinner("Reading the video" if isinstance(video, str) else "Reading the question"):
+            settings = sampling if isinstance(video, str) else setup.budget
+            prepared = pipe.preprocess({"video": video, "question": question}, **settings)
+        with spinner("Looking and answering"):
+            found = pipe.forward(prepared, generate_kwargs={"max_new_tokens": setup.max_new_tokens})
     return pipe.postprocess(found, return_details=True)
 
 
-def _in_options(message: str) -> str:
-    """A message of the library, in the words of the command."""
-    for python, option in _IN_OPTIONS.items():
-        message = message.replace(python, option)
-    return message
-
-
 @contextlib.contextmanager
-def _helpful_when_out_of_memory(torch: Any) -> Iterator[None]:
+def in_options() -> Iterator[None]:
+    """A message of the library becomes a `UserError` in the words of the command."""
+    import torch
+
     try:
         yield
+    except ValueError as error:
+        message = str(error)
+        for python, option in _IN_OPTIONS.items():
+            message = message.replace(python, option)
+        raise UserError(message) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             "The device's memory is full: look at fewer frames (--max-frames), spend fewer tokens "
@@ -126,14 +164,22 @@ def _helpful_when_out_of_memory(torch: Any) -> Iterator[None]:
         ) from error
 
 
-def _draw(result: dict[str, Any], path: Path, decoder: str) -> None:
+def draw(result: dict[str, Any], path: Path, film: str | None, decoder: str) -> None:
+    """The timeline of an answer, with pictures of its key frames where the video, `film`, is at hand."""
     from .timeline import timeline_figure
 
-    images = read_thumbnails(result["video"], [frame["time"] for frame in result["key_frames"]], decoder)
-    try:
-        timeline_figure(result, images).savefig(path, dpi=_PLOT_DPI)
-    except OSError as error:
-        raise UserError(f"--plot {path}: cannot be written: {error.strerror or error}.") from error
+    with spinner("Drawing the timeline"):
+        times = [frame["time"] for frame in result["key_frames"]]
+        images = [] if film is None else read_thumbnails(film, times, decoder)
+        try:
+            timeline_figure(result, images).savefig(path, dpi=_PLOT_DPI)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def plot_line(path: Path, hidden: str) -> str:
+    """What is said of a picture; `hidden` is why it shows no frames, or empty."""
+    return f"Timeline: {path}" + (f" (without pictures: {hidden})" if hidden else "")
 
 
 def read_thumbnails(
@@ -156,4 +202,16 @@ def read_thumbnails(
     return [thumbnails[number] for number in numbers.tolist()]
 
 
-__all__ = ["Request", "read_thumbnails", "run"]
+__all__ = [
+    "Request",
+    "Setup",
+    "answer",
+    "check_plot",
+    "check_setup",
+    "draw",
+    "in_options",
+    "open_pipeline",
+    "plot_line",
+    "read_thumbnails",
+    "run",
+]

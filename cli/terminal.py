@@ -29,12 +29,17 @@ def user_errors(verbose: bool = False) -> Iterator[None]:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has had enough of it, as `head` does; typer knows what to do.
             raise
-        if verbose:
-            traceback.print_exc()
-        console = Console(stderr=True)
-        console.print("error:", style="bold red", end=" ")
-        console.print(one_sentence(str(error)) or type(error).__name__, markup=False, highlight=False, soft_wrap=True)
+        print_error(error, verbose)
         raise typer.Exit(1) from None
+
+
+def print_error(error: Exception, verbose: bool = False) -> None:
+    """One sentence on stderr, with the traceback before it if `verbose`."""
+    if verbose:
+        traceback.print_exception(error)
+    console = Console(stderr=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(one_sentence(str(error)) or type(error).__name__, markup=False, highlight=False, soft_wrap=True)
 
 
 def one_sentence(message: str) -> str:
@@ -100,4 +105,4 @@ def quiet(verbose: bool = False) -> Iterator[None]:
             enable_progress_bars()
 
 
-__all__ = ["UserError", "one_sentence", "quiet", "spinner", "user_errors"]
+__all__ = ["UserError", "one_sentence", "print_error", "quiet", "spinner", "user_errors"]

@@ -1,16 +1,18 @@
 """The model's side of an evaluation: a video is read and encoded once, then asked all its questions in batches."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from .benchmarks.base import SUBTITLES_MARK, Question
 
+_ROW = re.compile(r"^Row \d+: ")
 _NO_VIDEO = "The video file is missing."
 
 
@@ -105,13 +107,12 @@ class Answerer:
         start = time.perf_counter()
         if task.path is None:
             raise FileNotFoundError(_NO_VIDEO)
-        processor = self.pipe.processor.video_processor
-        inputs = processor(task.path, return_metadata=True, return_tensors="pt", **self.sampling)
-        return inputs, time.perf_counter() - start
+        frames = self.pipe.read_video(task.path, **self.sampling)
+        return frames, time.perf_counter() - start
 
     def _ask_all(self, task: VideoTask, reading: Future) -> Iterator[tuple[Sequence[Question], list[Answer]]]:
         try:
-            inputs, decode = reading.result()
+            frames, decode = reading.result()
         except (ValueError, OSError) as error:
             # Paths differ from machine to machine, and a run's lines shall not.
             message = _without_path(str(error), task.path)
@@ -119,23 +120,15 @@ class Answerer:
                 yield batch, [Answer(None, error=message) for _ in batch]
             return
         start = time.perf_counter()
-        state = self._encode(inputs)
+        state = self.pipe.encode_video(frames)
+        if self.pipe.device.type == "cuda":
+            torch.cuda.synchronize(self.pipe.device)
         shares = {
             "decode": decode / task.num_questions,
             "encode": (time.perf_counter() - start) / task.num_questions,
         }
         for batch in task.batches:
             yield batch, self._ask(state, batch, task.subtitles, shares)
-
-    def _encode(self, inputs: Any) -> Any:
-        """As `VideoQAPipeline.encode_video`, of a video that was read elsewhere."""
-        with self.pipe.device_placement(), torch.no_grad():
-            names = ("pixel_values_videos", "video_frame_mask")
-            state = self.pipe.model.encode_video(*(inputs[name].to(self.pipe.device) for name in names))
-            if self.pipe.device.type == "cuda":
-                torch.cuda.synchronize(self.pipe.device)
-        times = inputs["video_metadata"][0].timestamps
-        return replace(state, frame_times=torch.tensor([list(times)], dtype=torch.float64))
 
     def _ask(
         self,
@@ -153,7 +146,7 @@ class Answerer:
                 answers.append(None)
             except (ValueError, OSError) as error:
                 answers.append(Answer(None, error=str(error)))
-        found = iter(self._generate(state, rows)) if rows else iter(())
+        found = iter(self._generate(rows) if rows else ())
         return [self._as_answer(next(found), times, shares) if one is None else one for one in answers]
 
     def _row(
@@ -169,8 +162,7 @@ class Answerer:
             prompt = prompt.replace(SUBTITLES_MARK, text)
         content = [{"type": "video", "video": state}, {"type": "text", "text": prompt}]
         steering = self._cut(question.prompt if question.question is None else question.question)
-        row = {"messages": [{"role": "user", "content": content}], "question": steering}
-        return self.pipe.preprocess(row, **self.budget)
+        return {"messages": [{"role": "user", "content": content}], "question": steering}
 
     def _cut(self, text: str) -> str:
         """The beginning of a text, as many tokens as steer the choice of frames."""
@@ -184,19 +176,16 @@ class Answerer:
             # What is decoded may take more tokens than it was made of.
             text, room = processor.tokenizer.decode(ids[:room]).strip(), room - 1
 
-    def _generate(self, state: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answers of the pipeline to prepared rows about one state, all at once."""
-        pipe = self.pipe
-        several = {name: tensor.expand(len(rows), *tensor.shape[1:]) for name, tensor in state.tensors().items()}
+    def _generate(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The pipeline's results for rows about one state, all at once."""
         torch.manual_seed(self.seed)
-        with pipe.device_placement(), torch.no_grad():
-            rows = pipe._ensure_tensor_on_device(rows, device=pipe.device)
-            # The pipeline asks a state one question at a time; a state of as many equal videos takes them together.
-            rows[0]["inputs"]["video_state"] = replace(state, **several)
-            found = pipe._answer(rows, pipe._generate_options(self.generation))
-        return [pipe.postprocess({"rows": [one]}, return_details=True) for one in found]
+        options = {"on_error": "skip", "return_details": True, "generate_kwargs": self.generation, **self.budget}
+        return self.pipe(rows, batch_size=len(rows), num_workers=0, **options)
 
     def _as_answer(self, found: Mapping[str, Any], times: Sequence[float], shares: Mapping[str, float]) -> Answer:
+        if found["answer"] is None:
+            # Which row of its batch it was is no property of a question.
+            return Answer(None, error=_ROW.sub("", found["error"]))
         return Answer(
             output=found["answer"],
             key_frames=[

@@ -10,11 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .density_peaks import choose_centers, neighbor_spread, peak_scores
 from .token_distances import ZERO_DISTANCE_ROUNDINGS, SquaredDistances, centered_parts, compute_dtype, take
 
 # Members whose squared distance to the mean differs by less than this share are equally near: the mean is rounded, and
 # the two members of a pair are equally far from it.
 _MEDOID_TIE = 1e-5
+# Temporary copies of tokens have no more elements than this (4 MiB), but for 16 channels of any number of tokens.
+_CHUNK_ELEMENTS = 2**20
 
 
 class DpcResult(NamedTuple):
@@ -116,49 +119,10 @@ def dpc_knn(
 def _dpc_knn_group(
     tokens: Tensor, wanted: Tensor, most: int, num_neighbors: int, mask: Tensor | None, chunk_elements: int
 ) -> DpcResult:
-    batch, length, _ = tokens.shape
-    device = tokens.device
     distances = SquaredDistances(tokens, mask, chunk_elements)
-    valid = torch.ones((batch, length), dtype=torch.bool, device=device) if mask is None else mask
-    num_valid = valid.sum(1)
-
-    # Mean squared distance to the neighbours: low is dense.
-    neighbors = min(num_neighbors, length)
-    num_real = num_valid.clamp(min=1, max=neighbors)[:, None]
-    spread = torch.empty((batch, length), dtype=distances.dtype, device=device)
-    twin = torch.empty((batch, length), dtype=torch.int64, device=device)
-    for block in distances.blocks:
-        squared = distances.rows(block)
-        nearest = squared.topk(neighbors, dim=-1, largest=False).values
-        if mask is not None:
-            nearest = nearest.masked_fill(torch.arange(neighbors, device=device) >= num_real[..., None], 0)
-        spread[:, block] = nearest.sum(-1) / num_real
-        twin[:, block] = squared.argmin(-1)
-    # Duplicates differ by roundings at most: each takes the value of the first, so that they tie.
-    spread = spread.gather(1, twin).masked_fill_(~valid, torch.inf)
-
-    order = spread.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=device).expand_as(order))
-    squared_delta = torch.empty_like(spread)
-    for block in distances.blocks:
-        not_denser = rank[:, None, :] >= rank[:, block, None]
-        squared_delta[:, block] = distances.rows(block).masked_fill(not_denser, torch.inf).amin(-1)
-    densest = order[:, :1]
-    largest = distances.to_all(densest).masked_fill_(~valid[:, None, :], 0).amax(-1)
-    squared_delta.scatter_(1, densest, largest).masked_fill_(~valid, 0)
-
-    # log(density · delta). The clamp keeps duplicates (delta 0) before masked tokens.
-    score = (0.5 * squared_delta.log() - spread).clamp_(min=torch.finfo(spread.dtype).min)
-    score.masked_fill_(~valid, -torch.inf)
-    ranked = score.sort(dim=1, descending=True, stable=True).indices[:, :most]
-    slot = torch.arange(ranked.shape[1], device=device)
-    used = slot < torch.minimum(wanted, num_valid)[:, None]
-    labels = distances.nearest(ranked, used)
-    # A centre belongs to its own cluster, also where it duplicates another one. Unused slots write what is there.
-    labels.scatter_(1, ranked, torch.where(used, slot, labels.gather(1, ranked)))
-    labels.masked_fill_(~valid, -1)
-    centers = torch.full((batch, most), -1, dtype=torch.int64, device=device)
-    centers[:, : ranked.shape[1]] = ranked.masked_fill(~used, -1)
+    spread = neighbor_spread(distances, num_neighbors)
+    squared_delta, score = peak_scores(distances, spread)
+    centers, labels = choose_centers(distances, score, wanted, most)
     return DpcResult(labels, centers, (-spread).exp(), squared_delta.sqrt())
 
 
@@ -168,10 +132,12 @@ def merge_tokens(
     num_clusters: int,
     weights: Tensor | None = None,
     mask: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """(Weighted) means of the members of each cluster: tokens `(B, N, D)`, labels `(B, N)` → `(B, L, D)`.
 
-    Differentiable in `tokens` and `weights`. Sums are float32, the result has the dtype of the tokens.
+    Differentiable in `tokens` and `weights`. Sums are float32.
 
     Args:
         tokens: `(B, N, D)`.
@@ -179,6 +145,7 @@ def merge_tokens(
         num_clusters: L.
         weights: `(B, N)`, not negative. Default: 1 each.
         mask: bool `(B, N)`, True for the tokens that take part; what the others hold (even NaN) has no influence.
+        dtype: of the result. Default: that of the tokens.
 
     Returns:
         `(B, L, D)`; zeros for clusters without members or weight.
@@ -187,7 +154,7 @@ def merge_tokens(
         ValueError: for wrong shapes.
     """
     _check_tokens(tokens, mask, labels=labels, weights=weights)
-    return _cluster_means(tokens, labels, num_clusters, weights, mask)[0].to(tokens.dtype)
+    return _cluster_means(tokens, labels, num_clusters, weights, mask)[0].to(tokens.dtype if dtype is None else dtype)
 
 
 def _cluster_means(
@@ -198,15 +165,22 @@ def _cluster_means(
     member = labels[:, None, :] == torch.arange(num_clusters, device=labels.device)[:, None]
     if mask is not None:
         member = member & mask[:, None, :]
-        tokens = tokens.masked_fill(~mask[..., None], 0)
     share = member.to(dtype)
     if weights is not None:
         share = torch.where(member, weights[:, None, :].to(dtype), 0)
     sizes = share.sum(-1)
+    # Tokens that are cast or masked are copied, in slices of channels. Backward would keep all slices anyway.
+    batch, length, width = tokens.shape
+    if (mask is not None or tokens.dtype != dtype) and not tokens.requires_grad:
+        width = max(16, _CHUNK_ELEMENTS // (batch * length))
+    sums = []
     with torch.autocast(tokens.device.type, enabled=False):
-        sums = share @ tokens.to(dtype)
+        for part in tokens.split(width, dim=2):
+            if mask is not None:
+                part = part.masked_fill(~mask[..., None], 0)
+            sums.append(share @ part.to(dtype))
     filled = (sizes > 0)[..., None]
-    return torch.where(filled, sums / torch.where(filled, sizes[..., None], 1), 0), sizes
+    return torch.where(filled, torch.cat(sums, dim=2) / torch.where(filled, sizes[..., None], 1), 0), sizes
 
 
 @torch.no_grad()
@@ -251,7 +225,7 @@ def medoids(
     slot = torch.where(valid, labels, slots)
     own = torch.where(valid, labels, 0)
     squared = tokens.new_zeros((batch, length), dtype=dtype)
-    step = max(16, 2**24 // max(1, batch * length))
+    step = max(16, _CHUNK_ELEMENTS // (batch * length))
     for start in range(0, width, step):
         mean = take(centroids[..., start : start + step].to(dtype), own)
         squared += (tokens[..., start : start + step] - mean).square_().sum(-1)

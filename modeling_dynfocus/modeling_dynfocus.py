@@ -1,12 +1,15 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import can_return_tuple
 
 from .backbones import FromBackbones
@@ -21,9 +24,9 @@ from .modeling_outputs_dynfocus import (
     DynFocusModelOutputWithPast,
     DynFocusVideoFeatures,
 )
-from .patch_grouping import group_patches, pool_patches
-from .question_encoder import QuestionEncoder
-from .video_inputs import check_token_plan, checked_frame_mask, stacked, without_padding
+from .question_encoder import FrameQueries, QuestionEncoder
+from .video_encoding import VideoEncoding
+from .video_inputs import check_token_plan, stacked, without_padding
 from .video_state import VideoState
 from .vision_tower import VisionTower
 
@@ -59,7 +62,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
+class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
     """Vision tower, DPE, CCE and language model, without the language-modelling head."""
 
     def __init__(self, config: DynFocusConfig):
@@ -81,48 +84,6 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
 
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
-
-    def encode_video(
-        self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
-    ) -> VideoState:
-        """
-        Everything that can be known of videos before a question is asked. Frames go through in the tower's chunks.
-
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`).
-            video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames; all by default.
-
-        Raises:
-            `ValueError`: where a pixel is NaN or infinite, or a video has no frames.
-        """
-        config = self.config
-        mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
-
-        def chunks() -> Iterator[torch.Tensor]:
-            # The pixels of a long video are never held twice.
-            for places in mask.nonzero().split(config.vision_config.frames_per_chunk):
-                chunk = pixel_values_videos[places[:, 0], places[:, 1]]
-                if not torch.stack(chunk.aminmax()).isfinite().all():
-                    raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
-                yield chunk
-
-        def reduced(patches: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            pooled = pool_patches(patches, config.vision_config.grid_size, config.pooling_grid)
-            grouped, parents = group_patches(patches, config.spatial_clusters, config.spatial_neighbors)
-            return (pooled, grouped, parents, patches)[: 4 if config.question_context == "patches" else 3]
-
-        def padded(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            tensor = torch.cat(parts)
-            return tensor.new_zeros(*mask.shape, *tensor.shape[1:]).index_put(mask.nonzero(as_tuple=True), tensor)
-
-        features, grouped, parents, *patches = map(padded, zip(*self.vision_tower(chunks(), reduced), strict=True))
-        return VideoState(
-            frame_features=features,
-            grouped_tokens=grouped,
-            parent_of_token=parents,
-            frame_mask=mask,
-            patches=patches[0] if patches else None,
-        )
 
     @can_return_tuple
     def get_video_features(
@@ -158,14 +119,15 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
             missing = "video_token_plan" if video_token_plan is None else "question_input_ids"
             raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
         pixels: Any = pixel_values_videos
-        state = self.encode_video(pixels, stacked(video_frame_mask)) if video_state is None else video_state
+        state = self.encode_pixels(pixels, stacked(video_frame_mask)) if video_state is None else video_state
+        if state.fingerprint is not None:
+            state.check_fingerprint(self.video_fingerprint())
         # The features go where the weights are, in their precision (`device_map`, half precision), which a quantised
         # layer would not tell.
         reference = self.question_encoder.query_tokens
         # Weights that accelerate has offloaded are on meta until their own module runs.
         placed = (weight.device for weight in (reference, *self.parameters()) if not weight.is_meta)
-        device = next(placed, state.frame_mask.device)
-        state = state.to(device=device, dtype=reference.dtype)
+        device, dtype = next(placed, state.frame_mask.device), reference.dtype
         plan = video_token_plan.to(device)
         questions = stacked(question_input_ids).to(device)
         if question_attention_mask is None:
@@ -173,16 +135,23 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
         question_mask = stacked(question_attention_mask).to(device)
         check_token_plan(plan, questions, state)
         num_events, num_key, num_groups = plan.unbind(1)
-
-        frame_tokens = state.grouped_tokens
+        # Only what a chunk of frames needs is moved, cast and encoded at a time. Not with gradients, which keep all of
+        # it anyway; and weights that are sharded are gathered once, for all frames.
+        is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
+        is_long = int(state.frame_mask.sum()) > self.question_encoder.frames_per_chunk
+        in_chunks = is_long and not torch.is_grad_enabled() and not is_sharded
+        if not in_chunks:
+            state = state.to(device=device, dtype=dtype)
+        estimator, encoder = self.event_prototypes, self.cooperative_encoder
+        frame_mask, frame_tokens = state.frame_mask.to(device), state.grouped_tokens
         if self.config.question_context == "patches":
             if state.patches is None:
                 raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
             frame_tokens = state.patches
-        queries = self.question_encoder(questions, question_mask, frame_tokens, state.frame_mask)
-        estimator, encoder = self.event_prototypes, self.cooperative_encoder
-        events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
-        scores = estimator(events, queries, state.grouped_tokens, state.frame_mask)
+        events = estimator.events_of(state, num_events, device, dtype)
+        encode_queries = partial(FrameQueries, self.question_encoder) if in_chunks else self.question_encoder
+        queries = encode_queries(questions, question_mask, frame_tokens, frame_mask)
+        scores = estimator(events, queries, state.grouped_tokens, frame_mask)
         sigma, noise = self.selection_sigma if self.training else 0.0, None
         if sigma > 0 and torch.is_grad_enabled() and self.selection_noise is not None:
             noise = self.selection_noise(num_events, self.config.selection_samples).to(scores.device)
@@ -196,13 +165,13 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
             events,
             scores,
             selection,
-            state.frame_mask,
+            frame_mask,
             num_groups,
         )
         return DynFocusVideoFeatures(
             pooler_output=tokens,
             key_frames=without_padding(key_frames, num_key),
-            event_of_frame=without_padding(events.event_of_frame, state.frame_mask.sum(1)),
+            event_of_frame=without_padding(events.event_of_frame, frame_mask.sum(1)),
             event_scores=without_padding(scores, num_events),
             event_medoids=without_padding(events.medoids, num_events),
         )
@@ -319,11 +288,13 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
     def set_output_embeddings(self, new_embeddings: nn.Module):
         self.lm_head = new_embeddings
 
-    def encode_video(
-        self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
-    ) -> VideoState:
+    def encode_video(self, video: Any, video_frame_mask: torch.Tensor | None = None, **options) -> VideoState:
         """See [`DynFocusModel.encode_video`]."""
-        return self.model.encode_video(pixel_values_videos, video_frame_mask)
+        return self.model.encode_video(video, video_frame_mask, **options)
+
+    def video_fingerprint(self, processor: Any = None) -> str | None:
+        """See [`DynFocusModel.video_fingerprint`]."""
+        return self.model.video_fingerprint(processor)
 
     def get_video_features(
         self,

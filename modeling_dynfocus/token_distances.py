@@ -10,6 +10,8 @@ from torch import Tensor
 ZERO_DISTANCE_ROUNDINGS = 32
 # Slices of the channels are at least this many elements (4 MiB): smaller ones cost more time than they save memory.
 SMALLEST_SLICE = 2**20
+# What is done to distances one by one is done to about so many at a time (4 MiB): temporaries stay small.
+_BLOCK_ELEMENTS = 2**20
 
 
 class SquaredDistances:
@@ -20,19 +22,22 @@ class SquaredDistances:
 
     def __init__(self, tokens: Tensor, mask: Tensor | None, chunk_elements: int):
         self.tokens, self.mask = tokens, mask
+        self.valid = torch.ones_like(tokens[..., 0], dtype=torch.bool) if mask is None else mask
         self.dtype = compute_dtype(tokens)
         batch, length, self.width = tokens.shape
         whole = batch * length * length <= chunk_elements
-        self.block = length if whole else max(1, min(length, chunk_elements // length))
+        self.block = max(1, min(length, (_BLOCK_ELEMENTS // batch if whole else chunk_elements) // length))
         narrow = max(64, min(length, 512)) if whole else max(1, min(512, chunk_elements // length))
         self.part = max(narrow, min(SMALLEST_SLICE, chunk_elements) // (batch * length))
         self.blocks = [slice(start, min(start + self.block, length)) for start in range(0, length, self.block)]
         self.norms = tokens.new_zeros((batch, length), dtype=self.dtype)
         self.matrix: Tensor | None = None
         if whole:
-            gram = self._gram(self.blocks[0])
-            self.norms.copy_(gram.diagonal(dim1=1, dim2=2))
-            self.matrix = self._to_distances(gram, self.norms, self.norms, mask)
+            self.matrix = self._gram(slice(None))
+            self.norms.copy_(self.matrix.diagonal(dim1=1, dim2=2))
+            for block in self.blocks:
+                gram = self.matrix[:, block]
+                gram.copy_(self._to_distances(gram, self.norms[:, block], self.norms, mask))
             return
         # Norms come from the same matrix product as the distances, so that duplicates cancel.
         with torch.autocast(tokens.device.type, enabled=False):
@@ -44,7 +49,7 @@ class SquaredDistances:
     def rows(self, block: slice) -> Tensor:
         """From the tokens of one of the `blocks` to all: `(b, block, N)`, inf to masked ones; not to be written to."""
         if self.matrix is not None:
-            return self.matrix
+            return self.matrix[:, block]
         return self._to_distances(self._gram(block), self.norms[:, block], self.norms, self.mask)
 
     def to_all(self, index: Tensor) -> Tensor:
@@ -83,6 +88,28 @@ class SquaredDistances:
         return squared if valid is None else squared.masked_fill_(~valid[:, None, :], torch.inf)
 
 
+def cross_distances(left: Tensor, right: Tensor, center: Tensor) -> Tensor:
+    """
+    Squared Euclidean distances / D from tokens `(m, D)` to tokens `(n, D)`: `(m, n)`, in float32.
+
+    `center` `(D,)`, near to all of them, is taken off first: a common offset would cost the last digits.
+    """
+    dtype = compute_dtype(left)
+    squared = torch.zeros((len(left), len(right)), dtype=dtype, device=left.device)
+    norms, right_norms = squared.new_zeros(len(left)), squared.new_zeros(len(right))
+    part = max(64, SMALLEST_SLICE // max(len(left), len(right)))
+    with torch.autocast(left.device.type, enabled=False):
+        for ours, theirs, middle in zip(left.split(part, 1), right.split(part, 1), center.split(part), strict=True):
+            # The subtraction casts, too.
+            ours, theirs = ours - middle.to(dtype), theirs - middle.to(dtype)
+            squared.addmm_(ours, theirs.mT, alpha=-2)
+            norms += ours.square().sum(-1)
+            right_norms += theirs.square().sum(-1)
+    squared.add_(norms[:, None]).add_(right_norms)
+    bound = ZERO_DISTANCE_ROUNDINGS * torch.finfo(dtype).eps * norms[:, None]
+    return squared.masked_fill_(squared <= bound, 0).div_(left.shape[1])
+
+
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """The tokens `(b, N, D)` at `index (b, m)`: `(b, m, D)`."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
@@ -113,4 +140,4 @@ def compute_dtype(tokens: Tensor) -> torch.dtype:
     return torch.promote_types(tokens.dtype, torch.float32)
 
 
-__all__ = ["ZERO_DISTANCE_ROUNDINGS", "SquaredDistances", "centered_parts", "compute_dtype", "take"]
+__all__ = ["ZERO_DISTANCE_ROUNDINGS", "SquaredDistances", "centered_parts", "compute_dtype", "cross_distances", "take"]

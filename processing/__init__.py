@@ -1,6 +1,7 @@
 """From a video file and a question to the tensors that the model reads."""
 
 from .collator import DynFocusCollator, merge_rows
+from .frame_stream import FrameChunk, FrameStream
 from .pipeline_video_qa import VideoQAPipeline
 from .processing_dynfocus import DynFocusProcessor
 from .token_plan import TokenBudget, TokenPlan, plan_tokens
@@ -13,6 +14,8 @@ __all__ = [
     "DynFocusProcessor",
     "DynFocusVideoMetadata",
     "DynFocusVideoProcessor",
+    "FrameChunk",
+    "FrameStream",
     "TokenBudget",
     "TokenPlan",
     "VideoQAPipeline",

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from .decoded_frames import flatten_videos, is_decoded
@@ -27,8 +28,10 @@ class FrameCounts:
             "num_frames": settings.get("num_frames") or video_processor.num_frames,
             "max_frames": settings.get("max_frames") or video_processor.max_frames,
         }
-        if settings.get("fps") is not None and settings.get("num_frames") is None:
+        given = {name for name in ("fps", "num_frames") if settings.get(name) is not None}
+        if given == {"fps"}:
             self.sampling["num_frames"] = None
+        self.key_frames = (settings.get("sampling") or ("" if given else video_processor.sampling)) == "key_frames"
         check_sampling(**self.sampling)
         is_sampled = settings.get("do_sample_frames")
         self.is_sampled = video_processor.do_sample_frames if is_sampled is None else is_sampled
@@ -56,7 +59,8 @@ class FrameCounts:
         index = build_index(open_source(source))
         if not self.is_sampled:
             return len(index.times)
-        return len(sample_indices(index.times, index.duration, **self.sampling))
+        key_frames = np.flatnonzero(index.is_key) if self.key_frames else None
+        return len(sample_indices(index.times, index.duration, **self.sampling, key_frames=key_frames))
 
 
 def _length(decoded: Any) -> int:

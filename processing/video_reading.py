@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 from transformers.image_utils import PILImageResampling
 
-from .video_decoders import DECODERS, open_decoder
+from .video_decoders import DECODERS, VideoDecoder, open_decoder
 from .video_index import PacketIndex, build_index
-from .video_sampling import check_sampling, sample_indices
-from .video_sources import VideoInput, open_source
+from .video_sampling import Sampling, check_sampling, sample_indices
+from .video_sources import VideoInput, VideoSource, open_source
 
 DecoderName: TypeAlias = Literal["auto", "pyav", "decord", "torchcodec"]
 FrameTransform: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -75,6 +75,7 @@ def read_video(
     fps: float | None = None,
     num_frames: int | None = None,
     max_frames: int | None = None,
+    sampling: Sampling = None,
     size: int | tuple[int, int] | None = None,
     decoder: DecoderName = "auto",
     transform: FrameTransform | None = None,
@@ -92,6 +93,8 @@ def read_video(
         num_frames: take this many frames at the centres of equally long segments; comes before `fps`. A video that has
             fewer gives all it has.
         max_frames: where `fps` asks for more frames, take this many over the whole duration instead.
+        sampling: `"key_frames"` takes every key frame of the codec, `max_frames` of them at most, instead of frames at
+            given times.
         size: `(height, width)`, or the length of the shorter side, to which frames are resized (bicubic, antialiased,
             by the same function for every decoder); by default they are left as they are.
         decoder: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"`: PyAV, or torchcodec for what PyAV cannot decode.
@@ -106,10 +109,21 @@ def read_video(
         ValueError: the source is no readable video, or an argument cannot be meant; the message names file and cause.
         ImportError: the decoder asked for is not installed.
     """
-    reading = _open(source, fps, num_frames, max_frames, size, decoder, transform, on_truncated, timeout)
+    reading = open_video(
+        source,
+        fps=fps,
+        num_frames=num_frames,
+        max_frames=max_frames,
+        sampling=sampling,
+        size=size,
+        decoder=decoder,
+        transform=transform,
+        on_truncated=on_truncated,
+        timeout=timeout,
+    )
     kept: np.ndarray | None = None
     numbers: list[int] = []
-    for number, frame in reading.frames:
+    for number, frame in reading.frames():
         if kept is None:
             kept = np.empty((len(reading.wanted), *frame.shape), dtype=frame.dtype)
         kept[len(numbers)] = frame
@@ -125,6 +139,7 @@ def iter_video(
     fps: float | None = None,
     num_frames: int | None = None,
     max_frames: int | None = None,
+    sampling: Sampling = None,
     size: int | tuple[int, int] | None = None,
     decoder: DecoderName = "auto",
     transform: FrameTransform | None = None,
@@ -142,32 +157,86 @@ def iter_video(
     """
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames is {chunk_frames}: it must be at least 1.")
-    reading = _open(source, fps, num_frames, max_frames, size, decoder, transform, on_truncated, timeout)
+    reading = open_video(
+        source,
+        fps=fps,
+        num_frames=num_frames,
+        max_frames=max_frames,
+        sampling=sampling,
+        size=size,
+        decoder=decoder,
+        transform=transform,
+        on_truncated=on_truncated,
+        timeout=timeout,
+    )
     return _chunks(reading, chunk_frames)
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A video that is open, sampled, and about to be decoded."""
+class OpenVideo:
+    """A video that is indexed and sampled; nothing but one frame of it has been decoded.
 
+    Attributes:
+        source: the file.
+        index: of its packets.
+        wanted: `(T,)` sorted numbers of the frames to read.
+        metadata: of the whole video.
+    """
+
+    source: VideoSource
     index: PacketIndex
     wanted: np.ndarray
     metadata: VideoMetadata
-    frames: Iterator[tuple[int, np.ndarray]]
+    decoder: VideoDecoder
+    size: int | tuple[int, int] | None
+    transform: FrameTransform | None
+
+    def frames(self, after: int = -1) -> Iterator[tuple[int, np.ndarray]]:
+        """
+        The wanted frames with numbers above `after`, in order, each finished before the next is decoded.
+
+        Raises:
+            `ValueError`: no frame can be decoded, or the file changes meanwhile.
+        """
+        # As the frame's shape would say, but the same wherever the reading starts: a later frame of another size, as
+        # some streams have them, is resized to that of the first.
+        known = self.index.height > 0
+        target = target_size(self.index.height, self.index.width, self.size) if known else None
+        newest = after
+        try:
+            for number, frame in self.decoder.frames(self.wanted[self.wanted > after]):
+                if number <= after:
+                    continue  # shown in place of a frame that is not there, and yielded before
+                newest = number
+                target = target or target_size(frame.shape[0], frame.shape[1], self.size)
+                frame = resize_frame(frame, target)
+                yield number, frame if self.transform is None else self.transform(frame)
+        except ValueError:
+            # Damage to a file that is being written says nothing about the file.
+            self.source.check_unchanged()
+            raise
+        self.source.check_unchanged()
+        if newest < 0:
+            raise ValueError(
+                f"{self.source.name}: holds nothing to show: none of the frames asked for can be decoded."
+            )
 
 
-def _open(
+def open_video(
     source: VideoInput,
-    fps: float | None,
-    num_frames: int | None,
-    max_frames: int | None,
-    size: int | tuple[int, int] | None,
-    decoder: str,
-    transform: FrameTransform | None,
-    on_truncated: str,
-    timeout: float,
-) -> _Reading:
-    check_sampling(fps=fps, num_frames=num_frames, max_frames=max_frames)
+    *,
+    fps: float | None = None,
+    num_frames: int | None = None,
+    max_frames: int | None = None,
+    sampling: str | None = None,
+    size: int | tuple[int, int] | None = None,
+    decoder: str = "auto",
+    transform: FrameTransform | None = None,
+    on_truncated: str = "error",
+    timeout: float = 30.0,
+) -> OpenVideo:
+    """A video about to be read; arguments and errors are those of `read_video`."""
+    check_sampling(fps=fps, num_frames=num_frames, max_frames=max_frames, sampling=sampling)
     if decoder != "auto" and decoder not in DECODERS:
         raise ValueError(f"decoder is {decoder!r}: it must be 'auto' or one of {', '.join(map(repr, DECODERS))}.")
     if on_truncated not in ("error", "warn"):
@@ -175,14 +244,25 @@ def _open(
     if size is not None and min((size,) if isinstance(size, int) else size) < 1:
         raise ValueError(f"size is {size}: it must be at least 1.")
     file = open_source(source, timeout)
-    index = build_index(file)
+    try:
+        index = build_index(file)
+    except ValueError:
+        file.check_unchanged()
+        raise
     if index.ends_early:
         message = f"{file.name}: is cut off; it can be read until {index.duration:.2f} s ({len(index.times)} frames)"
         if on_truncated == "error":
             raise ValueError(f"{message}. on_truncated='warn' reads these.")
         warnings.warn(f"{message}.", stacklevel=3)
     reader = open_decoder(decoder, file, index, skip_damaged=on_truncated == "warn")
-    wanted = sample_indices(index.times, index.duration, fps=fps, num_frames=num_frames, max_frames=max_frames)
+    wanted = sample_indices(
+        index.times,
+        index.duration,
+        fps=fps,
+        num_frames=num_frames,
+        max_frames=max_frames,
+        key_frames=np.flatnonzero(index.is_key) if sampling == "key_frames" else None,
+    )
     metadata = VideoMetadata(
         fps=index.fps,
         duration=index.duration,
@@ -191,29 +271,12 @@ def _open(
         width=reader.picture[1],
         decoder=reader.name,
     )
-    return _Reading(index, wanted, metadata, _finished(reader.frames(wanted), file.name, size, transform))
+    return OpenVideo(file, index, wanted, metadata, reader, size, transform)
 
 
-def _finished(
-    frames: Iterator[tuple[int, np.ndarray]],
-    name: str,
-    size: int | tuple[int, int] | None,
-    transform: FrameTransform | None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Resizes and transforms each frame before the next is decoded."""
-    target = None
-    for number, frame in frames:
-        if target is None:
-            # A later frame of another size, as some streams have them, is resized to that of the first.
-            target = target_size(frame.shape[0], frame.shape[1], size)
-        frame = resize_frame(frame, target)
-        yield number, frame if transform is None else transform(frame)
-    if target is None:
-        raise ValueError(f"{name}: holds nothing to show: none of the frames asked for can be decoded.")
-
-
-def _chunks(reading: _Reading, chunk_frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    while chunk := list(islice(reading.frames, chunk_frames)):
+def _chunks(reading: OpenVideo, chunk_frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    finished = reading.frames()
+    while chunk := list(islice(finished, chunk_frames)):
         numbers, frames = zip(*chunk, strict=True)
         yield np.stack(frames), reading.index.times[list(numbers)]
 
@@ -247,4 +310,13 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int], resample: int = PILIm
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
-__all__ = ["DecodedVideo", "VideoMetadata", "iter_video", "read_video", "resize_frame", "target_size"]
+__all__ = [
+    "DecodedVideo",
+    "OpenVideo",
+    "VideoMetadata",
+    "iter_video",
+    "open_video",
+    "read_video",
+    "resize_frame",
+    "target_size",
+]

@@ -1,6 +1,7 @@
 """Settings of all tests, and what the tests of training start from."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 # The tensors are tiny: more threads would only wait for each other, and parallel test processes do use the cores.
 torch.set_num_threads(1)
+
+# A shell starts what runs in its background with Ctrl-C ignored, which every child process would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # By hand every run searches elsewhere; a run that decides on a change must not depend on luck.
 settings.register_profile("ci", derandomize=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
+# Benchmarks share `measuring.py`, which they find beside them.
+sys.path.append(str(ROOT / "benchmarks"))
 
 
 def load(name: str):

@@ -385,12 +385,13 @@ def test_synth(tmp_path):
     done = run("synth", "--out", first, *options)
     assert (done.exit_code, done.stderr) == (0, "")
     rows = [json.loads(line) for line in (first / "questions.jsonl").read_text().splitlines()]
-    assert f"Wrote 2 videos of 8 s and {len(rows)} questions to {first} (seed 3, test split)." in done.stdout
+    told = f"Wrote 2 videos of 8 s and {len(rows)} questions to {first} (short style, seed 3, test split)."
+    assert told in done.stdout
     assert f"dynfocus eval synthetic --videos '{first}'\n" in done.stdout
     assert all((first / row["video"]).is_file() and row.keys() >= {"question", "answer", "kind"} for row in rows)
     run("synth", "--out", second, *options)
     files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in (first, second)]
-    assert len(files[0]) == 4
+    assert len(files[0]) == 5
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 

@@ -312,9 +312,7 @@ def test_what_a_metric_cannot_score_is_said_before_the_model_is_asked(go, tmp_pa
 def test_choices_are_parsed_and_grouped(go, tmp_path, monkeypatch):
     said = iter(["A", "the blue one is (B).", "A or B", "blue"])
     found = {"key_frames": [], "num_visual_tokens": 5, "num_frames": 6, "timings": {"encode": 0.0, "generate": 0.0}}
-    monkeypatch.setattr(
-        Answerer, "_generate", lambda self, state, rows: [{"answer": next(said), **found} for _ in rows]
-    )
+    monkeypatch.setattr(Answerer, "_generate", lambda self, rows: [{"answer": next(said), **found} for _ in rows])
     run = go(tmp_path / "run", benchmark=choice_benchmark(tmp_path, choice_rows()))
     assert [line["prediction"] for line in run.answers] == [0, 1, None, 1]
     assert [line["correct"] for line in run.answers] == [True, True, False, True]

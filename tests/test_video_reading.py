@@ -24,7 +24,7 @@ from videos import barcode_frames, cut_file, read_barcode, write_sound, write_vi
 from dynfocus.processing import video_decoders, video_reading
 from dynfocus.processing.video_decoders import PyAVDecoder, open_decoder
 from dynfocus.processing.video_index import build_index, plan_reading
-from dynfocus.processing.video_reading import iter_video, read_video, resize_frame, target_size
+from dynfocus.processing.video_reading import iter_video, open_video, read_video, resize_frame, target_size
 from dynfocus.processing.video_sampling import sample_indices
 from dynfocus.processing.video_sources import open_source
 
@@ -664,3 +664,59 @@ def test_open_decoder_is_what_read_video_uses(video):
     decoder = open_decoder("auto", source, build_index(source))
     assert [read_barcode(frame) for _, frame in decoder.frames(np.array([1, 20]))] == [1, 20]
     assert video_reading.open_decoder is open_decoder
+
+
+# ---- the codec's key frames, and files that change or lie
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_key_frames_are_read_alone(video, name):
+    index = build_index(open_source(video(name)))
+    result = read_video(video(name), sampling="key_frames")
+    assert result.frame_indices.tolist() == np.flatnonzero(index.is_key).tolist() == numbers(result.frames)
+    np.testing.assert_allclose(result.timestamps, FILES[name][1][result.frame_indices], atol=2e-3)
+    few = read_video(video(name), sampling="key_frames", max_frames=2)
+    assert set(few.frame_indices) <= set(result.frame_indices) and len(few.frames) == min(2, len(result.frames))
+
+
+@pytest.mark.parametrize("name", ["constant.mp4", "open groups.mp4", "hevc.mp4", "vp9.webm", "transport.ts"])
+@pytest.mark.parametrize("settings", [{"fps": EVERY_FRAME}, {"num_frames": 9}, {"sampling": "key_frames"}])
+def test_reading_goes_on_anywhere(video, name, settings):
+    whole = dict(open_video(video(name), **settings).frames())
+    for after in list(whole)[:: max(1, len(whole) // 3)]:
+        rest = dict(open_video(video(name), **settings).frames(after))
+        assert list(rest) == [number for number in whole if number > after]
+        assert all(np.array_equal(frame, whole[number]) for number, frame in rest.items())
+    assert list(open_video(video(name), **settings).frames(max(whole))) == []
+
+
+def test_key_frames_go_without_a_rate(video):
+    for settings in ({"fps": 2.0}, {"num_frames": 3}):
+        with pytest.raises(ValueError, match="leave out fps and num_frames"):
+            read_video(video("constant.mp4"), sampling="key_frames", **settings)
+    with pytest.raises(ValueError, match="sampling is 'often': it must be 'key_frames'"):
+        read_video(video("constant.mp4"), sampling="often")
+
+
+def test_a_file_that_changes_while_it_is_read(video, tmp_path):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(video("constant.mp4").read_bytes())
+    chunks = iter_video(copy, fps=EVERY_FRAME, chunk_frames=4)
+    next(chunks)
+    os.utime(copy, (1, 1))
+    with pytest.raises(ValueError, match=r"copy.mp4: changed while it was read; .*, or read a copy\.") as caught:
+        list(chunks)
+    assert_clean(caught.value)
+
+
+def test_a_container_that_lies_about_its_length(video, tmp_path):
+    data = bytearray(video("constant.mp4").read_bytes())
+    for box, offset in ((b"mvhd", 20), (b"mdhd", 20), (b"tkhd", 24)):
+        at = data.index(box) + offset
+        data[at : at + 4] = struct.pack(">I", 10**7)
+    liar = tmp_path / "liar.mp4"
+    liar.write_bytes(data)
+    result = read_video(liar, fps=1.0)
+    np.testing.assert_allclose(result.timestamps, [0.0, 1.0, 2.0, 3.0], atol=2e-3)
+    assert result.metadata.duration == pytest.approx(3.6, abs=0.01)
+    assert numbers(read_video(liar, num_frames=4).frames) == [4, 13, 22, 31]

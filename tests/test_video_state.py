@@ -1,9 +1,14 @@
 """A video encoded once, asked many times: the state gives what the pixels give, also from a file."""
 
+import resource
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_models import VIDEO_TOKEN_ID, of_prompt, of_videos, tiny_inputs, tiny_model
+from tiny_models import VIDEO_TOKEN_ID, of_prompt, of_videos, one_row, tiny_inputs, tiny_model
 
 from dynfocus.configuration_dynfocus import PRESETS
 from dynfocus.video_state import VideoState
@@ -119,15 +124,141 @@ def test_files_that_are_not_states(tmp_path):
         VideoState.load(tmp_path / "noted")
 
 
-def test_a_failed_save_leaves_the_older_file(state, tmp_path, monkeypatch):
+@contextmanager
+def file_size_limit(num_bytes):
+    """A full disk, for files of that size."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_failed_save_leaves_the_older_file(state, tmp_path):
     path = tmp_path / "state"
     state.save(path)
     before = path.read_bytes()
-
-    def save_file(tensors, partial, metadata):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("dynfocus.video_state.save_file", save_file)
-    with pytest.raises(OSError, match="no space"):
+    with (
+        file_size_limit(1000),
+        pytest.raises(OSError, match="state: cannot be written: File too large; an older file"),
+    ):
         state.save(path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError, match="missing/state: cannot be written: No such file or directory"):
+        state.save(tmp_path / "missing" / "state")
+
+
+def test_what_made_it_is_saved_with_it(state, tmp_path):
+    state.sampling = {"source": "a – talk.mp4", "size": 3, "duration": 1.5, "fps": 2.0}
+    assert state.fingerprint is not None
+    state.save(tmp_path / "state")
+    loaded = VideoState.load(tmp_path / "state")
+    assert (loaded.fingerprint, loaded.sampling) == (state.fingerprint, state.sampling)
+    # Any reader of safetensors can read it.
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        assert set(file.keys()) == set(state.tensors())
+        assert torch.equal(file.get_tensor("grouped_tokens"), state.grouped_tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_dtype_is_saved(state, tmp_path, dtype):
+    state = state.to(dtype=dtype)
+    state.parent_of_token = state.parent_of_token.to(torch.uint8)
+    state.frame_times = torch.rand(2, 5, dtype=torch.float64)
+    state.save(tmp_path / "state")
+    for name, tensor in VideoState.load(tmp_path / "state").tensors().items():
+        assert tensor.dtype == state.tensors()[name].dtype and torch.equal(tensor, state.tensors()[name])
+
+
+def test_files_of_the_first_format(state, tmp_path):
+    metadata = {"format": "pt", "dynfocus": '{"format": "dynfocus-video-state-1"}'}
+    save_file({name: tensor.contiguous() for name, tensor in state.tensors().items()}, tmp_path / "old", metadata)
+    loaded = VideoState.load(tmp_path / "old")
+    assert loaded.fingerprint is loaded.sampling is None
+    assert torch.equal(loaded.frame_features, state.frame_features)
+
+
+# ---- rows that share a video, and batches
+
+
+@pytest.fixture
+def single(model):
+    return model.encode_video(tiny_inputs(model.config, [4])["pixel_values_videos"])
+
+
+def test_expanded_rows_are_views(single):
+    shared = single.expand(3)
+    assert len(shared) == 3 and shared.num_frames == [4, 4, 4]
+    for name, tensor in shared.tensors().items():
+        assert tensor.data_ptr() == single.tensors()[name].data_ptr(), name
+        assert torch.equal(tensor[2], single.tensors()[name][0])
+    assert shared.is_shared and shared.base is single and shared.event_cache is single.event_cache
+    assert not single.is_shared and single.base is single
+    assert shared.expand(5).base is single and shared.fingerprint == single.fingerprint
+
+
+def test_moving_a_shared_state_moves_one_video(single):
+    shared = single.expand(3)
+    assert shared.to("cpu") is shared and single.to(dtype=torch.float32) is single
+    half = shared.to(dtype=torch.float16)
+    assert half.is_shared and half.base is not single and len(half) == 3
+    assert half.frame_features.untyped_storage().nbytes() == single.frame_features.untyped_storage().nbytes() // 2
+    # What was found in other numbers is not true of these.
+    assert half.event_cache is half.base.event_cache is not single.event_cache
+
+
+def test_a_shared_state_is_saved_as_its_video(single, tmp_path):
+    single.save(tmp_path / "one")
+    single.expand(3).save(tmp_path / "three")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "three").read_bytes()
+
+
+def test_only_one_video_can_be_shared(state):
+    with pytest.raises(ValueError, match="Only a state of one video can be expanded, and this one holds 2"):
+        state.expand(2)
+
+
+def test_stacked_states_answer_as_alone(model, inputs):
+    rows = [one_row(inputs, row) for row in range(2)]
+    with torch.no_grad():
+        states = [model.encode_video(row["pixel_values_videos"]) for row in rows]
+        states[1].frame_times = torch.tensor([[0.0, 2.0, 4.0]], dtype=torch.float64)
+        both = VideoState.stack(states)
+        assert both.num_frames == [5, 3] and both.fingerprint == states[0].fingerprint and not both.is_shared
+        assert both.frame_times.tolist() == [[0, 1, 2, 3, 4], [0, 2, 4, 0, 0]]
+        found = model.get_video_features(video_state=both, **of_videos(without_pixels(inputs)))
+        for index, (row, state) in enumerate(zip(rows, states, strict=True)):
+            alone = model.get_video_features(video_state=state, **of_videos(without_pixels(row)))
+            assert torch.equal(found.key_frames[index], alone.key_frames[0])
+            torch.testing.assert_close(found.pooler_output[index], alone.pooler_output[0], atol=1e-4, rtol=1e-4)
+
+
+def test_stacking_one_video_copies_nothing(single):
+    for states in ([single] * 3, [single.expand(2), single], [single.expand(3)]):
+        stacked = VideoState.stack(states)
+        assert len(stacked) == 3 and stacked.base is single
+    assert VideoState.stack([single]) is single
+
+
+def test_states_that_do_not_go_together(single, state, model):
+    other = tiny_model("default", seed=3).encode_video(torch.zeros(1, 2, 3, 32, 32))
+    with pytest.raises(ValueError, match="States of different weights of the vision tower cannot form a batch"):
+        VideoState.stack([single, other])
+    other.fingerprint, other.grouped_tokens = None, other.grouped_tokens[..., :5]
+    with pytest.raises(ValueError, match="their tensors differ in shape"):
+        VideoState.stack([single, other])
+    with pytest.raises(ValueError, match="no states to stack"):
+        VideoState.stack([])
+    # What is not known does not contradict.
+    single.fingerprint = None
+    assert VideoState.stack([single, state]).fingerprint == state.fingerprint
+
+
+def test_bytes_serve_as_parents(model, inputs, state):
+    small = replace(state, parent_of_token=state.parent_of_token.to(torch.uint8))
+    with torch.no_grad():
+        expected, found = (
+            model.get_video_features(video_state=one, **of_videos(without_pixels(inputs))) for one in (state, small)
+        )
+    assert all(map(torch.equal, found.pooler_output, expected.pooler_output))

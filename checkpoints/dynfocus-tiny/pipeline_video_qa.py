@@ -3,28 +3,32 @@
 import copy
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from transformers import GenerationConfig, Pipeline
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from transformers import BatchFeature, GenerationConfig, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .batched_videos import features_of_rows
 from .collator import merge_rows, pad_token_id
-from .conversations import as_messages
-from .decoded_frames import is_video, restated
+from .conversations import as_messages, media_of
+from .decoded_frames import describe_video, flatten_videos, restated
+from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
 from .video_answers import event_list, key_frame_list, sequence_scores
 
-_SAMPLING = ("fps", "max_frames", "num_frames", "max_visual_tokens", "decoder")
-_VIDEO_INPUTS = (
+_SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "max_visual_tokens", "decoder", "on_truncated")
+_TEXT_INPUTS = ("input_ids", "attention_mask")
+_MODEL_INPUTS = {
+    *_TEXT_INPUTS,
     "pixel_values_videos",
-    "video_state",
     "video_frame_mask",
+    "video_state",
     "video_token_plan",
     "question_input_ids",
     "question_attention_mask",
-)
+}
 # Other arguments of `generate` than the fields of its configuration.
 _GENERATE_ARGUMENTS = {
     "generation_config",
@@ -38,6 +42,12 @@ _GENERATE_ARGUMENTS = {
 }
 _GENERATION_PARAMETERS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | _GENERATE_ARGUMENTS
 _DEFAULT_NEW_TOKENS = 64
+_SELECTION = ("key_frames", "event_of_frame", "event_scores", "event_medoids")
+# Of questions about one video, if `batch_size` does not say: so many at once, and so many visual tokens of them.
+_QUESTIONS_AT_ONCE = 8
+_TOKENS_AT_ONCE = 16384
+# Question, chat template and answer.
+_POSITIONS_FOR_WORDS = 512
 
 
 class VideoQAPipeline(Pipeline):
@@ -51,14 +61,16 @@ class VideoQAPipeline(Pipeline):
     Parameters, of the pipeline or of a call:
         question (`str` or `list[str]`): the question, or one for each video of a list.
         fps, max_frames, num_frames, decoder: see [`DynFocusVideoProcessor`].
-        max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`].
+        max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`]; by default what the processor
+            says, or else what the language model's positions have room for.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
             with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}` and costs nothing else.
         return_details (`bool`, defaults to `False`): return more, see below.
         max_new_tokens (`int`, defaults to 64), do_sample, num_beams, …: parameters of `generate`, by themselves or as
             `generate_kwargs={…}`.
-        batch_size (`int`, defaults to 1), num_workers (`int`): rows that the model answers at once; processes that
-            decode.
+        batch_size (`int`): rows that the model answers at once; 1 by default, and up to 8 for several questions
+            (`question=[…]`) about one video, fewer for a long one.
+        num_workers (`int`, defaults to 0): processes that decode.
 
     Returns, for each row, a dict:
         answer (`str`).
@@ -136,22 +148,22 @@ class VideoQAPipeline(Pipeline):
     def __call__(self, inputs: Any, question: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Answers for `inputs`, which the class describes; `question` is a string or a list of them."""
         several = question is not None and not isinstance(question, str)
-        if several and (_is_one_video(inputs) or (isinstance(inputs, Mapping) and "messages" not in inputs)):
+        if several and (is_one_video(inputs) or (isinstance(inputs, Mapping) and "messages" not in inputs)):
             return self._ask_many(inputs, list(question or ()), **kwargs)
-        if isinstance(inputs, Mapping) or _is_chat(inputs) or _is_one_video(inputs):
-            return super().__call__(_as_row(inputs, question), **kwargs)
+        if isinstance(inputs, Mapping) or is_chat(inputs) or is_one_video(inputs):
+            return super().__call__(as_row(inputs, question), **kwargs)
         if several and not isinstance(inputs, (list, tuple)):
             raise ValueError("A list of questions goes with one video, or with a list of as many videos.")
         if isinstance(inputs, (list, tuple)):
             questions = list(question or ()) if several else [question] * len(inputs)
             if len(questions) != len(inputs):
                 raise ValueError(f"There are {len(questions)} questions for {len(inputs)} videos.")
-            rows = [_as_row(one, q, i) for i, (one, q) in enumerate(zip(inputs, questions, strict=True))]
+            rows = [as_row(one, q, i) for i, (one, q) in enumerate(zip(inputs, questions, strict=True))]
             return super().__call__(rows, **kwargs) if rows else []
         if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
-            return super().__call__(_RowsOf(inputs, question), **kwargs)
+            return super().__call__(RowsOf(inputs, question), **kwargs)
         if isinstance(inputs, Iterable):
-            return super().__call__((_as_row(one, question, i) for i, one in enumerate(inputs)), **kwargs)
+            return super().__call__((as_row(one, question, i) for i, one in enumerate(inputs)), **kwargs)
         raise ValueError(f"Cannot make a video out of {type(inputs).__name__}.")
 
     def _ask_many(self, video: Any, questions: list[str], **kwargs: Any) -> list[dict[str, Any]]:
@@ -166,18 +178,77 @@ class VideoQAPipeline(Pipeline):
                 if settings.get("on_error") != "skip":
                     raise
                 return [{"answer": None, "error": str(error)} for _ in questions]
+        kwargs["batch_size"] = kwargs.get("batch_size") or self._questions_at_once(video, settings)
+        # Nothing is left to decode, and from a worker each question would come with a state of its own.
+        kwargs["num_workers"] = 0
         return self([{"video": video, "question": question} for question in questions], **kwargs)
 
-    def encode_video(self, video: Any, **sampling: Any) -> Any:
+    def _questions_at_once(self, state: Any, settings: Mapping[str, Any]) -> int:
+        if self._batch_size is not None:
+            return self._batch_size
+        try:
+            budget = self.processor.token_budget(max_visual_tokens=self._max_visual_tokens(settings, len(state)))
+            num_tokens = sum(budget.plan(count).num_visual_tokens for count in state.num_frames)
+        except ValueError:
+            # Each question will say it.
+            return 1
+        return max(1, min(_QUESTIONS_AT_ONCE, _TOKENS_AT_ONCE // num_tokens))
+
+    def _max_visual_tokens(self, settings: Mapping[str, Any], num_videos: int) -> int | None:
+        """Of each video; if nobody says, what the language model's positions have room for beside the words."""
+        for limit in (settings.get("max_visual_tokens"), self.processor.max_visual_tokens):
+            if limit is not None:
+                return limit
+        # Not every family counts its positions.
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is None or not num_videos:
+            return None
+        room = max(positions - _POSITIONS_FOR_WORDS, positions // 2) // num_videos
+        # Where not even the smallest plan fits in, the words of the prompt's error say more than a budget's.
+        return room if room >= self.processor.cone_tokens + self.processor.rod_tokens else None
+
+    def read_video(self, video: Any, **sampling: Any) -> BatchFeature:
         """
-        What can be known of a video before any question (a `VideoState` with the times of its frames), to be asked
-        later: `pipe(state, question=…)`.
+        One video, decoded and prepared for `encode_video`, which takes it in place of the video: to be called in
+        another thread while the model is at work.
 
         Args:
             video: one video in any form.
             sampling: `fps`, `max_frames`, `num_frames`, `decoder`.
+
+        Raises:
+            `ValueError`, `FileNotFoundError`: a video that cannot be read.
         """
-        inputs = self.processor.video_processor(video, return_metadata=True, return_tensors="pt", **sampling)
+        return self.processor.video_processor(video, return_metadata=True, return_tensors="pt", **sampling)
+
+    def encode_video(self, video: Any, **options: Any) -> Any:
+        """
+        What can be known of a video before any question (a `VideoState` with the times of its frames), to be asked
+        later: `pipe(state, question=…)`. The video is read and encoded chunk by chunk, however long it is.
+
+        Args:
+            video: a video in any form, a list of videos, or what `read_video` made of one.
+            options: `fps`, `max_frames`, `num_frames`, `sampling`, `decoder`, `on_truncated`, and `save_to`,
+                `progress` and `dtype`; see [`DynFocusModel.encode_video`].
+        """
+        if isinstance(video, BatchFeature):
+            return self._encode_prepared(video)
+        videos = flatten_videos(video)
+        if not videos or (len(videos) > 1 and options.get("save_to") is not None):
+            raise ValueError(f"There are {len(videos)} videos: give one (or several without `save_to`).")
+        states = []
+        for index, one in enumerate(videos):
+            try:
+                with self.device_placement():
+                    states.append(self.model.encode_video(one, processor=self.processor, **options))
+            except (ValueError, OSError) as error:
+                if len(videos) == 1:
+                    raise
+                where = f"Video {index} of {len(videos)} ({describe_video(one)})"
+                raise restated(error, f"{where}: {error}") from error
+        return states[0] if len(states) == 1 else type(states[0]).stack(states)
+
+    def _encode_prepared(self, inputs: BatchFeature) -> Any:
         with self.device_placement(), torch.no_grad():
             pixels, mask = (inputs[name].to(self.device) for name in ("pixel_values_videos", "video_frame_mask"))
             state = self.model.encode_video(pixels, mask)
@@ -205,6 +276,9 @@ class VideoQAPipeline(Pipeline):
                 raise ValueError("There is no question: give `question=`, or rows with `question`.")
             row = {**row, "question": question if own is None else own, "answer": None}
         messages = as_messages(row)
+        given = [video for _, video in media_of(messages)]
+        num_videos = sum(len(video) if hasattr(video, "frame_mask") else 1 for video in given)
+        settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
         is_begun = messages[-1]["role"] == "assistant"
         inputs = self.processor.apply_chat_template(
             [messages],
@@ -218,11 +292,13 @@ class VideoQAPipeline(Pipeline):
         )
         metadata = inputs.pop("video_metadata", None) or []
         state = inputs.get("video_state")
+        if state is not None and get_worker_info() is None:
+            # The model itself would refuse all rows of a batch. It cannot be asked from a worker.
+            state.check_fingerprint(self.model.video_fingerprint(self.processor))
         times = [one.timestamps for one in metadata] if state is None else _times_of_state(state)
         # Offsets and the like are of no use to the model.
-        names = {"input_ids", "attention_mask", *_VIDEO_INPUTS}
         return {
-            "inputs": {name: value for name, value in inputs.items() if name in names},
+            "inputs": {name: value for name, value in inputs.items() if name in _MODEL_INPUTS},
             "frame_times": times,
             "decode": time.perf_counter() - start,
         }
@@ -253,27 +329,21 @@ class VideoQAPipeline(Pipeline):
         rows = input_tensors["rows"] if "rows" in input_tensors else [input_tensors]
         results: list[dict[str, Any]] = [{"error": row["error"]} if "error" in row else {} for row in rows]
         readable = [index for index, row in enumerate(rows) if "error" not in row]
-        with_state = [index for index in readable if "video_state" in rows[index]["inputs"]]
-        together = [index for index in readable if index not in with_state]
-        # States keep their own padding, so they are asked one at a time.
-        for group in [together, *([index] for index in with_state)]:
-            if group:
-                for index, result in zip(group, self._answer([rows[i] for i in group], options), strict=True):
-                    results[index] = result
+        if readable:
+            answers = self._answer([rows[index] for index in readable], options)
+            for index, answer in zip(readable, answers, strict=True):
+                results[index] = answer
         return {"rows": results}
 
     def _answer(self, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
-        inputs = [row["inputs"] for row in rows]
-        batch: dict[str, Any] = dict(merge_rows(inputs, pad_token_id(self.processor.tokenizer), "left"))
-        if "video_state" in inputs[0]:
-            batch["video_state"] = inputs[0]["video_state"]
-        video_inputs = {name: batch.pop(name) for name in _VIDEO_INPUTS if name in batch}
-
         start = self._now()
-        features: Any = self.model.get_video_features(**video_inputs) if video_inputs else None
+        pad = pad_token_id(self.processor.tokenizer)
+        videos, features = features_of_rows(self.model, [row["inputs"] for row in rows], pad)
         # Counted now: beam search repeats the features where they are.
-        tokens = [len(visual_tokens) for visual_tokens in features.pooler_output] if features else []
+        num_tokens = [sum(len(video["pooler_output"]) for video in own) for own in videos]
         encoded = self._now()
+        texts = [{name: row["inputs"][name] for name in _TEXT_INPUTS} for row in rows]
+        batch: dict[str, Any] = dict(merge_rows(texts, pad, "left"))
         if features is not None:
             # Encoded already: `generate` need not know of videos.
             batch["mm_encoder_outputs"] = {"video": features}
@@ -283,31 +353,21 @@ class VideoQAPipeline(Pipeline):
         new_tokens = output.sequences[:, batch["input_ids"].shape[1] :]
         answers = self.processor.post_process_generation(new_tokens)
         scores = sequence_scores(self.model, output, new_tokens, self._end_tokens(options))
-        results, video = [], 0
-        for row, answer, score in zip(rows, answers, scores, strict=True):
-            videos = range(video, video + len(row["frame_times"]))
-            video += len(videos)
-            results.append(
-                {
-                    "answer": answer,
-                    "score": score,
-                    "frame_times": row["frame_times"],
-                    "num_visual_tokens": sum(tokens[i] for i in videos),
-                    "selection": [
-                        {
-                            name: features[name][i]
-                            for name in ("key_frames", "event_of_frame", "event_scores", "event_medoids")
-                        }
-                        for i in videos
-                    ],
-                    "timings": {
-                        "decode": row["decode"],
-                        "encode": (encoded - start) / len(rows),
-                        "generate": (done - encoded) / len(rows),
-                    },
-                }
-            )
-        return results
+        return [
+            {
+                "answer": answer,
+                "score": score,
+                "frame_times": row["frame_times"],
+                "num_visual_tokens": count,
+                "selection": [{name: video[name] for name in _SELECTION} for video in own],
+                "timings": {
+                    "decode": row["decode"],
+                    "encode": (encoded - start) / len(rows),
+                    "generate": (done - encoded) / len(rows),
+                },
+            }
+            for row, own, count, answer, score in zip(rows, videos, num_tokens, answers, scores, strict=True)
+        ]
 
     def _generate_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `generate`. A `generation_config` of the call takes the place of the pipeline's parameters."""
@@ -369,51 +429,6 @@ class VideoQAPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
         hub = ("push_to_hub", "repo_id", "token", "private", "commit_message")
         self.processor.save_pretrained(save_directory, **{name: kwargs[name] for name in hub if name in kwargs})
-
-
-class _RowsOf(Dataset):
-    """A data set's rows, in the form of the pipeline, made when they are asked for."""
-
-    def __init__(self, rows: Any, question: Any):
-        self.rows = rows
-        self.question = question
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return _as_row(self.rows[index], self.question, index)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
-
-
-def _is_chat(value: Any) -> bool:
-    """Whether `value` is a conversation: a non-empty list of messages."""
-    if not isinstance(value, (list, tuple)) or not value:
-        return False
-    return all(isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in value)
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool({"video", "videos", "question", "messages"} & value.keys())
-
-
-def _is_one_video(value: Any) -> bool:
-    return not _is_row(value) and is_video(value)
-
-
-def _as_row(value: Any, question: Any, number: int | None = None) -> dict[str, Any]:
-    """Anything that the pipeline accepts for one answer, as a dict."""
-    if _is_row(value):
-        row = dict(value)
-        if question is not None and row.get("question") is None:
-            row["question"] = question
-    elif _is_chat(value):
-        row = {"messages": value, "question": question}
-    else:
-        row = {"video": value, "question": question}
-    return row if number is None else {**row, "row_number": number}
 
 
 def _as_batch(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -60,4 +60,60 @@ class QuestionEncoder(nn.Module):
         return self.projector(outputs.last_hidden_state[:, : queries.shape[1]])
 
 
-__all__ = ["QuestionEncoder"]
+class FrameQueries:
+    """
+    The question encoder's output at single frames, `(V, T, queries, D)`, encoded where it is asked for.
+
+    Of a long video all of it would be as large as the video's state. Nothing is kept but what `take` gave, as those
+    frames are asked for again.
+
+    Args:
+        encoder (`QuestionEncoder`).
+        input_ids, attention_mask, frame_tokens, frame_mask: see [`QuestionEncoder`]; `frame_tokens` may be on another
+            device or of another precision than the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder: QuestionEncoder,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        frame_tokens: torch.Tensor,
+        frame_mask: torch.Tensor,
+    ):
+        self.encoder, self.frame_tokens = encoder, frame_tokens
+        self.input_ids, self.attention_mask = input_ids, attention_mask
+        self.num_frames = frame_mask.shape[1]
+        self._taken: torch.Tensor | None = None
+        self._row = torch.full((frame_mask.numel(),), -1, dtype=torch.long, device=frame_mask.device)
+
+    def take(self, frames: torch.Tensor) -> torch.Tensor:
+        """At `frames` `(V, K)` of each video: `(V, K, queries, D)`."""
+        videos = torch.arange(len(frames), device=frames.device)[:, None]
+        places, row = (videos * self.num_frames + frames).unique(return_inverse=True)
+        step = self.encoder.frames_per_chunk
+        self._taken = torch.cat([self._encode(p // self.num_frames, p % self.num_frames) for p in places.split(step)])
+        self._row.fill_(-1)[places] = torch.arange(len(places), device=places.device)
+        return self._taken[row]
+
+    def at(self, videos: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """At the places `videos`, `frames`, each of shape `(n,)`: `(n, queries, D)`."""
+        row = self._row[videos * self.num_frames + frames]
+        if self._taken is None or not bool((row >= 0).any()):
+            return self._encode(videos, frames)
+        queries = self._taken[row.clamp(min=0)]
+        new = row < 0
+        if bool(new.any()):
+            queries[new] = self._encode(videos[new], frames[new])
+        return queries
+
+    def _encode(self, videos: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        encoder, elsewhere = self.encoder, self.frame_tokens.device
+        tokens = self.frame_tokens[videos.to(elsewhere), frames.to(elsewhere)].to(
+            self._row.device, encoder.query_tokens.dtype
+        )
+        mask = torch.ones(len(tokens), 1, dtype=torch.bool, device=tokens.device)
+        return encoder(self.input_ids[videos], self.attention_mask[videos], tokens[:, None], mask)[:, 0]
+
+
+__all__ = ["FrameQueries", "QuestionEncoder"]

@@ -88,7 +88,7 @@ class PyAVDecoder:
         with open_stream(self._source) as (container, stream):
             stream.codec_context.thread_type = "AUTO"
             stream.codec_context.thread_count = _num_threads()
-            for start, targets in plan_reading(self._index, wanted, self._seek_cost):
+            for start, targets in self._runs(wanted):
                 packets = self._packets_from(container, stream, start)
                 if packets is None:
                     break
@@ -101,6 +101,15 @@ class PyAVDecoder:
             # The container cannot be brought to where its own packets are: read through what is left.
             from_start = PyAVDecoder(self._source, self._index, self._skip_damaged, seek_cost=float("inf"))
             yield from from_start.frames(rest[rest > newest])
+
+    def _runs(self, wanted: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """What to read through from which packet."""
+        runs = plan_reading(self._index, wanted, self._seek_cost)
+        # Packets that are not even parsed cost less than any jump.
+        return [(runs[0][0], wanted)] if runs and self._takes_key_frames(wanted) else runs
+
+    def _takes_key_frames(self, targets: np.ndarray) -> bool:
+        return self._drops and bool(self._index.is_key[targets].all())
 
     def _packets_from(self, container: Any, stream: Any, start: int) -> Iterator[Any] | None:
         """The packets from number `start` or an earlier one on; None where the container cannot be brought there."""
@@ -136,10 +145,13 @@ class PyAVDecoder:
         """The decoded frames in the order in which they are shown, each with its number."""
         pts = self._index.pts
         kept = set(pts[targets].tolist()) if pts is not None and self._drops else None
+        only_key_frames = kept is not None and self._takes_key_frames(targets)
         counted = 0
         for packet in self._until_broken(packets):
             if kept is not None:
                 drop = packet.pts is not None and packet.pts not in kept
+                if drop and only_key_frames:
+                    continue
                 stream.codec_context.skip_frame = "NONREF" if drop else "DEFAULT"
             for frame in self._decode(packet, stream):
                 if pts is None:

@@ -29,6 +29,7 @@ class PacketIndex:
             the container does not state them (AVI, raw streams), and frames can only be counted.
         packet_of: `(N,)` int64, the packet that holds a frame.
         key_packet_of: `(N,)` int64, the packet from which decoding must start for a frame to come out right.
+        is_key: `(N,)` bool, whether the frame is one of the codec's key frames.
         cost: `(M + 1,)` float64, estimated cost of decoding the packets before each one; an average packet costs 1.
         packet_pts: `(M,)` int64, ticks of each packet.
         seek_ticks: `(M,)` int64, decoding time of each packet, which containers seek by.
@@ -47,6 +48,7 @@ class PacketIndex:
     pts: np.ndarray | None
     packet_of: np.ndarray
     key_packet_of: np.ndarray
+    is_key: np.ndarray
     cost: np.ndarray
     packet_pts: np.ndarray
     seek_ticks: np.ndarray
@@ -138,6 +140,7 @@ def build_index(source: VideoSource) -> PacketIndex:
         pts=None if counted else frame_ticks,
         packet_of=packet_of,
         key_packet_of=key_packet_of,
+        is_key=key[packet_of],
         cost=np.concatenate([[0.0], np.cumsum(0.5 + 0.5 * np.array(sizes) / np.mean(sizes))]),
         packet_pts=packet_pts,
         seek_ticks=np.array([p if d is None else d for p, d in zip(packet_pts, dts, strict=True)], dtype=np.int64),

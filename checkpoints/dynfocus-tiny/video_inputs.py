@@ -37,7 +37,7 @@ def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoSt
             f"{len(state)} videos need a `video_token_plan` of shape ({len(state)}, 3) and one question each, got "
             f"{tuple(plan.shape)} and {len(questions)} questions."
         )
-    num_frames = state.frame_mask.sum(1)
+    num_frames = state.frame_mask.sum(1).to(plan.device)
     num_events, num_key, num_groups = plan.unbind(1)
     fits = (num_events <= num_frames) & (num_key <= num_events) & (num_groups <= num_frames) & (plan > 0).all(1)
     if not fits.all():

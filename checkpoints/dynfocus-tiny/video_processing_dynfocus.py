@@ -1,7 +1,9 @@
 """The video processor: any form of video in, normalised frames with their true times out."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,17 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
-from .video_reading import read_video, resize_frame
+from .frame_stream import FrameStream
+from .video_reading import open_video, read_video, resize_frame
 from .video_sampling import check_sampling, sample_indices
 
 # Frames are normalised into the output this many at a time: a long video is not held twice in float32.
 _FRAMES_PER_CHUNK = 128
 # A rate above that of any video means each of its frames once.
 _EVERY_FRAME = 1e6
+_SAMPLING = ("fps", "num_frames", "max_frames", "sampling")
+# What decides a frame's pixels, besides the video.
+_PIXEL_SETTINGS = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize")
 
 
 @dataclass
@@ -54,12 +60,16 @@ class DynFocusVideoProcessorKwargs(VideosKwargs, total=False):
 
     Args:
         max_frames (`int`, *optional*): with `fps`, the most frames of a video; longer ones are sampled uniformly.
+        sampling (`str`, *optional*): `"key_frames"` for every key frame of the codec.
         decoder (`str`, *optional*): `"auto"`, `"pyav"`, `"decord"` or `"torchcodec"`.
+        on_truncated (`str`, *optional*): `"error"` or `"warn"`, for a file that is cut off or damaged.
         return_metadata (`bool`, *optional*): whether to return a `DynFocusVideoMetadata` for each video.
     """
 
     max_frames: int | None
+    sampling: str | None
     decoder: str | None
+    on_truncated: str | None
     return_metadata: bool | None
 
 
@@ -76,11 +86,14 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
         fps (`float`, defaults to 1.0): sampled frames a second.
         max_frames (`int`, *optional*): the most frames of a video.
         num_frames (`int`, *optional*): sample so many frames uniformly instead, whatever the video's length.
+        sampling (`str`, *optional*): `"key_frames"` takes every key frame of the codec instead (files only).
         size (`int` or `dict`, defaults to 224): side of the square frames, or `{"height": …, "width": …}`.
         resample (`int`, defaults to bicubic): PIL's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
         do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_sample_frames: as in
             transformers.
         decoder (`str`, defaults to `"auto"`): what decodes files.
+        on_truncated (`str`, defaults to `"error"`): with `"warn"`, a file that is cut off or damaged gives its
+            readable frames and a warning.
 
     Example:
 
@@ -105,7 +118,9 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
     fps = 1.0
     num_frames = None
     max_frames = None
+    sampling = None
     decoder = "auto"
+    on_truncated = "error"
     return_metadata = False
     valid_kwargs: Any = DynFocusVideoProcessorKwargs
     model_input_names = ["pixel_values_videos", "video_frame_mask"]
@@ -147,6 +162,45 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
             data["video_metadata"] = metadata
         return BatchFeature(data, tensor_type=settings["return_tensors"], skip_tensor_conversion=["video_metadata"])
 
+    def stream(
+        self,
+        video: Any,
+        chunk_frames: int = 32,
+        pin_memory: bool = False,
+        **kwargs: Unpack[DynFocusVideoProcessorKwargs],
+    ) -> FrameStream:
+        """
+        One video's frames as they are read, `chunk_frames` at a time: the same pixels as a call gives, but never all
+        at once. What is wrong with the file as a whole is raised here, the rest when its chunk is asked for.
+
+        Args:
+            video: one video in any form.
+            chunk_frames: frames of a chunk.
+            pin_memory: whether chunks lie in pinned memory, for copies to a GPU that do not wait.
+            kwargs: the settings of the class, for this call.
+
+        Returns:
+            [`FrameStream`]: an iterator over [`FrameChunk`]s of pixels, times and frame numbers, to be closed, or used
+            in a `with`.
+
+        Example:
+
+        ```python
+        >>> with processor.stream("lecture.mp4", fps=1) as stream:
+        ...     for pixel_values, times, frame_indices in stream:
+        ```
+        """
+        settings = self._resolve(dict(kwargs))
+        sources = flatten_videos(video)
+        if len(sources) != 1:
+            raise ValueError(f"One video is streamed at a time, got {len(sources)}.")
+        (known,) = self._given_metadata(settings["video_metadata"], 1)
+        return self._stream(sources[0], known, settings, chunk_frames, pin_memory)
+
+    def pixel_fingerprint(self, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> str:
+        """16 hexadecimal digits of all settings that decide what a frame's pixels are."""
+        return _pixel_fingerprint(self._resolve(dict(kwargs)))
+
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> tuple[Any, Any]:
         """
         Read one video, or a list of videos: `(frames, metadata)`, each a list for a list.
@@ -176,11 +230,18 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
         settings = {name: kwargs.get(name, getattr(self, name, None)) for name in names}
         if "fps" in kwargs and "num_frames" not in kwargs:
             settings["num_frames"] = None
+        if "sampling" in kwargs:
+            # What was saved gives way, and only what the call itself asks for can contradict it.
+            settings |= {name: kwargs.get(name) for name in ("fps", "num_frames")}
+        elif "fps" in kwargs or "num_frames" in kwargs:
+            settings["sampling"] = None
+        elif settings["sampling"] is not None:
+            settings |= {"fps": None, "num_frames": None}
         settings = {**settings, **self._standardize_kwargs(**settings), "return_tensors": return_tensors}
         size = settings["size"]
         if settings["do_resize"] and not (size and size.height and size.width):
             raise ValueError(f"`size` must be a side in pixels or give `height` and `width`, got {size}.")
-        check_sampling(**{name: settings[name] for name in ("fps", "num_frames", "max_frames")})
+        check_sampling(**{name: settings[name] for name in _SAMPLING})
         return settings
 
     def _given_metadata(self, metadata: Any, num_videos: int) -> Sequence[DynFocusVideoMetadata | None]:
@@ -198,16 +259,9 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
     ) -> tuple[np.ndarray, DynFocusVideoMetadata]:
         """One video as `(T, height, width, 3)` uint8 frames, sampled and resized, and what is known about it."""
 
-        def resized(frame: np.ndarray) -> np.ndarray:
-            size = settings["size"]
-            return resize_frame(frame, (size.height, size.width), settings["resample"])
-
-        transform = resized if settings["do_resize"] else None
+        transform = _resize(settings)
         if not is_decoded(source):
-            sampling = {name: settings[name] for name in ("fps", "num_frames", "max_frames")}
-            if not settings["do_sample_frames"]:
-                sampling = {"fps": _EVERY_FRAME}
-            decoded = read_video(source, **sampling, decoder=settings["decoder"], transform=transform)
+            decoded = read_video(source, **_reading(settings), transform=transform)
             return decoded.frames, DynFocusVideoMetadata(
                 total_num_frames=decoded.metadata.total_num_frames,
                 fps=decoded.metadata.fps,
@@ -219,10 +273,7 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
                 frame_times=[float(time) for time in decoded.timestamps],
             )
 
-        channels_first = {"channels_first": True, "channels_last": False}.get(str(settings["input_data_format"]))
-        frames = as_rgb_frames(source, channels_first)
-        times, original = _frame_times(len(frames), known, settings["fps"])
-        kept = _sampled(times, known, settings) if settings["do_sample_frames"] else np.arange(len(frames))
+        frames, kept, times, original = _decoded(source, known, settings)
         frames = frames[kept] if len(kept) < len(frames) else frames
         metadata = DynFocusVideoMetadata(
             total_num_frames=len(times) if known is None else known.total_num_frames,
@@ -234,6 +285,61 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
             frame_times=[float(times[index]) for index in kept],
         )
         return (frames if transform is None else np.stack([transform(frame) for frame in frames])), metadata
+
+    def _stream(
+        self,
+        source: Any,
+        known: DynFocusVideoMetadata | None,
+        settings: dict[str, Any],
+        chunk_frames: int,
+        pin_memory: bool,
+    ) -> FrameStream:
+        shared: dict[str, Any] = {
+            "to_pixels": partial(self._to_pixels, settings=settings),
+            "chunk_frames": chunk_frames,
+            "pin_memory": pin_memory,
+            "sampling": {name: settings[name] for name in (*_SAMPLING, "do_sample_frames")},
+            "pixel_fingerprint": _pixel_fingerprint(settings),
+        }
+        if not is_decoded(source):
+            video = open_video(source, **_reading(settings), transform=_resize(settings))
+            return FrameStream(
+                video.frames,
+                video.index.times,
+                num_frames=len(video.wanted),
+                duration=video.metadata.duration,
+                source={"name": video.source.name, **video.source.identity()},
+                **shared,
+            )
+        frames, kept, times, _ = _decoded(source, known, settings)
+        transform = _resize(settings)
+
+        def finished(after: int) -> Iterator[tuple[int, np.ndarray]]:
+            for number in kept[kept > after].tolist():
+                yield number, frames[number] if transform is None else transform(frames[number])
+
+        ends = hashlib.sha256(str(frames.shape).encode() + frames[0].tobytes() + frames[-1].tobytes())
+        return FrameStream(
+            finished,
+            times,
+            num_frames=len(kept),
+            duration=None if known is None else known.duration,
+            source={
+                "name": "frames in memory", "size": frames.nbytes, "digest": ends.hexdigest()[:32], "modified": None
+            },
+            **shared,
+        )  # fmt: skip
+
+    def _to_pixels(self, frames: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
+        """`(n, 3, H, W)` uint8 to normalised float32."""
+        return self.rescale_and_normalize(
+            frames,
+            settings["do_rescale"],
+            settings["rescale_factor"],
+            settings["do_normalize"],
+            settings["image_mean"],
+            settings["image_std"],
+        )
 
     def _batch(self, clips: list[np.ndarray], settings: dict[str, Any]) -> dict[str, torch.Tensor]:
         sizes = sorted({clip.shape[1:3] for clip in clips})
@@ -247,15 +353,43 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
             mask[row, : len(clip)] = True
             for start in range(0, len(clip), _FRAMES_PER_CHUNK):
                 chunk = torch.from_numpy(clip[start : start + _FRAMES_PER_CHUNK]).to(device).permute(0, 3, 1, 2)
-                pixels[row, start : start + len(chunk)] = self.rescale_and_normalize(
-                    chunk,
-                    settings["do_rescale"],
-                    settings["rescale_factor"],
-                    settings["do_normalize"],
-                    settings["image_mean"],
-                    settings["image_std"],
-                )
+                pixels[row, start : start + len(chunk)] = self._to_pixels(chunk, settings)
         return {"pixel_values_videos": pixels, "video_frame_mask": mask}
+
+
+def _reading(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a file is opened with."""
+    sampling = {name: settings[name] for name in _SAMPLING} if settings["do_sample_frames"] else {"fps": _EVERY_FRAME}
+    return {**sampling, "decoder": settings["decoder"], "on_truncated": settings["on_truncated"]}
+
+
+def _resize(settings: dict[str, Any]) -> Any:
+    """What makes each frame the model's size; `None` where frames stay as they are."""
+    if not settings["do_resize"]:
+        return None
+    size = settings["size"]
+    return partial(resize_frame, size=(size.height, size.width), resample=settings["resample"])
+
+
+def _pixel_fingerprint(settings: dict[str, Any]) -> str:
+    size = settings["size"]
+    deciding = [float(settings[name]) for name in _PIXEL_SETTINGS]
+    deciding += [float(value) for name in ("image_mean", "image_std") for value in settings[name] or ()]
+    deciding += [float(size.height), float(size.width)] if settings["do_resize"] else []
+    return hashlib.sha256(repr(deciding).encode()).hexdigest()[:16]
+
+
+def _decoded(
+    source: Any, known: DynFocusVideoMetadata | None, settings: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Frames in memory `(N, H, W, 3)` uint8, which of them to keep, their times, and their numbers in the video."""
+    if settings["sampling"] is not None:
+        raise ValueError("sampling='key_frames' needs a video file: frames in memory have no codec.")
+    channels_first = {"channels_first": True, "channels_last": False}.get(str(settings["input_data_format"]))
+    frames = as_rgb_frames(source, channels_first)
+    times, original = _frame_times(len(frames), known, settings["fps"])
+    kept = _sampled(times, known, settings) if settings["do_sample_frames"] else np.arange(len(frames))
+    return frames, kept, times, original
 
 
 def _frame_times(

@@ -1,6 +1,10 @@
 """Which frames of a video to look at: pure arithmetic on the times of its frames."""
 
+from typing import Literal, TypeAlias
+
 import numpy as np
+
+Sampling: TypeAlias = Literal["key_frames"] | None
 
 # Times come from integer ticks of the container (milliseconds in Matroska), so that "the frame shown at 2 s" may start
 # at 2.0004 s. A sample time that lies this close before a frame's start counts as that frame's.
@@ -14,6 +18,7 @@ def sample_indices(
     fps: float | None = None,
     num_frames: int | None = None,
     max_frames: int | None = None,
+    key_frames: np.ndarray | None = None,
 ) -> np.ndarray:
     """The frames to read, as sorted unique indices.
 
@@ -21,7 +26,8 @@ def sample_indices(
     is taken; where a variable frame rate puts two centres on one frame, the nearest free neighbour replaces it, so
     that exactly `min(num_frames, total)` frames come back. Else the frames shown at 0, 1/fps, 2/fps, … are taken, each
     once; are these more than `max_frames`, then `max_frames` of them are spread over the whole duration as above.
-    The frame shown at a time is the last one that starts at it or before it.
+    The frame shown at a time is the last one that starts at it or before it. With `key_frames` these are taken, or
+    `max_frames` of them, spread over the whole duration.
 
     Args:
         timestamps: `(total,)` start of each frame in seconds, strictly increasing; the first is 0.
@@ -29,6 +35,7 @@ def sample_indices(
         fps: frames a second; default 1. Above the video's own rate it means every frame once.
         num_frames: number of frames; comes before `fps`.
         max_frames: never more frames than this.
+        key_frames: `(K,)` sorted indices of the codec's key frames, to take these.
 
     Returns:
         `(T,)` int64, `1 <= T <= total`.
@@ -39,6 +46,10 @@ def sample_indices(
     check_sampling(fps=fps, num_frames=num_frames, max_frames=max_frames)
     if len(timestamps) == 0:
         raise ValueError("cannot sample a video that has no frames.")
+    if key_frames is not None:
+        if max_frames is None or len(key_frames) <= max_frames:
+            return key_frames.astype(np.int64)
+        return key_frames[_centres_of_segments(timestamps[key_frames], duration, max_frames)].astype(np.int64)
     if num_frames is not None:
         return _centres_of_segments(timestamps, duration, min(num_frames, max_frames or num_frames))
     # Frame i is taken if some k/fps falls into the time it is shown. Asked of each frame instead of counting up k,
@@ -54,8 +65,17 @@ def sample_indices(
     return indices.astype(np.int64)
 
 
-def check_sampling(*, fps: float | None, num_frames: int | None, max_frames: int | None) -> None:
-    """Raises a `ValueError` for a rate or a count that cannot be meant."""
+def check_sampling(
+    *, fps: float | None, num_frames: int | None, max_frames: int | None, sampling: str | None = None
+) -> None:
+    """Raises a `ValueError` for a rate, a count or a way of sampling that cannot be meant."""
+    if sampling not in (None, "key_frames"):
+        raise ValueError(f"sampling is {sampling!r}: it must be 'key_frames', or left out to sample by time.")
+    if sampling is not None and (fps is not None or num_frames is not None):
+        raise ValueError(
+            "sampling='key_frames' takes the frames that the codec made key frames: leave out fps and num_frames "
+            "(max_frames limits their number)."
+        )
     if fps is not None and not (np.isfinite(fps) and fps > 0):
         raise ValueError(f"fps is {fps}: it must be above 0.")
     for name, count in (("num_frames", num_frames), ("max_frames", max_frames)):
@@ -74,4 +94,4 @@ def _centres_of_segments(timestamps: np.ndarray, duration: float, count: int) ->
     return np.minimum(indices, total - count + steps).clip(min=0).astype(np.int64)
 
 
-__all__ = ["check_sampling", "sample_indices"]
+__all__ = ["Sampling", "check_sampling", "sample_indices"]

@@ -1,6 +1,7 @@
 """Where a video comes from: a path, a URL, bytes or a file object, made into something a decoder can open."""
 
 import base64
+import hashlib
 import io
 import os
 import re
@@ -19,6 +20,7 @@ VideoInput: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | IO[
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _CHUNK_BYTES = 1 << 20
+_DIGEST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class VideoSource:
         name: what error messages call it.
         path: the file, or None for bytes and file objects.
         file: a seekable binary file, or None for paths. A temporary file lives as long as this object.
+        stamp: size and time of change of the file at `path`, in bytes and nanoseconds, when it was opened.
     """
 
     name: str
     path: str | None = None
     file: IO[bytes] | None = None
+    stamp: tuple[int, int] | None = None
 
     def open_argument(self) -> Any:
         """What FFmpeg is to open; a file object is set to its start."""
@@ -53,6 +57,21 @@ class VideoSource:
     def rewind(self) -> None:
         if self.file is not None:
             self.file.seek(0)
+
+    def check_unchanged(self) -> None:
+        """Raises a `ValueError` where the file at `path` is no longer what it was when it was opened."""
+        if self.path is not None and _stamp(self.path) != self.stamp:
+            raise ValueError(
+                f"{self.name}: changed while it was read; read it again once it is written to its end, or read a copy."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """By which the same video is known again: `size` in bytes, `modified` (nanoseconds), and a `digest`."""
+        if self.path is not None:
+            with open(self.path, "rb") as file:
+                return {**_digest(file), "modified": self.stamp and self.stamp[1]}
+        assert self.file is not None
+        return {**_digest(self.file), "modified": None}
 
     def ends_early(self) -> bool:
         """Whether the container says that the file is longer than it is; some (TS, live Matroska) never say."""
@@ -116,7 +135,25 @@ def _from_path(path: str) -> VideoSource:
         raise ValueError(f"{path}: is empty (0 bytes).")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path}: cannot be read: permission denied.")
-    return VideoSource(name=path, path=os.path.abspath(path))
+    return VideoSource(name=path, path=os.path.abspath(path), stamp=_stamp(path))
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(file: IO[bytes]) -> dict[str, Any]:
+    """Size, and a hash of it and of both ends of the file: all of it would take long for hours of video."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    found = hashlib.sha256(str(size).encode() + file.read(_DIGEST_BYTES))
+    file.seek(max(0, size - _DIGEST_BYTES))
+    found.update(file.read(_DIGEST_BYTES))
+    return {"size": size, "digest": found.hexdigest()[:32]}
 
 
 def _from_file(file: Any, name: str) -> VideoSource:

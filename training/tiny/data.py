@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class FeatureSet:
 
     def batch(self, rows: np.ndarray, device: str) -> VideoState:
         index = torch.from_numpy(rows)
-        tensors = {name: tensor[index].to(device) for name, tensor in self.state.tensors().items()}
+        tensors: dict[str, Any] = {name: tensor[index].to(device) for name, tensor in self.state.tensors().items()}
         tensors["parent_of_token"] = tensors["parent_of_token"].long()
         features = {name: tensors[name].float() for name in ("frame_features", "grouped_tokens")}
         return VideoState(**{**tensors, **features})
@@ -132,7 +133,8 @@ def encode_videos(
             if (start // block) % 25 == 0:
                 log(f"encoded {start}/{videos.count} videos of {videos.num_frames} frames")
         save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, path)
-    return FeatureSet(VideoState(**load_file(path)), episodes)
+    tensors: dict[str, Any] = load_file(path)
+    return FeatureSet(VideoState(**tensors), episodes)
 
 
 def _shares(weights: dict[str, float]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -1,0 +1,183 @@
+"""A state that is written while its video is encoded, so that an interrupted encoding goes on where it stopped."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from .state_file import Column, write_state_file, written_whole
+from .video_fingerprint import difference
+from .video_state import VideoState
+
+_FORMAT = "dynfocus-state-parts-1"
+_MANIFEST = "manifest.json"
+# A part is written once it is so large, in bytes, or so old, in seconds: what a power cut may cost.
+_PART_BYTES = 64 << 20
+_PART_SECONDS = 30.0
+
+
+class StateParts:
+    """
+    The parts of one video's state, in the folder `<target>.parts` until they make up the file `target`.
+
+    Args:
+        target: the file of the whole state.
+        source, sampling (`dict`), fingerprint, dtype: what makes its parts; see [`VideoState`] and `FrameStream`.
+
+    Raises:
+        `ValueError`: the folder is something else, or of another encoding. `OSError`: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike,
+        source: dict[str, Any],
+        sampling: dict[str, Any],
+        fingerprint: str | None,
+        dtype: torch.dtype,
+    ):
+        self.target = os.fspath(target)
+        self.folder = f"{self.target}.parts"
+        # The same video may be called by another path.
+        source = {name: value for name, value in source.items() if name != "name"}
+        key = {"source": source, "sampling": sampling, "fingerprint": fingerprint, "dtype": str(dtype)}
+        self._chunks: list[dict[str, torch.Tensor]] = []
+        self._since = time.monotonic()
+        if os.path.isdir(self.target):
+            raise ValueError(f"{self.target}: is a folder; name a file to save the state in.")
+        parent = os.path.dirname(os.path.abspath(self.target))
+        if not os.path.isdir(parent):
+            raise ValueError(f"{self.target}: there is no folder {parent}; create it first.")
+        if os.path.isdir(self.folder) and os.listdir(self.folder):
+            self._check(key)
+        else:
+            os.makedirs(self.folder, exist_ok=True)
+            with written_whole(os.path.join(self.folder, _MANIFEST)) as file:
+                file.write(json.dumps({"format": _FORMAT, **key}).encode())
+        self._sizes = [self._shape(path, "frame_indices")[0] for path in self._paths()]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are encoded, in the parts or on their way there."""
+        return sum(self._sizes) + sum(len(chunk["frame_indices"]) for chunk in self._chunks)
+
+    @property
+    def last_frame_index(self) -> int:
+        """Number in the video of the last frame in the parts; -1 where there is none."""
+        if not self._sizes:
+            return -1
+        with safe_open(self._paths()[-1], framework="pt") as file:
+            return int(file.get_tensor("frame_indices")[-1])
+
+    def add(self, chunk: dict[str, torch.Tensor]) -> None:
+        """The tensors `(n, …)` of the next n frames, in host memory, with `frame_times` and `frame_indices`."""
+        self._chunks.append(chunk)
+        num_bytes = sum(tensor.nbytes for one in self._chunks for tensor in one.values())
+        if num_bytes >= _PART_BYTES or time.monotonic() - self._since >= _PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added. Raises `OSError` where that fails; what was written before is safe."""
+        if not self._chunks:
+            return
+        part = {name: torch.cat([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
+        try:
+            with written_whole(os.path.join(self.folder, f"part-{len(self._sizes):06d}.safetensors")) as file:
+                file.write(save(part))
+        except OSError as error:
+            cause = error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
+            raise OSError(
+                f"{self.target}: cannot be saved: {reason}; the first {sum(self._sizes)} frames are kept, and the "
+                "same call goes on after them."
+            ) from error
+        self._sizes.append(len(part["frame_indices"]))
+        self._chunks = []
+        self._since = time.monotonic()
+
+    @contextmanager
+    def kept_when_interrupted(self, expected: int) -> Iterator[None]:
+        """Writes what was added where the encoding of `expected` frames breaks off in here, and says how to go on."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(OSError):
+                self.flush()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(
+                    f"stopped after {self.num_frames} of {expected} frames; the same call goes on there "
+                    f"({self.folder} keeps them)."
+                ) from None
+            raise
+
+    def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
+        """Put the parts together into the target, one tensor of one part at a time, and remove them."""
+        self.flush()
+        paths, frames = self._paths(), self.num_frames
+        with safe_open(paths[0], framework="pt") as file:
+            first = {name: file.get_tensor(name) for name in file.keys() if name != "frame_indices"}
+        columns = {
+            name: Column(tensor.dtype, (1, frames, *tensor.shape[1:]), _Pieces(paths, name))
+            for name, tensor in first.items()
+        }
+        columns["frame_mask"] = Column.of(torch.ones(1, frames, dtype=torch.bool))
+        write_state_file(self.target, columns, fingerprint, sampling)
+        for path in (*paths, os.path.join(self.folder, _MANIFEST)):
+            os.unlink(path)
+        with suppress(OSError):
+            os.rmdir(self.folder)
+        return VideoState.load(self.target)
+
+    def _paths(self) -> list[str]:
+        names = sorted(name for name in os.listdir(self.folder) if name.endswith(".safetensors"))
+        return [os.path.join(self.folder, name) for name in names]
+
+    @staticmethod
+    def _shape(path: str, name: str) -> list[int]:
+        with safe_open(path, framework="pt") as file:
+            return file.get_slice(name).get_shape()
+
+    def _check(self, key: dict[str, Any]) -> None:
+        """That the folder is that of this encoding."""
+        try:
+            with open(os.path.join(self.folder, _MANIFEST), "rb") as file:
+                found = json.load(file)
+            known = isinstance(found, dict) and found.get("format") == _FORMAT
+        except (OSError, ValueError):
+            known = False
+        if not known:
+            raise ValueError(f"{self.folder}: is no folder of an interrupted encoding; save the state elsewhere.")
+        mine = json.loads(json.dumps(key))
+        changed = {
+            "the video": found["source"] != mine["source"],
+            "the sampling": found["sampling"] != mine["sampling"],
+            "the precision of the state": found["dtype"] != mine["dtype"],
+            "the model": difference(found["fingerprint"], mine["fingerprint"]) is not None,
+        }
+        if names := [name for name, differs in changed.items() if differs]:
+            raise ValueError(
+                f"{self.target}: an interrupted encoding lies in {self.folder}, but {' and '.join(names)} "
+                f"{'is' if len(names) == 1 else 'are'} another now: delete that folder to start anew, or save the "
+                "state elsewhere."
+            )
+
+
+class _Pieces:
+    """A tensor's piece in each part, one at a time."""
+
+    def __init__(self, paths: list[str], name: str):
+        self.paths, self.name = paths, name
+
+    def __call__(self) -> Iterator[torch.Tensor]:
+        for path in self.paths:
+            with safe_open(path, framework="pt") as file:
+                yield file.get_tensor(self.name)
+
+
+__all__ = ["StateParts"]

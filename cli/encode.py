@@ -1,0 +1,188 @@
+"""`dynfocus encode`: a video to its state, which is asked later."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from dynfocus.checkpoints import embedded_model
+
+from .loading import load_pipeline
+from .terminal import UserError, one_sentence, quiet, spinner
+from .times import clock_time
+
+_IN_OPTIONS = {
+    "use decoder='auto'": "use --decoder auto",
+    "on_truncated='warn'": "--on-truncated warn",
+    "sampling='key_frames'": "--key-frames",
+    "leave out fps and num_frames (max_frames limits": "leave out --fps and --num-frames (--max-frames limits",
+    "the same call goes on": "the same command goes on",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says; `sampling` holds settings of the video processor, `None` for those not given."""
+
+    video: str
+    out: Path
+    model: str | None
+    sampling: dict[str, Any]
+    half: bool
+    force: bool
+    device: str | None
+    dtype: str | None
+    revision: str | None
+    trust_remote_code: bool
+    verbose: bool
+
+
+def run(request: Request) -> None:
+    """Encodes, and says what was written. Ends with exit code 130 where Ctrl-C stopped it."""
+    _check(request)
+    model = request.model or str(embedded_model())
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    options = {name: value for name, value in request.sampling.items() if value is not None}
+    try:
+        with quiet(request.verbose), warnings.catch_warnings(record=True) as noted:
+            # The videos' own warnings are for the user, however quiet the libraries are kept.
+            warnings.simplefilter("always", UserWarning)
+            with spinner("Loading the model"):
+                pipe = load_pipeline(model, request.device, request.dtype, request.revision, request.trust_remote_code)
+            noted.clear()
+            found = None if request.force else _finished(pipe, request, options)
+            if found is None:
+                with encoding_bar() as report:
+                    state = _encode(pipe, request, options, report)
+    except KeyboardInterrupt as stopped:
+        message = _in_options(str(stopped)) or "stopped before the first frame was encoded."
+        err.print(Text(message[0].upper() + message[1:]))
+        raise typer.Exit(130) from None
+    except ValueError as error:
+        raise UserError(_in_options(str(error))) from error
+    for message in dict.fromkeys(one_sentence(str(warning.message)) for warning in noted):
+        err.print(Text.assemble(("warning: ", "bold yellow"), _in_options(message)))
+    if found is not None:
+        print(f"{request.out} was finished before, with the same settings: {_facts(found, request.out)}.")
+    else:
+        print(f"{request.out} is written: {_facts(state, request.out)}.")
+
+
+def _check(request: Request) -> None:
+    """What can be known to be wrong before the model is loaded."""
+    for name in ("fps", "num_frames", "max_frames"):
+        value = request.sampling[name]
+        if value is not None and not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0.")
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", request.video) and not Path(request.video).exists():
+        raise UserError(f"{request.video}: there is no such video file.")
+    if request.out.is_dir():
+        raise UserError(f"--out {request.out}: is a folder; name a file.")
+    if not request.out.parent.is_dir():
+        raise UserError(f"--out {request.out}: there is no folder {request.out.parent}; create it first.")
+    if request.out.exists() and request.out.samefile(request.video):
+        raise UserError(f"--out {request.out}: is the video itself; name another file.")
+    if request.out.exists() and not request.force:
+        from dynfocus import VideoState
+
+        try:
+            VideoState.load(request.out)
+        except ValueError:
+            raise UserError(f"--out {request.out}: exists already and is no video state; name another file.") from None
+
+
+def _finished(pipe: Any, request: Request, options: dict[str, Any]) -> Any:
+    """The state that is there already, if it is the one that was asked for; a `UserError` for any other state."""
+    if not request.out.exists():
+        return None
+    from dynfocus import VideoState
+    from dynfocus.video_encoding import state_sampling
+
+    state = VideoState.load(request.out)
+    with pipe.processor.video_processor.stream(request.video, **options) as stream:
+        wanted = state_sampling(stream)
+    found = state.sampling or {}
+    of_file = ("size", "digest")
+    try:
+        state.check_fingerprint(pipe.model.video_fingerprint(pipe.processor))
+        is_of_model = state.fingerprint is not None
+    except ValueError:
+        is_of_model = False
+    differences = {
+        "another video": any(found.get(name) != wanted[name] for name in of_file),
+        "another sampling": _settings(found) != _settings(wanted),
+        "another model": not is_of_model,
+        "another precision": state.frame_features.dtype != _dtype(pipe, request),
+    }
+    for what, differs in differences.items():
+        if differs:
+            raise UserError(
+                f"--out {request.out}: exists already and is of {what}: name another file, or overwrite it with "
+                "--force."
+            )
+    return state
+
+
+def _settings(sampling: dict[str, Any]) -> dict[str, Any]:
+    """How frames were chosen, apart from what they were chosen of."""
+    return {name: value for name, value in sampling.items() if name not in ("source", "size", "digest", "duration")}
+
+
+def _encode(pipe: Any, request: Request, options: dict[str, Any], report: Any) -> Any:
+    import torch
+
+    try:
+        return pipe.encode_video(
+            request.video, save_to=request.out, progress=report, dtype=_dtype(pipe, request), **options
+        )
+    except torch.OutOfMemoryError as error:
+        raise UserError("The device's memory is full: use --dtype bfloat16, or --device cpu.") from error
+
+
+def _dtype(pipe: Any, request: Request) -> Any:
+    """Of the state's features."""
+    import torch
+
+    return torch.float16 if request.half else pipe.model.dtype
+
+
+@contextmanager
+def encoding_bar() -> Iterator[Any]:
+    """A bar on stderr, and what moves it; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("Encoding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _facts(state: Any, path: Path) -> str:
+    duration = state.sampling.get("duration") if state.sampling else None
+    of_video = "" if duration is None else f" of {clock_time(duration)}"
+    return f"{state.num_frames[0]} frames{of_video}, {path.stat().st_size / 1e6:.1f} MB"
+
+
+def _in_options(message: str) -> str:
+    """A message of the library, in the words of the command."""
+    for python, option in _IN_OPTIONS.items():
+        message = message.replace(python, option)
+    return message
+
+
+__all__ = ["Request", "encoding_bar", "run"]

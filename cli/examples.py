@@ -1,0 +1,110 @@
+"""Commands to begin with, as the help shows them."""
+
+# typer joins the lines of a paragraph, so that each example is a paragraph of its own.
+EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus ask holiday.mp4 "What is on the beach?"
+
+dynfocus ask holiday.mp4 "What is on the beach?" --plot timeline.png --max-visual-tokens 400
+
+dynfocus chat holiday.mp4
+
+dynfocus encode lecture.mp4 -o lecture.safetensors
+
+dynfocus synth --seed 1 --videos 50 --out test-set
+
+dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv
+
+dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
+
+dynfocus push user/my-model --model my-model"""
+
+ASK_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus ask holiday.mp4 "What is on the beach?"
+
+dynfocus ask lecture.mp4 "Who speaks first?" --fps 0.5 --max-visual-tokens 400 --plot timeline.png
+
+dynfocus ask https://example.org/film.webm "How does it end?" --model some-user/some-model --json
+
+dynfocus ask lecture.safetensors "When does she draw the second graph?\""""
+
+CHAT_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus chat holiday.mp4
+
+dynfocus chat lecture.safetensors --max-visual-tokens 400
+
+dynfocus chat holiday.mp4 < questions.txt"""
+
+ENCODE_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus encode lecture.mp4 -o lecture.safetensors
+
+dynfocus encode lecture.mp4 -o lecture.safetensors --fps 0.5 --half
+
+dynfocus encode film.mkv -o film.safetensors --key-frames --max-frames 2000"""
+
+SYNTH_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus synth --seed 1 --videos 50 --out test-set
+
+dynfocus synth --style long --frames 128 --videos 50 --out long-set
+
+dynfocus eval synthetic --videos test-set"""
+
+
+TRAIN_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus train lora model.checkpoint=user/my-model data.train=train.csv data.eval=held-out.csv --check
+
+dynfocus train lora --show > my-recipe.yaml
+
+dynfocus train my-recipe.yaml training.output_dir=runs/first
+
+torchrun --nproc_per_node 4 -m dynfocus.training.train my-recipe.yaml"""
+
+EVAL_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
+
+dynfocus eval video_mme --videos Video-MME/videos --subtitles --limit 50 --out runs/first-look
+
+dynfocus eval synthetic --videos test-set
+
+torchrun --nproc_per_node 4 -m dynfocus.eval.run mlvu_dev --videos MLVU/videos --out runs/mlvu"""
+
+COMPARE_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus compare runs/before runs/after"""
+
+REPORT_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus report runs/video_mme-my-model"""
+
+EXPORT_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus export my-model
+
+dynfocus export my-model --model runs/finetuned/checkpoint-400 --max-shard-size 2GB"""
+
+PUSH_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus push user/my-model --model my-model
+
+dynfocus push user/my-model --model runs/finetuned/checkpoint-400 --private --message "400 steps\""""
+
+
+__all__ = [
+    "ASK_EXAMPLES",
+    "CHAT_EXAMPLES",
+    "COMPARE_EXAMPLES",
+    "ENCODE_EXAMPLES",
+    "EVAL_EXAMPLES",
+    "EXAMPLES",
+    "EXPORT_EXAMPLES",
+    "PUSH_EXAMPLES",
+    "REPORT_EXAMPLES",
+    "SYNTH_EXAMPLES",
+    "TRAIN_EXAMPLES",
+]

@@ -1,0 +1,69 @@
+"""Which model and which pixel settings encoded a video: a short text that travels with its state."""
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+_NUM_SAMPLES = 128
+# Casts to half precision and back move a weight by one step of bfloat16 at most; float16 loses the smallest ones.
+_RELATIVE, _ABSOLUTE = 2.0**-7, 1e-6
+
+
+def settings_digest(settings: Any) -> str:
+    """16 hexadecimal digits of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def model_fingerprint(weights: nn.Module, settings: Any) -> str | None:
+    """
+    `settings:samples` of a module and its settings, the same whatever precision the weights are cast to.
+
+    A hash of weights would not survive float16, so a few of them are kept as they are (as bfloat16). `None` where the
+    weights are not here, but on other processes or on disk.
+    """
+    tensors = [weight.detach() for _, weight in sorted(weights.named_parameters())]
+    if any(weight.is_meta or not weight.is_floating_point() or type(weight) is not torch.Tensor for weight in tensors):
+        return None
+    # Large weights first: biases and norms of a new model are all alike.
+    tensors = sorted((weight for weight in tensors if weight.numel()), key=torch.Tensor.numel, reverse=True)
+    chosen = tensors[:_NUM_SAMPLES]
+    each = -(-_NUM_SAMPLES // len(chosen))
+    # Away from the first element, and with an odd stride, not always of the same column.
+    parts = [weight.flatten()[weight.numel() // 3 :: weight.numel() // (2 * each) | 1][:each] for weight in chosen]
+    samples = torch.cat([part.to(device=parts[0].device, dtype=torch.bfloat16) for part in parts]).cpu()
+    text = base64.b64encode(samples.view(torch.uint8).numpy().tobytes()).decode()
+    return f"{settings_digest(settings)}:{text}"
+
+
+def with_pixel_settings(fingerprint: str | None, pixels: str | None) -> str | None:
+    """A model's fingerprint and that of the pixel settings, as one; either may be unknown."""
+    return fingerprint if pixels is None else f"{fingerprint or ':'}:{pixels}"
+
+
+def difference(first: str | None, second: str | None) -> str | None:
+    """What differs, in words; `None` where nothing does, and for what is not known of both."""
+    if first is None or second is None or first == second:
+        return None
+    ones, others = ((text.split(":") + ["", ""])[:3] for text in (first, second))
+    if ones[0] and others[0]:
+        if ones[0] != others[0]:
+            return "settings of the vision tower or of the grouping"
+        if not _same_weights(ones[1], others[1]):
+            return "weights of the vision tower"
+    if ones[2] and others[2] and ones[2] != others[2]:
+        return "pixel settings (size, crop, resampling or normalisation)"
+    return None
+
+
+def _same_weights(first: str, second: str) -> bool:
+    ones, others = (
+        torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float() for text in (first, second)
+    )
+    return ones.shape == others.shape and torch.allclose(ones, others, rtol=_RELATIVE, atol=_ABSOLUTE)
+
+
+__all__ = ["difference", "model_fingerprint", "settings_digest", "with_pixel_settings"]

@@ -1,0 +1,56 @@
+"""What the pipeline may be called with, told apart and brought into one form: rows, each a dict."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .decoded_frames import is_video
+
+
+class RowsOf(Dataset):
+    """A data set's rows, in the form of the pipeline, made when they are asked for."""
+
+    def __init__(self, rows: Any, question: Any):
+        self.rows = rows
+        self.question = question
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return as_row(self.rows[index], self.question, index)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+
+def is_chat(value: Any) -> bool:
+    """Whether `value` is a conversation: a non-empty list of messages."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in value)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool({"video", "videos", "question", "messages"} & value.keys())
+
+
+def is_one_video(value: Any) -> bool:
+    return not _is_row(value) and is_video(value)
+
+
+def as_row(value: Any, question: Any, number: int | None = None) -> dict[str, Any]:
+    """Anything that the pipeline accepts for one answer, as a dict."""
+    if _is_row(value):
+        row = dict(value)
+        if question is not None and row.get("question") is None:
+            row["question"] = question
+    elif is_chat(value):
+        row = {"messages": value, "question": question}
+    else:
+        row = {"video": value, "question": question}
+    return row if number is None else {**row, "row_number": number}
+
+
+__all__ = ["RowsOf", "as_row", "is_chat", "is_one_video"]

@@ -1,0 +1,178 @@
+"""`dynfocus encode`: a video to a state, once, and on from where it was interrupted."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import make_tiny_processor
+from tiny_models import tiny_model
+from typer.testing import CliRunner
+from videos import barcode_frames, cut_file, write_video
+
+from dynfocus import DynFocusForConditionalGeneration, VideoState
+from dynfocus.cli.app import app
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model().save_pretrained(folder)
+    make_tiny_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """12 seconds, 2 frames a second."""
+    return write_video(tmp_path_factory.mktemp("films") / "a film.mp4", barcode_frames(24), fps=2)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "a state.safetensors"
+
+
+@pytest.fixture
+def encode(model, film, out):
+    def call(*options, video=film, out=out, model=model):
+        arguments = ("encode", video, "-o", out, "--model", model, *options)
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+def failure(done):
+    """The one sentence on stderr."""
+    assert done.exit_code == 1 and done.stdout == "" and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    return done.stderr.removeprefix("error: ").strip()
+
+
+def test_a_state_is_written_and_said(encode, out, model, film):
+    done = encode()
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == f"{out} is written: 12 frames of 0:12, {out.stat().st_size / 1e6:.1f} MB.\n"
+    state = VideoState.load(out)
+    network = DynFocusForConditionalGeneration.from_pretrained(model)
+    expected = network.encode_video(film, processor=make_tiny_processor())
+    assert all(torch.equal(state.tensors()[name], tensor) for name, tensor in expected.tensors().items())
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name]
+
+
+@pytest.mark.parametrize(
+    "options, num_frames",
+    [
+        (("--fps", "2"), 24),
+        (("--num-frames", "5"), 5),
+        (("--fps", "2", "--max-frames", "7"), 7),
+        (("--key-frames", "--max-frames", "2"), 2),
+    ],
+)
+def test_sampling(encode, out, options, num_frames):
+    assert encode(*options).exit_code == 0
+    assert VideoState.load(out).num_frames == [num_frames]
+
+
+def test_half_precision(encode, out):
+    assert encode("--half").exit_code == 0
+    assert VideoState.load(out).frame_features.dtype == torch.float16
+
+
+def test_what_is_finished_is_not_done_again(encode, out, film):
+    encode("--fps", "2")
+    stamp = out.stat().st_mtime_ns
+    # By another path as well.
+    done = encode("--fps", "2", video=os.path.relpath(film))
+    assert done.exit_code == 0 and out.stat().st_mtime_ns == stamp
+    assert "was finished before, with the same settings: 24 frames of 0:12" in done.stdout
+
+
+def test_another_state_is_not_overwritten(encode, out, tmp_path):
+    encode()
+    before = out.read_bytes()
+    another = write_video(tmp_path / "another.mp4", barcode_frames(10), fps=2)
+    other = tmp_path / "other model"
+    tiny_model(seed=1).save_pretrained(other)
+    make_tiny_processor().save_pretrained(other)
+    for what, arguments in {
+        "another video": {"video": another},
+        "another sampling": {"options": ("--fps", "2")},
+        "another model": {"model": other},
+        "another precision": {"options": ("--half",)},
+    }.items():
+        message = failure(encode(*arguments.pop("options", ()), **arguments))
+        assert message == (
+            f"--out {out}: exists already and is of {what}: name another file, or overwrite it with --force."
+        )
+    assert out.read_bytes() == before
+    assert encode("--half", "--force").exit_code == 0
+    assert out.read_bytes() != before
+
+
+def test_a_file_that_is_no_state_is_never_overwritten(encode, out, film):
+    out.write_text("my thesis")
+    assert failure(encode()) == f"--out {out}: exists already and is no video state; name another file."
+    assert out.read_text() == "my thesis"
+    assert "is the video itself; name another file" in failure(encode("--force", out=film))
+
+
+def test_what_makes_no_sense(encode, out, tmp_path):
+    assert "--fps 0.0: must be above 0." in failure(encode("--fps", "0"))
+    assert "--max-frames -1: must be above 0." in failure(encode("--max-frames", "-1"))
+    assert "none.mp4: there is no such video file." in failure(encode(video="none.mp4"))
+    assert f"--out {tmp_path}: is a folder; name a file." in failure(encode(out=tmp_path))
+    assert "there is no folder" in failure(encode(out=tmp_path / "missing" / "state"))
+    message = failure(encode("--key-frames", "--fps", "2"))
+    assert message.startswith("--key-frames takes the frames") and "leave out --fps and --num-frames" in message
+    (tmp_path / "garbage.mp4").write_bytes(b"garbage" * 99)
+    assert "garbage.mp4: cannot be opened as a video" in failure(encode(video=tmp_path / "garbage.mp4"))
+    assert not out.exists()
+
+
+def test_a_file_that_is_cut_off(encode, out, tmp_path):
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    film = write_video(tmp_path / "film.mp4", barcode_frames(60), fps=2, container_options=options)
+    cut = cut_file(film, 0.6, tmp_path / "cut.mp4")
+    message = failure(encode(video=cut))
+    assert re.search(r"cut.mp4: is cut off; it can be read until [\d.]+ s .*--on-truncated warn reads these", message)
+    done = encode("--on-truncated", "warn", video=cut)
+    assert done.exit_code == 0 and re.match(r"warning: .*cut.mp4: is cut off; it can be read until", done.stderr)
+    assert done.stderr.count("\n") == 1
+
+
+# Each chunk takes long enough for a signal to come in its middle.
+SLOWED = """
+import sys, time
+import dynfocus.video_encoding as encoding
+from dynfocus.cli import main
+group_patches = encoding.group_patches
+def slowly(*arguments):
+    print("chunk", file=sys.stderr, flush=True)
+    time.sleep(1)
+    return group_patches(*arguments)
+encoding.group_patches = slowly
+main()
+"""
+
+
+def test_interrupted_and_continued(encode, model, tmp_path):
+    """A real process, stopped by a real Ctrl-C."""
+    film = write_video(tmp_path / "film.mp4", barcode_frames(250), fps=10)
+    whole, out = tmp_path / "whole", tmp_path / "state"
+    arguments = ["encode", film, "-o", out, "--model", model, "--fps", "10"]
+    process = subprocess.Popen([sys.executable, "-c", SLOWED, *arguments], stderr=subprocess.PIPE, text=True)
+    for _ in range(3):
+        assert process.stderr.readline() == "chunk\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    last = errors.replace("chunk\n", "")
+    assert last == f"Stopped after 64 of 250 frames; the same command goes on there ({out}.parts keeps them).\n"
+    assert process.returncode == 130 and not out.exists()
+    for target in (out, whole):
+        assert encode("--fps", "10", video=film, out=target).stdout.startswith(f"{target} is written: 250 frames")
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "state", "whole"]
