@@ -13,8 +13,6 @@ the most that lives at any time in them (*peak*).
 
 import json
 import statistics
-import time
-import weakref
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +20,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from measuring import LiveBytes, clock
 from rich.console import Console
 from rich.table import Table
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForImageTextToText,
     LlavaOnevisionConfig,
@@ -161,37 +158,6 @@ def make_inputs(num_frames: int, scale: Scale, device: str) -> tuple[Inputs, Inp
     return ours, prompt(LLAVA_TOKENS_A_FRAME * num_frames + 1)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts, on a CPU, the bytes of tensors that are made while it is on: alive `now`, and at most (`peak`)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        # A view, or what was written in place, lies in a storage that came in.
-        known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
-        for tensor in _tensors(result):
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in known and key not in self._alive:
-                self._alive.add(key)
-                self.now += size
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._forget, key, size)
-        return result
-
-    def _forget(self, key: int, size: int) -> None:
-        self._alive.discard(key)
-        self.now -= size
-
-
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-
-
 class Training:
     """Steps of one model of the two; `optimizer` serves both, so that shared weights have one state."""
 
@@ -206,9 +172,7 @@ class Training:
 
     def clock(self) -> float:
         """Seconds, once the device has done all that it was told."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return clock(self.device.type)
 
     def seconds(self) -> float:
         """Of one step."""
