@@ -31,6 +31,9 @@ from dynfocus.training.tiny.model import build_model, build_processor
 from dynfocus.training.tiny.tokenizer import build_tokenizer
 from dynfocus.training.tiny.vision import train_vision
 
+#: Of this seed alone all numbers of key frames are asked.
+FIRST_SEED = 1
+
 
 def log(message: str) -> None:
     print(time.strftime("%H:%M:%S"), message, flush=True)
@@ -163,7 +166,7 @@ class Comparison:
             features, questions = encode_test_set(model, self.processor, length, count, self.work, log)
             batches = QuestionBatches(features, self.processor, length)
             varies = layout.selector not in ("all", "none")
-            for num_key in self.sizes.key_frames[length][: None if varies else 1]:
+            for num_key in self.sizes.key_frames[length][: None if varies and seed == FIRST_SEED else 1]:
                 records = answer_set(
                     model, layout, batches, questions, num_frames=length, num_key=num_key, device=self.device
                 )
@@ -185,7 +188,7 @@ def main() -> None:
     base = comparison.base()
     if args.base_only:
         return
-    for seed in args.seed or (1, 2, 3):
+    for seed in args.seed or (FIRST_SEED, 2, 3):
         for name in args.row or ROWS:
             comparison.run_row(ROWS[name], seed, base)
 

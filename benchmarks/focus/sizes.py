@@ -25,7 +25,7 @@ class Sizes:
         base, rows (`tuple`): the parts of the shared training and of each row's.
         test (`dict`): test videos by their frames.
         key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
-            the tables.
+            the tables, the others are asked of the first seed alone.
         longest_dense (`int`): frames of the longest video that is asked with all its tokens.
     """
 
@@ -55,7 +55,7 @@ SIZES = {
             Part(32, 10, 900, 32, (2, 4, 8)),
             Part(32, 4, 900, 32, (2, 4, 8)),
         ),
-        rows=(Part(32, 4, 300, 32, (1, 2, 4, 8)), Part(128, 4, 100, 8, (4, 8, 16))),
+        rows=(Part(32, 4, 240, 32, (1, 2, 4, 8)), Part(128, 4, 80, 8, (4, 8, 16))),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
         longest_dense=128,
