@@ -16,6 +16,7 @@ from rich.text import Text
 from dynfocus.checkpoints import embedded_model
 
 from .loading import load_pipeline
+from .states import STATE_ENDING, is_state
 from .terminal import UserError, one_sentence, quiet, spinner
 from .times import clock_time
 
@@ -66,7 +67,7 @@ def run(request: Request) -> None:
         message = _in_options(str(stopped)) or "stopped before the first frame was encoded."
         err.print(Text(message[0].upper() + message[1:]))
         raise typer.Exit(130) from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(_in_options(str(error))) from error
     for message in dict.fromkeys(one_sentence(str(warning.message)) for warning in noted):
         err.print(Text.assemble(("warning: ", "bold yellow"), _in_options(message)))
@@ -82,15 +83,18 @@ def _check(request: Request) -> None:
         value = request.sampling[name]
         if value is not None and not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0.")
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", request.video) and not Path(request.video).exists():
+    is_url = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", request.video) is not None
+    if not is_url and not Path(request.video).exists():
         raise UserError(f"{request.video}: there is no such video file.")
     if request.out.is_dir():
         raise UserError(f"--out {request.out}: is a folder; name a file.")
     if not request.out.parent.is_dir():
         raise UserError(f"--out {request.out}: there is no folder {request.out.parent}; create it first.")
-    if request.out.exists() and request.out.samefile(request.video):
+    if not is_url and request.out.exists() and request.out.samefile(request.video):
         raise UserError(f"--out {request.out}: is the video itself; name another file.")
-    if request.out.exists() and not request.force:
+    if not is_state(str(request.out)):
+        raise UserError(f"--out {request.out}: the name of a state ends in {STATE_ENDING}.")
+    if request.out.exists():
         from dynfocus import VideoState
 
         try:

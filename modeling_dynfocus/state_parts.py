@@ -1,8 +1,11 @@
 """A state that is written while its video is encoded, so that an interrupted encoding goes on where it stopped."""
 
+import importlib
 import json
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +20,8 @@ from .video_state import VideoState
 
 _FORMAT = "dynfocus-state-parts-1"
 _MANIFEST = "manifest.json"
+# Files in a folder that say nothing about an encoding: the lock, and what a killed process was writing.
+_LEFTOVERS = (".lock", ".partial")
 # A part is written once it is so large, in bytes, or so old, in seconds: what a power cut may cost.
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 30.0
@@ -44,8 +49,8 @@ class StateParts:
     ):
         self.target = os.fspath(target)
         self.folder = f"{self.target}.parts"
-        # The same video may be called by another path.
-        source = {name: value for name, value in source.items() if name != "name"}
+        # The same video may be called by another path, or be a copy of it.
+        source = {name: value for name, value in source.items() if name not in ("name", "modified")}
         key = {"source": source, "sampling": sampling, "fingerprint": fingerprint, "dtype": str(dtype)}
         self._chunks: list[dict[str, torch.Tensor]] = []
         self._since = time.monotonic()
@@ -54,13 +59,13 @@ class StateParts:
         parent = os.path.dirname(os.path.abspath(self.target))
         if not os.path.isdir(parent):
             raise ValueError(f"{self.target}: there is no folder {parent}; create it first.")
-        if os.path.isdir(self.folder) and os.listdir(self.folder):
+        if os.path.isdir(self.folder) and any(not name.endswith(_LEFTOVERS) for name in os.listdir(self.folder)):
             self._check(key)
         else:
             os.makedirs(self.folder, exist_ok=True)
             with written_whole(os.path.join(self.folder, _MANIFEST)) as file:
                 file.write(json.dumps({"format": _FORMAT, **key}).encode())
-        self._sizes = [self._shape(path, "frame_indices")[0] for path in self._paths()]
+        self._sizes = self._sizes_of_parts()
 
     @property
     def num_frames(self) -> int:
@@ -88,7 +93,7 @@ class StateParts:
             return
         part = {name: torch.cat([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
         try:
-            with written_whole(os.path.join(self.folder, f"part-{len(self._sizes):06d}.safetensors")) as file:
+            with written_whole(os.path.join(self.folder, _part_name(len(self._sizes)))) as file:
                 file.write(save(part))
         except OSError as error:
             cause = error.__cause__
@@ -103,7 +108,16 @@ class StateParts:
 
     @contextmanager
     def kept_when_interrupted(self, expected: int) -> Iterator[None]:
-        """Writes what was added where the encoding of `expected` frames breaks off in here, and says how to go on."""
+        """
+        Writes what was added where the encoding of `expected` frames breaks off in here, and says how to go on.
+
+        Raises:
+            `ValueError`: another process encodes into the same target.
+        """
+        with self._claimed():
+            yield from self._kept(expected)
+
+    def _kept(self, expected: int) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
@@ -116,10 +130,36 @@ class StateParts:
                 ) from None
             raise
 
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """The folder for this process alone, where the system has such locks; a killed process holds none."""
+        try:
+            fcntl: Any = importlib.import_module("fcntl")
+        except ImportError:
+            yield
+            return
+        with open(os.path.join(self.folder, f"claim{_LEFTOVERS[0]}"), "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = self._sizes_of_parts() == self._sizes
+            except BlockingIOError:
+                is_ours = False
+            if not is_ours:
+                raise ValueError(
+                    f"{self.target}: another process is encoding into {self.folder}; wait for it, or save the state "
+                    "elsewhere."
+                )
+            yield
+
     def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
         """Put the parts together into the target, one tensor of one part at a time, and remove them."""
         self.flush()
         paths, frames = self._paths(), self.num_frames
+        numbers = torch.cat(list(_Pieces(paths, "frame_indices")()))
+        if len(numbers) != frames or bool((numbers.diff() <= 0).any()):
+            raise ValueError(
+                f"{self.target}: the parts in {self.folder} do not belong together: delete that folder to start anew."
+            )
         with safe_open(paths[0], framework="pt") as file:
             first = {name: file.get_tensor(name) for name in file.keys() if name != "frame_indices"}
         columns = {
@@ -128,20 +168,32 @@ class StateParts:
         }
         columns["frame_mask"] = Column.of(torch.ones(1, frames, dtype=torch.bool))
         write_state_file(self.target, columns, fingerprint, sampling)
-        for path in (*paths, os.path.join(self.folder, _MANIFEST)):
-            os.unlink(path)
-        with suppress(OSError):
-            os.rmdir(self.folder)
-        return VideoState.load(self.target)
+        state = VideoState.load(self.target)
+        # All at once: some of the parts alone would be taken for an interrupted encoding.
+        done = f"{self.folder}.{uuid.uuid4().hex[:8]}.done"
+        os.replace(self.folder, done)
+        shutil.rmtree(done, ignore_errors=True)
+        return state
 
     def _paths(self) -> list[str]:
         names = sorted(name for name in os.listdir(self.folder) if name.endswith(".safetensors"))
         return [os.path.join(self.folder, name) for name in names]
 
-    @staticmethod
-    def _shape(path: str, name: str) -> list[int]:
-        with safe_open(path, framework="pt") as file:
-            return file.get_slice(name).get_shape()
+    def _sizes_of_parts(self) -> list[int]:
+        """Frames of each part. Raises `ValueError` where one of them is missing or broken."""
+        sizes = []
+        for number, path in enumerate(self._paths()):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    sizes.append(file.get_slice("frame_indices").get_shape()[0])
+                is_next = os.path.basename(path) == _part_name(number)
+            except Exception:
+                is_next = False
+            if not is_next:
+                raise ValueError(
+                    f"{self.target}: the parts in {self.folder} are not complete: delete that folder to start anew."
+                )
+        return sizes
 
     def _check(self, key: dict[str, Any]) -> None:
         """That the folder is that of this encoding."""
@@ -166,6 +218,10 @@ class StateParts:
                 f"{'is' if len(names) == 1 else 'are'} another now: delete that folder to start anew, or save the "
                 "state elsewhere."
             )
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:06d}.safetensors"
 
 
 class _Pieces:

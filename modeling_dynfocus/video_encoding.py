@@ -16,6 +16,7 @@ from .video_inputs import checked_frame_mask
 from .video_state import VideoState
 
 _NAMES = ("frame_features", "grouped_tokens", "parent_of_token", "patches")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class VideoEncoding:
@@ -46,9 +47,9 @@ class VideoEncoding:
             video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames of pixels; all by
                 default.
             processor ([`DynFocusProcessor`], *optional*): what reads and prepares the video.
-            save_to (path, *optional*): write the state into this file. Parts of it are kept in the folder
-                `<save_to>.parts` meanwhile: after an interruption the same call goes on where it stopped. The state
-                that comes back lies in the file, and is read when it is used.
+            save_to (path, *optional*): write the state into this file, in place of one that is there. Parts of it are
+                kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on where it
+                stopped. The state that comes back lies in the file, and is read when it is used.
             progress (`bool` or `Callable`, defaults to `False`): draw a bar, or call this with the numbers of frames
                 that are done and of all frames.
             dtype (`torch.dtype`, *optional*): of the state's features, such as `torch.float16`; the model's by
@@ -134,6 +135,8 @@ class VideoEncoding:
         weight = next(tower.parameters())
         device = torch.device("cpu") if weight.is_meta else weight.device
         dtype = dtype or tower.dtype
+        if dtype not in _DTYPES:
+            raise ValueError(f"`dtype` of a state is {dtype}: it must be torch.float32, float16, bfloat16 or float64.")
         # A group's number fits into a byte but in configurations of another kind.
         dtypes = dict.fromkeys(_NAMES, dtype)
         dtypes["parent_of_token"] = torch.uint8 if config.spatial_clusters[1] <= 256 else torch.int64
@@ -164,7 +167,7 @@ class VideoEncoding:
 
                 with parts.kept_when_interrupted(stream.num_frames):
                     tower(chunks(), keep)
-            return parts.finish(fingerprint, state_sampling(stream))
+                    return parts.finish(fingerprint, state_sampling(stream))
 
     def _question_free(self: Any, patches: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The patches `(n, P, D)` of n frames, pooled and grouped, and themselves where the model looks at them."""

@@ -13,6 +13,8 @@ _VIDEO_INPUTS = (
     "question_input_ids",
     "question_attention_mask",
 )
+# Question and chat template.
+_POSITIONS_FOR_WORDS = 448
 # Of a state that is copied into a batch with others. A longer one keeps the processor busy by itself.
 _MOST_COPIED_FRAMES = 256
 
@@ -54,6 +56,17 @@ def features_of_rows(
     return videos, features
 
 
+def room_for_videos(positions: int, new_tokens: int, num_videos: int, least: int) -> int | None:
+    """
+    Visual tokens of each video that fit among a language model's positions, beside words and the answer's tokens; of
+    few positions, words get no more than half. `None` where not even `least` fit: the words of the prompt's own error
+    say more than a budget's then.
+    """
+    left = positions - new_tokens
+    room = (left - min(_POSITIONS_FOR_WORDS, left // 2)) // num_videos
+    return room if room >= least else None
+
+
 def _company(state: Any, askers: int, index: int) -> Hashable:
     """Equal for rows that go through the model together."""
     if state is None:
@@ -76,4 +89,4 @@ def _features(rows: Sequence[Mapping[str, Any]], model: Any, pad_token_id: int) 
     return model.get_video_features(**inputs)
 
 
-__all__ = ["features_of_rows"]
+__all__ = ["features_of_rows", "room_for_videos"]

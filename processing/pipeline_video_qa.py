@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import BatchFeature, GenerationConfig, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .batched_videos import features_of_rows
+from .batched_videos import features_of_rows, room_for_videos
 from .collator import merge_rows, pad_token_id
 from .conversations import as_messages, media_of
 from .decoded_frames import describe_video, flatten_videos, restated
-from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
+from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video, times_of_state
 from .video_answers import event_list, key_frame_list, sequence_scores
 
 _SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "max_visual_tokens", "decoder", "on_truncated")
@@ -43,11 +43,11 @@ _GENERATE_ARGUMENTS = {
 _GENERATION_PARAMETERS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | _GENERATE_ARGUMENTS
 _DEFAULT_NEW_TOKENS = 64
 _SELECTION = ("key_frames", "event_of_frame", "event_scores", "event_medoids")
-# Of questions about one video, if `batch_size` does not say: so many at once, and so many visual tokens of them.
+# Of questions about one video, if `batch_size` does not say: so many at once, and so many visual tokens of them. More
+# of them leave a CPU's cache, and take longer than one by one.
 _QUESTIONS_AT_ONCE = 8
-_TOKENS_AT_ONCE = 16384
-# Question, chat template and answer.
-_POSITIONS_FOR_WORDS = 512
+_TOKENS_AT_ONCE = {"cpu": 2048}
+_TOKENS_AT_ONCE_ELSEWHERE = 16384
 
 
 class VideoQAPipeline(Pipeline):
@@ -60,7 +60,7 @@ class VideoQAPipeline(Pipeline):
 
     Parameters, of the pipeline or of a call:
         question (`str` or `list[str]`): the question, or one for each video of a list.
-        fps, max_frames, num_frames, decoder: see [`DynFocusVideoProcessor`].
+        fps, max_frames, num_frames, sampling, decoder, on_truncated: see [`DynFocusVideoProcessor`].
         max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`]; by default what the processor
             says, or else what the language model's positions have room for.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
@@ -69,7 +69,7 @@ class VideoQAPipeline(Pipeline):
         max_new_tokens (`int`, defaults to 64), do_sample, num_beams, …: parameters of `generate`, by themselves or as
             `generate_kwargs={…}`.
         batch_size (`int`): rows that the model answers at once; 1 by default, and up to 8 for several questions
-            (`question=[…]`) about one video, fewer for a long one.
+            (`question=[…]`) about one video, fewer for a long one and on a CPU.
         num_workers (`int`, defaults to 0): processes that decode.
 
     Returns, for each row, a dict:
@@ -119,6 +119,8 @@ class VideoQAPipeline(Pipeline):
         num_frames: int | None = None,
         max_visual_tokens: int | None = None,
         decoder: str | None = None,
+        sampling: str | None = None,
+        on_truncated: str | None = None,
         on_error: str | None = None,
         return_details: bool | None = None,
         generate_kwargs: dict[str, Any] | None = None,
@@ -138,7 +140,11 @@ class VideoQAPipeline(Pipeline):
             "max_frames": max_frames,
             "num_frames": num_frames,
             "max_visual_tokens": max_visual_tokens,
+            # So much of the language model's positions is not for the video.
+            "max_new_tokens": given.get("max_new_tokens"),
             "decoder": decoder,
+            "sampling": sampling,
+            "on_truncated": on_truncated,
             "on_error": on_error,
         }
         postprocess = {} if return_details is None else {"return_details": return_details}
@@ -170,6 +176,9 @@ class VideoQAPipeline(Pipeline):
         """Several questions about one video, which is encoded once."""
         video = video["video"] if isinstance(video, Mapping) and "video" in video else video
         settings = {**self._preprocess_params, **kwargs}
+        # A misspelt keyword shall not be found after an hour of encoding.
+        own = ("batch_size", "num_workers")
+        self._sanitize_parameters(**{name: value for name, value in kwargs.items() if name not in own})
         if not hasattr(video, "frame_mask"):
             sampling = {name: settings[name] for name in _SAMPLING if name != "max_visual_tokens" and name in settings}
             try:
@@ -192,7 +201,8 @@ class VideoQAPipeline(Pipeline):
         except ValueError:
             # Each question will say it.
             return 1
-        return max(1, min(_QUESTIONS_AT_ONCE, _TOKENS_AT_ONCE // num_tokens))
+        most = _TOKENS_AT_ONCE.get(self.device.type, _TOKENS_AT_ONCE_ELSEWHERE)
+        return max(1, min(_QUESTIONS_AT_ONCE, most // num_tokens))
 
     def _max_visual_tokens(self, settings: Mapping[str, Any], num_videos: int) -> int | None:
         """Of each video; if nobody says, what the language model's positions have room for beside the words."""
@@ -203,9 +213,9 @@ class VideoQAPipeline(Pipeline):
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if positions is None or not num_videos:
             return None
-        room = max(positions - _POSITIONS_FOR_WORDS, positions // 2) // num_videos
-        # Where not even the smallest plan fits in, the words of the prompt's error say more than a budget's.
-        return room if room >= self.processor.cone_tokens + self.processor.rod_tokens else None
+        new_tokens = max(settings.get("max_new_tokens") or 0, _DEFAULT_NEW_TOKENS)
+        least = self.processor.cone_tokens + self.processor.rod_tokens
+        return room_for_videos(positions, new_tokens, num_videos, least)
 
     def read_video(self, video: Any, **sampling: Any) -> BatchFeature:
         """
@@ -279,6 +289,7 @@ class VideoQAPipeline(Pipeline):
         given = [video for _, video in media_of(messages)]
         num_videos = sum(len(video) if hasattr(video, "frame_mask") else 1 for video in given)
         settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
+        settings.pop("max_new_tokens", None)
         is_begun = messages[-1]["role"] == "assistant"
         inputs = self.processor.apply_chat_template(
             [messages],
@@ -295,7 +306,7 @@ class VideoQAPipeline(Pipeline):
         if state is not None and get_worker_info() is None:
             # The model itself would refuse all rows of a batch. It cannot be asked from a worker.
             state.check_fingerprint(self.model.video_fingerprint(self.processor))
-        times = [one.timestamps for one in metadata] if state is None else _times_of_state(state)
+        times = [one.timestamps for one in metadata] if state is None else times_of_state(state)
         # Offsets and the like are of no use to the model.
         return {
             "inputs": {name: value for name, value in inputs.items() if name in _MODEL_INPUTS},
@@ -434,14 +445,6 @@ class VideoQAPipeline(Pipeline):
 def _as_batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
     # A single row stays itself: the base class takes batches of one apart differently.
     return rows[0] if len(rows) == 1 else {"rows": rows}
-
-
-def _times_of_state(state: Any) -> list[list[float]]:
-    if state.frame_times is None:
-        # A state made without times: one frame a second, the default rate.
-        return [[float(second) for second in range(count)] for count in state.num_frames]
-    pairs = zip(state.frame_times.tolist(), state.num_frames, strict=True)
-    return [times[:count] for times, count in pairs]
 
 
 __all__ = ["VideoQAPipeline"]

@@ -318,14 +318,16 @@ class DynFocusVideoProcessor(BaseVideoProcessor):
             for number in kept[kept > after].tolist():
                 yield number, frames[number] if transform is None else transform(frames[number])
 
-        ends = hashlib.sha256(str(frames.shape).encode() + frames[0].tobytes() + frames[-1].tobytes())
+        digest = hashlib.sha256(str((frames.shape, kept.tolist(), times.tolist())).encode())
+        for number in kept:
+            digest.update(frames[number].tobytes())
         return FrameStream(
             finished,
             times,
             num_frames=len(kept),
             duration=None if known is None else known.duration,
             source={
-                "name": "frames in memory", "size": frames.nbytes, "digest": ends.hexdigest()[:32], "modified": None
+                "name": "frames in memory", "size": frames.nbytes, "digest": digest.hexdigest()[:32], "modified": None
             },
             **shared,
         )  # fmt: skip

@@ -261,7 +261,7 @@ def open_video(
         fps=fps,
         num_frames=num_frames,
         max_frames=max_frames,
-        key_frames=np.flatnonzero(index.is_key) if sampling == "key_frames" else None,
+        key_frames=_key_frames(index) if sampling == "key_frames" else None,
     )
     metadata = VideoMetadata(
         fps=index.fps,
@@ -279,6 +279,11 @@ def _chunks(reading: OpenVideo, chunk_frames: int) -> Iterator[tuple[np.ndarray,
     while chunk := list(islice(finished, chunk_frames)):
         numbers, frames = zip(*chunk, strict=True)
         yield np.stack(frames), reading.index.times[list(numbers)]
+
+
+def _key_frames(index: PacketIndex) -> np.ndarray:
+    """Numbers of the key frames; the first frame counts as one, as a clip that was trimmed may not begin with one."""
+    return np.union1d([0], np.flatnonzero(index.is_key))
 
 
 def target_size(height: int, width: int, size: int | tuple[int, int] | None) -> tuple[int, int]:

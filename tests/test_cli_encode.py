@@ -91,6 +91,11 @@ def test_what_is_finished_is_not_done_again(encode, out, film):
     assert "was finished before, with the same settings: 24 frames of 0:12" in done.stdout
 
 
+def test_a_url_again(encode, out, film):
+    assert encode(video=film.as_uri()).exit_code == 0
+    assert "was finished before" in encode(video=film.as_uri()).stdout
+
+
 def test_another_state_is_not_overwritten(encode, out, tmp_path):
     encode()
     before = out.read_bytes()
@@ -116,7 +121,7 @@ def test_another_state_is_not_overwritten(encode, out, tmp_path):
 def test_a_file_that_is_no_state_is_never_overwritten(encode, out, film):
     out.write_text("my thesis")
     assert failure(encode()) == f"--out {out}: exists already and is no video state; name another file."
-    assert out.read_text() == "my thesis"
+    assert "is no video state" in failure(encode("--force")) and out.read_text() == "my thesis"
     assert "is the video itself; name another file" in failure(encode("--force", out=film))
 
 
@@ -125,7 +130,9 @@ def test_what_makes_no_sense(encode, out, tmp_path):
     assert "--max-frames -1: must be above 0." in failure(encode("--max-frames", "-1"))
     assert "none.mp4: there is no such video file." in failure(encode(video="none.mp4"))
     assert f"--out {tmp_path}: is a folder; name a file." in failure(encode(out=tmp_path))
-    assert "there is no folder" in failure(encode(out=tmp_path / "missing" / "state"))
+    assert "there is no folder" in failure(encode(out=tmp_path / "missing" / "state.safetensors"))
+    # By its ending `ask` knows a state from a video.
+    assert "the name of a state ends in .safetensors." in failure(encode(out=tmp_path / "state"))
     message = failure(encode("--key-frames", "--fps", "2"))
     assert message.startswith("--key-frames takes the frames") and "leave out --fps and --num-frames" in message
     (tmp_path / "garbage.mp4").write_bytes(b"garbage" * 99)
@@ -162,7 +169,7 @@ main()
 def test_interrupted_and_continued(encode, model, tmp_path):
     """A real process, stopped by a real Ctrl-C."""
     film = write_video(tmp_path / "film.mp4", barcode_frames(250), fps=10)
-    whole, out = tmp_path / "whole", tmp_path / "state"
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "state.safetensors"
     arguments = ["encode", film, "-o", out, "--model", model, "--fps", "10"]
     process = subprocess.Popen([sys.executable, "-c", SLOWED, *arguments], stderr=subprocess.PIPE, text=True)
     for _ in range(3):
@@ -175,4 +182,4 @@ def test_interrupted_and_continued(encode, model, tmp_path):
     for target in (out, whole):
         assert encode("--fps", "10", video=film, out=target).stdout.startswith(f"{target} is written: 250 frames")
     assert out.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "state", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", out.name, whole.name]

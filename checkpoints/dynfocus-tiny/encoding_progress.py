@@ -26,12 +26,16 @@ def progress_reports(progress: Progress, done: int, total: int) -> Iterator[Call
     if not progress:
         yield lambda now, seconds: None
         return
+    shown = done
     with tqdm(total=total, initial=done, unit="frame", desc="Encoding") as bar:
 
         def move(now: int, seconds: float) -> None:
+            # Where bars are switched off, `bar` counts nothing.
+            nonlocal shown
             minutes, rest = divmod(int(seconds), 60)
             bar.set_postfix_str(f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} of video", refresh=False)
-            bar.update(now - bar.n)
+            bar.update(now - shown)
+            shown = now
 
         yield move
 

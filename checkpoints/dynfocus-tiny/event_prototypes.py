@@ -341,7 +341,9 @@ class EventPrototypeEstimator(nn.Module):
                 for row, count in enumerate(counts)
             }
             return Events.stack([of_count[count] for count in counts], state.frame_mask.shape[1])
-        key = ("events", *counts, self.method, self.num_neighbors, str(device), dtype)
+        # Tensors may be put in the place of others.
+        tensors = id(state.frame_features), id(state.frame_mask)
+        key = ("events", *tensors, *counts, self.method, self.num_neighbors, str(device), dtype)
         if key not in state.event_cache:
             state.event_cache[key] = find_events(
                 state.frame_features,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def write_state_file(
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """A new file that takes the place of the one at `path` once it is on the disk; it never does after a failure."""
-    partial = f"{os.fspath(path)}.partial"
+    # Of its own, for others may write to the same path.
+    partial = f"{os.fspath(path)}.{uuid.uuid4().hex[:8]}.partial"
     try:
         with open(partial, "wb") as file:
             yield file
