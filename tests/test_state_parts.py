@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-from test_video_encoding import chunked_model, film, model, processor, same, small_parts, stopping_at  # noqa: F401
+from encodings_of_videos import chunked_model, same, stopping_at
+from tiny import make_tiny_processor
 from videos import barcode_frames, write_video
 
 from dynfocus import VideoState, state_parts
@@ -15,7 +16,27 @@ from dynfocus.processing.video_reading import read_video
 from dynfocus.video_fingerprint import difference, model_fingerprint
 
 
-def test_two_encodings_into_one_target(model, film, processor, tmp_path, small_parts):  # noqa: F811
+@pytest.fixture(scope="module")
+def model():
+    return chunked_model()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("films") / "film.mp4", barcode_frames(60), fps=10, gop=10)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(state_parts, "_PART_BYTES", 1)
+
+
+def test_two_encodings_into_one_target(model, film, processor, tmp_path, small_parts):
     """The second is refused while the first runs, and the first one's state is whole."""
     target, refused = tmp_path / "state.safetensors", []
 
@@ -31,7 +52,7 @@ def test_two_encodings_into_one_target(model, film, processor, tmp_path, small_p
     assert os.listdir(tmp_path) == [target.name]
 
 
-def test_broken_off_while_the_parts_are_removed(model, film, processor, tmp_path, small_parts, monkeypatch):  # noqa: F811
+def test_broken_off_while_the_parts_are_removed(model, film, processor, tmp_path, small_parts, monkeypatch):
     """What is left is never taken for the beginning of a state."""
     target = tmp_path / "state.safetensors"
 
@@ -51,7 +72,7 @@ def test_broken_off_while_the_parts_are_removed(model, film, processor, tmp_path
 
 
 @pytest.mark.parametrize("harm", ["missing", "broken"])
-def test_parts_that_do_not_belong_together(model, film, processor, tmp_path, small_parts, harm):  # noqa: F811
+def test_parts_that_do_not_belong_together(model, film, processor, tmp_path, small_parts, harm):
     target = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         model.encode_video(film, processor=processor, fps=10, save_to=target, progress=stopping_at(40))
@@ -61,14 +82,14 @@ def test_parts_that_do_not_belong_together(model, film, processor, tmp_path, sma
         model.encode_video(film, processor=processor, fps=10, save_to=target)
 
 
-def test_what_a_killed_start_leaves_is_no_hindrance(model, film, processor, tmp_path):  # noqa: F811
+def test_what_a_killed_start_leaves_is_no_hindrance(model, film, processor, tmp_path):
     target = tmp_path / "state.safetensors"
     (tmp_path / "state.safetensors.parts").mkdir()
     (tmp_path / "state.safetensors.parts" / "manifest.json.12345678.partial").write_text("{")
     assert model.encode_video(film, processor=processor, fps=10, save_to=target).num_frames == [60]
 
 
-def test_a_copy_of_the_video_goes_on(model, film, processor, tmp_path):  # noqa: F811
+def test_a_copy_of_the_video_goes_on(model, film, processor, tmp_path):
     target = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         model.encode_video(film, processor=processor, fps=10, save_to=target, progress=stopping_at(16))
@@ -78,7 +99,7 @@ def test_a_copy_of_the_video_goes_on(model, film, processor, tmp_path):  # noqa:
     same(state, model.encode_video(film, processor=processor, fps=10))
 
 
-def test_frames_in_memory_are_known_by_all_of_them(model, processor, tmp_path):  # noqa: F811
+def test_frames_in_memory_are_known_by_all_of_them(model, processor, tmp_path):
     """Two clips that both fade in from black and out to it."""
     first, second = (np.stack(barcode_frames(40))[shift : shift + 24].copy() for shift in (0, 8))
     for clip in (first, second):
@@ -90,7 +111,7 @@ def test_frames_in_memory_are_known_by_all_of_them(model, processor, tmp_path): 
         model.encode_video(second, processor=processor, save_to=target)
 
 
-def test_two_writers_of_one_state(model, film, processor, tmp_path):  # noqa: F811
+def test_two_writers_of_one_state(model, film, processor, tmp_path):
     """Whoever comes last is read, and always as a whole."""
     states = [model.encode_video(film, processor=processor, fps=fps) for fps in (10, 2)]
     path = tmp_path / "state.safetensors"
@@ -120,7 +141,7 @@ def test_any_tensor_of_a_large_tower_counts():
     assert difference(before, model_fingerprint(layers.half(), {})) is None
 
 
-def test_a_bar_where_bars_are_switched_off(model, film, processor):  # noqa: F811
+def test_a_bar_where_bars_are_switched_off(model, film, processor):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -131,7 +152,7 @@ def test_a_bar_where_bars_are_switched_off(model, film, processor):  # noqa: F81
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn])
-def test_a_precision_that_cannot_hold_features(model, film, processor, tmp_path, dtype):  # noqa: F811
+def test_a_precision_that_cannot_hold_features(model, film, processor, tmp_path, dtype):
     with pytest.raises(ValueError, match="`dtype` of a state is .*: it must be torch.float32"):
         model.encode_video(film, processor=processor, dtype=dtype, save_to=tmp_path / "state.safetensors")
 
@@ -140,7 +161,7 @@ def test_a_clip_that_does_not_begin_with_a_key_frame(tmp_path, monkeypatch):
     """As an edit list makes them: no frame comes twice, and there is always one."""
     from dynfocus.processing import video_reading
 
-    film = write_video(tmp_path / "film.mp4", barcode_frames(30), fps=10, gop=10)  # noqa: F811
+    film = write_video(tmp_path / "film.mp4", barcode_frames(30), fps=10, gop=10)
     build = video_reading.build_index
 
     def trimmed(*arguments):

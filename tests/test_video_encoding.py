@@ -3,14 +3,13 @@
 import errno
 import gc
 import json
-import resource
 import signal
 import threading
 import warnings
-from contextlib import contextmanager
 
 import pytest
 import torch
+from encodings_of_videos import chunked_model, file_size_limit, same, stopping_at
 from tiny import make_tiny_processor
 from tiny_models import tiny_model
 from videos import barcode_frames, cut_file, write_video
@@ -20,13 +19,6 @@ from dynfocus.configuration_dynfocus import PRESETS
 from dynfocus.video_fingerprint import difference
 
 NUM_FRAMES = 60
-CHUNK = 8
-
-
-def chunked_model(preset="default", seed=0, chunk=CHUNK, **kwargs):
-    model = tiny_model(preset, seed, **kwargs)
-    model.config.vision_config.frames_per_chunk = chunk
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -48,31 +40,6 @@ def film(tmp_path_factory):
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(state_parts, "_PART_BYTES", 1)
-
-
-def same(state, other):
-    assert state.tensors().keys() == other.tensors().keys()
-    for name, tensor in state.tensors().items():
-        assert torch.equal(tensor, other.tensors()[name]), name
-
-
-def stopping_at(frames, error=KeyboardInterrupt):
-    def progress(done, total):
-        if done >= frames:
-            raise error
-
-    return progress
-
-
-@contextmanager
-def file_size_limit(num_bytes):
-    """A full disk, for files of that size."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 # ---- what comes out

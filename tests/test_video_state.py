@@ -1,11 +1,10 @@
 """A video encoded once, asked many times: the state gives what the pixels give, also from a file."""
 
-import resource
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from encodings_of_videos import file_size_limit
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_models import VIDEO_TOKEN_ID, of_prompt, of_videos, one_row, tiny_inputs, tiny_model
@@ -122,17 +121,6 @@ def test_files_that_are_not_states(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "noted", metadata={"dynfocus": "[]"})
     with pytest.raises(ValueError, match="noted is not a video state"):
         VideoState.load(tmp_path / "noted")
-
-
-@contextmanager
-def file_size_limit(num_bytes):
-    """A full disk, for files of that size."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_failed_save_leaves_the_older_file(state, tmp_path):
