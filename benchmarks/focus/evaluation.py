@@ -8,6 +8,7 @@ from layouts import Layout, told_scores
 
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.training.tiny.answers import exact_answers
 from dynfocus.training.tiny.data import QuestionBatches
 
 
@@ -41,8 +42,7 @@ def answer_set(
         asked = inputs.pop("asked")
         model.model.event_prototypes.told = told_scores(layout, asked, num_key, (num_frames, start))
         outputs = model(**inputs)
-        labels = inputs["labels"][:, 1:]
-        right = ((outputs.logits[:, :-1].argmax(-1) == labels) | (labels == -100)).all(1).tolist()
+        right = exact_answers(outputs.logits, inputs["labels"])
         key_frames = outputs.video_features.key_frames
         for row, (video, question) in enumerate(part):
             episode = batches.features.episodes[video]

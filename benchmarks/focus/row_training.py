@@ -12,9 +12,9 @@ from layouts import Layout, told_scores
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
-from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers
+from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers, set_learning_rates
 from dynfocus.training.tiny.data import QuestionBatches
-from dynfocus.training.tiny.progress import learning_rate_at, load_progress, relevance_loss, save_progress
+from dynfocus.training.tiny.progress import load_progress, part_at, relevance_loss, save_progress
 
 
 def train(
@@ -36,15 +36,11 @@ def train(
     started, window = time.monotonic(), defaultdict(list)
     model.train()
     while step < total:
-        ends = np.cumsum([part.steps for part, _ in lessons])
-        part, batches = lessons[int(np.searchsorted(ends, step, side="right"))]
+        part, batches = lessons[part_at(step, [part.steps for part, _ in lessons])]
         # All follows from the step alone: every row sees the same questions about the same videos.
         rng = np.random.default_rng((seed, step))
         torch.manual_seed(seed * 1_000_003 + step)
-        share = learning_rate_at(step, total, 1.0, settings.warm_up)
-        for optimizer, peak in zip(optimizers, (settings.learning_rate, settings.matrix_learning_rate), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = share * peak
+        set_learning_rates(optimizers, settings, step, total)
         model.model.selection_sigma = settings.sigma * (1 - step / total) if layout.learns else 0.0
         losses = step_losses(model, layout, part, batches, settings, rng, device)
         model.zero_grad(set_to_none=True)

@@ -33,7 +33,9 @@ def model_fingerprint(weights: nn.Module, settings: Any) -> str | None:
         # With an odd stride, not always of the same column.
         some = weight.flatten()[:: max(1, weight.numel() // _NUM_SAMPLES) | 1].float()
         means += [some.mean(), some.abs().mean()]
-    text = base64.b64encode(torch.stack([mean.cpu() for mean in means]).nan_to_num().numpy().tobytes()).decode()
+    # Brought together where the first one lies: each by itself to the CPU would wait for a GPU that often.
+    together = torch.stack([mean.to(means[0].device) for mean in means]).nan_to_num().cpu()
+    text = base64.b64encode(together.numpy().tobytes()).decode()
     return f"{settings_digest(settings)}:{text}"
 
 

@@ -42,4 +42,4 @@ def sample_long_episode(
     )
 
 
-__all__ = ["events_for", "sample_long_episode"]
+__all__ = ["NUM_DIGITS", "events_for", "sample_long_episode"]

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .data import QuestionBatches
-from .progress import learning_rate_at, load_progress, relevance_loss, save_progress
+from .progress import learning_rate_at, load_progress, part_at, relevance_loss, save_progress
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,27 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
     ]
 
 
+def set_learning_rates(
+    optimizers: Sequence[torch.optim.Optimizer], settings: AnswerTraining, step: int, total: int
+) -> None:
+    """Of what `build_optimizers` made, for one step."""
+    share = learning_rate_at(step, total, 1.0, settings.warm_up)
+    for optimizer, peak in zip(optimizers, (settings.learning_rate, settings.matrix_learning_rate), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = share * peak
+
+
+def exact_answers(logits: torch.Tensor, labels: torch.Tensor) -> list[bool]:
+    """
+    Whether greedy answers are exact: just where every token is the likeliest after the right ones before it.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, tokens, vocabulary)`), labels (`(B, tokens)`, -100 beside the answers).
+    """
+    wanted = labels[:, 1:]
+    return ((logits[:, :-1].argmax(-1) == wanted) | (wanted == -100)).all(1).tolist()
+
+
 def train_answers(
     model: DynFocusForConditionalGeneration,
     courses: list[Course],
@@ -87,18 +108,11 @@ def train_answers(
     started, window = time.monotonic(), defaultdict(list)
     model.train()
     while step < total:
-        course, left = courses[0], step
-        for course in courses:
-            if left < course.steps:
-                break
-            left -= course.steps
+        course = courses[part_at(step, [course.steps for course in courses])]
         # Data and noise follow from the step alone, so that a continued run is the same run.
         rng = np.random.default_rng((seed, step))
         torch.manual_seed(seed * 1_000_003 + step)
-        share = learning_rate_at(step, total, 1.0, settings.warm_up)
-        for optimizer, peak in zip(optimizers, (settings.learning_rate, settings.matrix_learning_rate), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = share * peak
+        set_learning_rates(optimizers, settings, step, total)
         model.model.selection_sigma = settings.sigma * (1 - step / total)
 
         inputs = course.batches.collate(*course.batches.draw(rng, course.batch_size), device)
@@ -134,7 +148,7 @@ def answer_accuracy(
 ) -> tuple[dict[str, float], float]:
     """
     Share of greedy answers that are exact, by kind of question, and the share of questions whose asked events all have
-    a key frame. An answer is exact just where every one of its tokens is the likeliest after the right ones before it.
+    a key frame.
     """
     was_training = model.training
     model.eval()
@@ -144,8 +158,7 @@ def answer_accuracy(
         inputs = batches.collate(rows, turns, device)
         inputs.pop("asked")
         outputs = model(**inputs)
-        labels = inputs["labels"][:, 1:]
-        exact = ((outputs.logits[:, :-1].argmax(-1) == labels) | (labels == -100)).all(1).tolist()
+        exact = exact_answers(outputs.logits, inputs["labels"])
         key_frames = [set(frames.tolist()) for frames in outputs.video_features.key_frames]
         for row, (question, *_), ok, keys in zip(rows, turns, exact, key_frames, strict=True):
             right[question.kind].append(ok)
@@ -156,4 +169,12 @@ def answer_accuracy(
     return {kind: float(np.mean(values)) for kind, values in sorted(right.items())}, float(np.mean(found))
 
 
-__all__ = ["AnswerTraining", "Course", "answer_accuracy", "train_answers"]
+__all__ = [
+    "AnswerTraining",
+    "Course",
+    "answer_accuracy",
+    "build_optimizers",
+    "exact_answers",
+    "set_learning_rates",
+    "train_answers",
+]

@@ -1,7 +1,9 @@
 """What the stages of the tiny recipe share: the learning rate, unfinished training on disk, the selector's loss."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ def learning_rate_at(step: int, steps: int, peak: float, warm_up: int, floor: fl
     """Linear warm-up, then cosine decay to `floor · peak`."""
     decay = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
     return peak * min((step + 1) / warm_up, decay)
+
+
+def part_at(step: int, steps: Sequence[int]) -> int:
+    """Which part of a training `step` belongs to, where the parts take `steps` one after the other."""
+    return bisect_right(list(accumulate(steps)), step)
 
 
 def save_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
@@ -46,4 +53,4 @@ def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Ten
     return F.binary_cross_entropy_with_logits(scores, asked.gather(1, medoids))
 
 
-__all__ = ["learning_rate_at", "load_progress", "relevance_loss", "save_progress"]
+__all__ = ["learning_rate_at", "load_progress", "part_at", "relevance_loss", "save_progress"]

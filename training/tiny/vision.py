@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGIT_PITCH, NUMBER_OFFSET, SHAPE_DIAMETER
+from dynfocus.eval.synthetic.long_videos import NUM_DIGITS
 from dynfocus.eval.synthetic.world import COLORS, DIGIT_PLACES, SHAPES, sample_single_frames
 
 from .progress import learning_rate_at, load_progress, save_progress
 
 IMAGE_SIZE = 64
-NUM_DIGITS = 3
 #: What a frame shows, by the number of possibilities.
 NAMES = {"color": len(COLORS), "shape": len(SHAPES), **dict.fromkeys(DIGIT_PLACES[-NUM_DIGITS:], 10)}
 #: What a patch can tell: the color and shape of the object it lies on, the digit and its place if there is one.
