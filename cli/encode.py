@@ -108,36 +108,18 @@ def _finished(pipe: Any, request: Request, options: dict[str, Any]) -> Any:
     if not request.out.exists():
         return None
     from dynfocus import VideoState
-    from dynfocus.video_encoding import state_sampling
+    from dynfocus.video_encoding import difference_of_states, state_sampling
 
     state = VideoState.load(request.out)
+    fingerprint = pipe.model.video_fingerprint(pipe.processor)
     with pipe.processor.video_processor.stream(request.video, **options) as stream:
-        wanted = state_sampling(stream)
-    found = state.sampling or {}
-    of_file = ("size", "digest")
-    try:
-        state.check_fingerprint(pipe.model.video_fingerprint(pipe.processor))
-        is_of_model = state.fingerprint is not None
-    except ValueError:
-        is_of_model = False
-    differences = {
-        "another video": any(found.get(name) != wanted[name] for name in of_file),
-        "another sampling": _settings(found) != _settings(wanted),
-        "another model": not is_of_model,
-        "another precision": state.frame_features.dtype != _dtype(pipe, request),
-    }
-    for what, differs in differences.items():
-        if differs:
-            raise UserError(
-                f"--out {request.out}: exists already and is of {what}: name another file, or overwrite it with "
-                "--force."
-            )
+        what = difference_of_states(state, state_sampling(stream), fingerprint, _dtype(pipe, request))
+    if what is not None:
+        raise UserError(
+            f"--out {request.out}: exists already and is of another {what}: name another file, or overwrite it with "
+            "--force."
+        )
     return state
-
-
-def _settings(sampling: dict[str, Any]) -> dict[str, Any]:
-    """How frames were chosen, apart from what they were chosen of."""
-    return {name: value for name, value in sampling.items() if name not in ("source", "size", "digest", "duration")}
 
 
 def _encode(pipe: Any, request: Request, options: dict[str, Any], report: Any) -> Any:

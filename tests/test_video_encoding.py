@@ -164,6 +164,36 @@ def test_what_is_saved_is_what_is_made(model, film, processor, tmp_path, small_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "streamed"]
 
 
+def test_a_finished_state_is_not_made_again(model, film, processor, tmp_path, monkeypatch):
+    """The same call a second time gives what is there; any other one writes over it."""
+    target, calls = tmp_path / "state", []
+    first = model.encode_video(film, processor=processor, fps=5, save_to=target)
+    written = target.stat().st_mtime_ns
+    forward = model.model.vision_tower.forward
+    monkeypatch.setattr(model.model.vision_tower, "forward", lambda *args: calls.append(1) or forward(*args))
+    same(model.encode_video(film, processor=processor, fps=5, save_to=target), first)
+    assert not calls and target.stat().st_mtime_ns == written
+    other = chunked_model(chunk=2)
+    with torch.no_grad():
+        next(other.model.vision_tower.parameters()).add_(1)
+    changed = tmp_path / "other.mp4"
+    changed.write_bytes(film.read_bytes() + b"\0" * 8)
+    for encoder, video, settings in (
+        (model, film, {"fps": 2}),
+        (model, film, {"fps": 2, "dtype": torch.float16}),
+        (other, film, {"fps": 2, "dtype": torch.float16}),
+        (other, changed, {"fps": 2, "dtype": torch.float16}),
+    ):
+        before = target.stat().st_mtime_ns
+        encoder.encode_video(video, processor=processor, save_to=target, **settings)
+        assert target.stat().st_mtime_ns > before
+        before = target.stat().st_mtime_ns
+        encoder.encode_video(video, processor=processor, save_to=target, **settings)
+        assert target.stat().st_mtime_ns == before
+    target.write_text("not a state")
+    same(model.encode_video(film, processor=processor, fps=5, save_to=target), first)
+
+
 @pytest.mark.parametrize("part_bytes", [1, 1 << 30])
 @pytest.mark.parametrize("settings", [{"fps": 10}, {"sampling": "key_frames"}, {"num_frames": 30}])
 def test_an_interrupted_encoding_goes_on(film, processor, tmp_path, monkeypatch, part_bytes, settings):

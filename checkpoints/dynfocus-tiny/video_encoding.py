@@ -11,7 +11,7 @@ import torch
 from .encoding_progress import Progress, progress_reports
 from .patch_grouping import group_patches, pool_patches
 from .state_parts import StateParts
-from .video_fingerprint import model_fingerprint, with_pixel_settings
+from .video_fingerprint import difference, model_fingerprint, with_pixel_settings
 from .video_inputs import checked_frame_mask
 from .video_state import VideoState
 
@@ -47,9 +47,10 @@ class VideoEncoding:
             video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames of pixels; all by
                 default.
             processor ([`DynFocusProcessor`], *optional*): what reads and prepares the video.
-            save_to (path, *optional*): write the state into this file, in place of one that is there. Parts of it are
-                kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on where it
-                stopped. The state that comes back lies in the file, and is read when it is used.
+            save_to (path, *optional*): write the state into this file, in place of another one that is there. Parts
+                of it are kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on
+                where it stopped, and after its end it gives what is there. The state that comes back lies in the
+                file, and is read when it is used.
             progress (`bool` or `Callable`, defaults to `False`): draw a bar, or call this with the numbers of frames
                 that are done and of all frames.
             dtype (`torch.dtype`, *optional*): of the state's features, such as `torch.float16`; the model's by
@@ -147,6 +148,8 @@ class VideoEncoding:
             parts: StateParts | StateInMemory
             if save_to is None:
                 parts = StateInMemory(stream.num_frames)
+            elif (finished := _finished(save_to, state_sampling(stream), fingerprint, dtype)) is not None:
+                return finished
             else:
                 parts = StateParts(save_to, stream.source, stream.sampling, fingerprint, dtype)
                 stream.start_after(parts.last_frame_index)
@@ -222,6 +225,40 @@ def state_sampling(stream: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def difference_of_states(
+    state: VideoState, sampling: dict[str, Any], fingerprint: str | None, dtype: torch.dtype
+) -> str | None:
+    """
+    What makes `state` another one than an encoding would give, such as "video" or "model"; `None` where nothing does.
+
+    The others describe the encoding: `state_sampling`, what encodes, and the features' precision.
+    """
+    found, of_file = state.sampling or {}, ("size", "digest")
+
+    def settings(of: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in of.items() if name not in ("source", "duration", *of_file)}
+
+    differs = {
+        "video": any(found.get(name) != sampling.get(name) for name in of_file),
+        "sampling": settings(found) != settings(sampling),
+        "model": state.fingerprint is None or difference(state.fingerprint, fingerprint) is not None,
+        "precision": state.frame_features.dtype != dtype,
+    }
+    return next((what for what, is_other in differs.items() if is_other), None)
+
+
+def _finished(
+    path: str | os.PathLike, sampling: dict[str, Any], fingerprint: str | None, dtype: torch.dtype
+) -> VideoState | None:
+    """The state in `path`, where an encoding would only make it again."""
+    try:
+        state = VideoState.load(path)
+    except (ValueError, OSError):
+        # Nothing yet, or something else; whether that can be written over is seen when it is.
+        return None
+    return None if difference_of_states(state, sampling, fingerprint, dtype) else state
+
+
 def _checked(chunk: torch.Tensor) -> torch.Tensor:
     """The same frames `(n, 3, H, W)`; `ValueError` where one of them is broken."""
     if not torch.stack(chunk.aminmax()).isfinite().all():
@@ -229,4 +266,4 @@ def _checked(chunk: torch.Tensor) -> torch.Tensor:
     return chunk
 
 
-__all__ = ["StateInMemory", "VideoEncoding", "state_sampling"]
+__all__ = ["StateInMemory", "VideoEncoding", "difference_of_states", "state_sampling"]
