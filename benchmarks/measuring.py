@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import shlex
 import statistics
@@ -331,6 +332,19 @@ class Report:
             json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
+def put_text(page: str, name: str, text: str) -> str:
+    """
+    `page` with `text` between `<!-- name -->` and `<!-- end -->`.
+
+    Raises:
+        `ValueError`: where the page has no such place.
+    """
+    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not place.search(page):
+        raise ValueError(f"The page has no place for {name}: write <!-- {name} --> and <!-- end --> where it belongs.")
+    return place.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page)
+
+
 def results_as_text(results: dict[str, Any]) -> str:
     """Command, machine, tables and goals of a report's JSON, as Markdown."""
     where = results["machine"]
@@ -362,5 +376,6 @@ __all__ = [
     "markdown_table",
     "memory_limit",
     "peak_tensor_bytes",
+    "put_text",
     "results_as_text",
 ]

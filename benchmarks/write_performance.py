@@ -7,14 +7,13 @@ Puts results into docs/performance.md, and draws its pictures.
 """
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib
 import typer
-from measuring import MIB, results_as_text
+from measuring import MIB, put_text, results_as_text
 from peers import OURS, RODS
 
 matplotlib.use("agg")
@@ -22,20 +21,6 @@ from matplotlib import pyplot  # noqa: E402
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = "performance.md"
-
-
-def put_results(page: str, name: str, results: dict[str, Any]) -> str:
-    """
-    `page` with the text of `results` between `<!-- name -->` and `<!-- end -->`.
-
-    Raises:
-        `ValueError`: where the page has no such place.
-    """
-    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not place.search(page):
-        raise ValueError(f"{PAGE} has no place for {name}: write <!-- {name} --> and <!-- end --> where it belongs.")
-    text = results_as_text(results)
-    return place.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page)
 
 
 def draw_peers(results: dict[str, Any], axes: Any) -> None:
@@ -94,7 +79,7 @@ def main(folder: Path, docs: Annotated[Path, typer.Option(help="Where the page l
     page = (docs / PAGE).read_text(encoding="utf-8")
     for file in sorted(folder.glob("*.json")):
         written = json.loads(file.read_text(encoding="utf-8"))
-        page = put_results(page, file.stem, written)
+        page = put_text(page, file.stem, results_as_text(written))
         if file.stem in PICTURES:
             draw(file.stem, written["results"], docs / "images" / f"{file.stem}.png")
     (docs / PAGE).write_text(page, encoding="utf-8")

@@ -27,7 +27,7 @@ import selection
 import versus_peers
 import write_performance
 from made_videos import FPS, make_video, read_number
-from measuring import MIB, HostMemory, Report, Spread
+from measuring import MIB, HostMemory, Report, Spread, put_text, results_as_text
 from training_throughput import SCALES, Scale
 
 from dynfocus.processing.video_reading import read_video
@@ -318,14 +318,12 @@ def test_results_are_put_into_the_page(tmp_path, capsys):
     assert written.count("| one  |") == 1 and "Between." in written and "\nold\n" in written
     assert (tmp_path / "images" / "long_video.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="has no place for elsewhere"):
-        write_performance.put_results(
-            page, "elsewhere", json.loads((tmp_path / "results/long_video.json").read_text())
-        )
+        put_text(page, "elsewhere", "text")
 
 
 def test_the_page_has_a_place_for_each_script():
     page = (write_performance.DOCS / write_performance.PAGE).read_text()
     for name in ("selection", "versus_peers", "long_video", "ask_many", "decoders"):
         report = Report(name, {})
-        filled = write_performance.put_results(page, name, vars(report))
+        filled = put_text(page, name, results_as_text(vars(report)))
         assert f"<!-- {name} -->\n\n`{report.machine['command']}`" in filled

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,43 @@ def test_differences_are_paired_over_videos(focus):
     assert results.percent([0.5, 0.7]) == "60.0 (50.0–70.0)"
 
 
+def test_goals_say_what_is_met(focus):
+    """Rows whose answers are known: what is measured stands in the text, and the verdict follows from it."""
+    results = focus[1]
+    from goals import goals
+    from sizes import SIZES
+
+    def asked(row, frames, tokens, wrong, found=1.0):
+        """40 detail questions, of which the first `wrong` are wrong, and 40 of another kind, all right."""
+        records = [
+            {"video": i, "kind": kind, "right": kind == "color" or i >= wrong, "found": i < found * 40}
+            for kind in ("number", "color")
+            for i in range(40)
+        ]
+        return results.Asked(row, frames, 8, tokens, {1: records})
+
+    def verdicts(ours, **others):
+        rows = {128: {"dynfocus": ours, **others}, 512: {"dynfocus": asked("dynfocus", 512, 100, 0, 0.9)}}
+        return [met for _, met in goals(lambda frames: rows.get(frames, {}), SIZES["full"])]
+
+    dense, uniform = asked("dense", 128, 1000, 0), asked("uniform", 128, 100, 20)
+    # dense, tokens, uniform's details and kinds, recall, recall far away, oracle
+    ours = asked("dynfocus", 128, 100, 0)
+    assert verdicts(ours, dense=dense, uniform=uniform, oracle=dense) == [True] * 5 + [False, True]
+    ours = asked("dynfocus", 128, 400, 15, 0.9)
+    assert verdicts(ours, dense=dense, uniform=uniform, oracle=dense) == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert verdicts(asked("dynfocus", 128, 100, 21), uniform=uniform)[:2] == [False, False]
+    assert not list(goals(lambda frames: {}, SIZES["full"]))
+
+
 def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
     """All rows with two steps each; then the tables of what they answered."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -122,5 +160,10 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
         questions = {(one["frames"], len(one["records"])) for one in row["answers"]}
         assert len(questions) == (1 if row["row"] == "dense" else 2)
         assert all(isinstance(record["right"], bool) for one in row["answers"] for record in one["records"])
-    text = run(FOCUS / "table.py", "--work", tmp_path, "--size", "smoke", "--images", tmp_path / "images")
-    assert text.count("| `rods_only` |") == 6 and len(list((tmp_path / "images").glob("*.png"))) == 4
+    page = tmp_path / "results.md"
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("8 frames", "16 frames", "goals")))
+    text = run(FOCUS / "table.py", "--work", tmp_path, "--size", "smoke", "--docs", tmp_path)
+    assert text.count("| `rods_only` ") == 6 and len(list((tmp_path / "images").glob("*.png"))) == 4
+    assert all(line in page.read_text() for line in text.splitlines())
+    # Of the goals, those that compare with dense have none at the longer of two lengths.
+    assert len(re.findall("^- (met|MISSED): ", text, re.MULTILINE)) == 11

@@ -1,22 +1,21 @@
 """
-The tables and plots of the comparison: `python benchmarks/focus/table.py --work runs/focus --images docs/images`.
+The tables and plots of the comparison: `python benchmarks/focus/table.py --work runs/focus --docs docs`.
 
-Prints markdown, from the rows that are there.
+Prints markdown, from the rows that are there, and puts it into `results.md`.
 """
 
 import argparse
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
+from goals import goals
 from layouts import ROWS
 from matplotlib.figure import Figure
 from results import DETAIL, Asked, difference, percent, points, read_rows
 from sizes import SIZES, Sizes
 
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from measuring import markdown_table, put_text
 
 
 def at_main_budget(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) -> dict[str, Asked]:
@@ -33,7 +32,7 @@ def main_table(rows: dict[str, Asked]) -> str:
         cells = [percent(asked.shares()), percent(asked.shares(DETAIL)), percent(asked.shares(DETAIL, "found"))]
         lines.append([f"`{name}`", ROWS[name].says, str(asked.tokens), share, *cells])
     head = ["row", "", "visual tokens", "of dense", "all questions", "detail", "asked event among key frames (detail)"]
-    return markdown(head, lines)
+    return markdown_table(head, lines)
 
 
 def kind_table(rows: dict[str, Asked]) -> str:
@@ -42,7 +41,7 @@ def kind_table(rows: dict[str, Asked]) -> str:
     for name, asked in rows.items():
         means = [asked.shares(kind) for kind in kinds]
         lines.append([f"`{name}`", *(f"{100 * sum(mean) / len(mean):.1f}" if mean else "–" for mean in means)])
-    return markdown(["row", *kinds], lines)
+    return markdown_table(["row", *kinds], lines)
 
 
 def difference_table(rows: dict[str, Asked]) -> str:
@@ -53,7 +52,7 @@ def difference_table(rows: dict[str, Asked]) -> str:
             worst = min(by_kind, key=lambda kind: by_kind[kind].estimate)
             cells = [points(difference(ours, other)), points(by_kind[DETAIL]), f"{worst} {points(by_kind[worst])}"]
             lines.append([f"`{name}`", *cells])
-    return markdown(["`dynfocus` against", "all questions", "detail", "the kind where it gains least"], lines)
+    return markdown_table(["`dynfocus` against", "all questions", "detail", "the kind where it gains least"], lines)
 
 
 def curves(found: dict[tuple[str, int, int], Asked], frames: int, kind: str | None, title: str) -> Figure:
@@ -76,10 +75,30 @@ def curves(found: dict[tuple[str, int, int], Asked], frames: int, kind: str | No
     return figure
 
 
+def tables(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) -> str:
+    """All tables of one length of video, as markdown."""
+    rows = at_main_budget(found, sizes, frames)
+    if not rows:
+        return ""
+    seeds = ", ".join(map(str, sorted({seed for asked in rows.values() for seed in asked.seeds})))
+    num_key = sizes.key_frames[frames][0]
+    title = f"**{frames} frames, {num_key} key frames; {sizes.test[frames]} videos, seeds {seeds}**"
+    parts = [title, main_table(rows), kind_table(rows)]
+    if "dynfocus" in rows and len(rows) > 1:
+        parts.append(difference_table(rows))
+    return "\n\n".join(parts)
+
+
+def goal_list(found: dict[tuple[str, int, int], Asked], sizes: Sizes) -> str:
+    """The goals, one a line."""
+    each = goals(lambda frames: at_main_budget(found, sizes, frames), sizes)
+    return "\n".join(f"- {'met' if met else 'MISSED'}: {text}" for text, met in each)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--work", type=Path, default=Path("runs/focus"))
-    parser.add_argument("--images", type=Path, help="draw the plots into this folder")
+    parser.add_argument("--docs", type=Path, help="put tables and plots into results.md in this folder")
     parser.add_argument("--size", choices=list(SIZES), default="full")
     args = parser.parse_args()
     sizes, found = SIZES[args.size], read_rows(args.work)
@@ -87,20 +106,21 @@ def main() -> None:
         raise SystemExit(
             f"{args.work} holds no finished rows: run `python benchmarks/focus --work {args.work}` first."
         )
+    texts = {f"{frames} frames": tables(found, sizes, frames) for frames in sizes.test}
+    texts["goals"] = goal_list(found, sizes)
+    print("\n\n".join(text for text in texts.values() if text))
+    if args.docs is None:
+        return
+    page = args.docs / "results.md"
+    filled = page.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        filled = put_text(filled, name, text)
+    page.write_text(filled, encoding="utf-8")
+    (args.docs / "images").mkdir(exist_ok=True)
     for frames in sizes.test:
-        rows = at_main_budget(found, sizes, frames)
-        if not rows:
-            continue
-        seeds = sorted({seed for asked in rows.values() for seed in asked.seeds})
-        print(f"## {frames} frames, {sizes.key_frames[frames][0]} key frames, seeds {', '.join(map(str, seeds))}\n")
-        print(main_table(rows), kind_table(rows), sep="\n\n", end="\n\n")
-        if "dynfocus" in rows and len(rows) > 1:
-            print(difference_table(rows), end="\n\n")
-        if args.images is not None:
-            args.images.mkdir(parents=True, exist_ok=True)
-            for kind, title in ((None, "all questions"), (DETAIL, "questions on a detail")):
-                figure = curves(found, frames, kind, f"{frames} frames: {title}")
-                figure.savefig(args.images / f"focus_{frames}_{kind or 'all'}.png", dpi=110)
+        for kind, title in ((None, "all questions"), (DETAIL, "questions on a detail")):
+            figure = curves(found, frames, kind, f"{frames} frames: {title}")
+            figure.savefig(args.docs / "images" / f"focus_{frames}_{kind or 'all'}.png", dpi=110)
 
 
 if __name__ == "__main__":
