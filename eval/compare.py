@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .run_folder import Run, flat_settings
-from .scoring import Unit, macro_group, units
+from .scoring import Unit, accuracy, macro_group, units
 from .statistics import Interval, mcnemar, paired_bootstrap, sign_flip_test
 
 #: Settings that differ between any two runs, or follow from others.
@@ -51,6 +51,7 @@ class Comparison:
         sign_flip: p-value of the same question where whole videos are swapped.
         num_videos, left_out: videos of the questions that both were asked, and questions that one alone was asked.
         settings: what the runs were made with, where it differs: name, first, second.
+        judges: of the two runs: models and hashes of prompts.
     """
 
     first: Run
@@ -62,6 +63,7 @@ class Comparison:
     num_videos: int
     left_out: int
     settings: list[tuple[str, Any, Any]]
+    judges: tuple[list[str], list[str]]
 
 
 def compare_runs(first: Run, second: Run) -> Comparison:
@@ -77,6 +79,12 @@ def compare_runs(first: Run, second: Run) -> Comparison:
         raise ValueError(f"{first.folder} is a run of {names[0]} and {second.folder} of {names[1]}: nothing compares.")
     _check_references(first, second)
     one, other = ({unit.id: unit for unit in units(run.answers)} for run in (first, second))
+    for run, counted in ((first, one), (second, other)):
+        if not counted:
+            raise ValueError(
+                f"{run.folder}: none of its answers is known to be right or wrong (not judged, judged by points "
+                "alone, or halves of pairs), so that nothing compares."
+            )
     common = [key for key in one if key in other]
     if not common:
         raise ValueError(f"{first.folder} and {second.folder} have no question in common that both have a verdict on.")
@@ -98,6 +106,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
         num_videos=len(set(videos)),
         left_out=len(one.keys() ^ other.keys()),
         settings=_differing_settings(first, second),
+        judges=(_judges(first), _judges(second)),
     )
 
 
@@ -131,6 +140,12 @@ def print_comparison(console: Console, found: Comparison) -> None:
         console.print(
             f"{found.left_out:,} questions have a verdict in one of the runs only, and are left out.", style="yellow"
         )
+    for name, run in (("A", found.first), ("B", found.second)):
+        if failures := _finished(run)["failures"]:
+            console.print(f"{failures:,} questions of {name} could not be asked, and count as wrong.", style="yellow")
+    if found.judges[0] != found.judges[1]:
+        told = " and ".join(", ".join(one) or "nobody" for one in found.judges)
+        console.print(Text(f"A and B were judged differently, by {told}: that alone makes a difference.", "yellow"))
     for name, one, other in found.settings:
         console.print(Text(f"{name}: {one} → {other}", style="dim"))
 
@@ -159,8 +174,8 @@ def _difference(name: str, a: Sequence[Unit], b: Sequence[Unit], macro: str | No
     members = None if macro is None else [unit.groups[macro] for unit in a]
     return Difference(
         name=name,
-        first=_accuracy(a, macro),
-        second=_accuracy(b, macro),
+        first=accuracy(a, macro),
+        second=accuracy(b, macro),
         interval=paired_bootstrap(right_a, right_b, videos, members),
         only_first=sum(x and not y for x, y in zip(right_a, right_b, strict=True)),
         only_second=sum(y and not x for x, y in zip(right_a, right_b, strict=True)),
@@ -172,17 +187,14 @@ def _columns(a: Sequence[Unit], b: Sequence[Unit]) -> tuple[list[bool], list[boo
     return [unit.correct for unit in a], [unit.correct for unit in b], [unit.video for unit in a]
 
 
-def _accuracy(counted: Sequence[Unit], macro: str | None) -> float:
-    members: dict[str | None, list[bool]] = {}
-    for unit in counted:
-        members.setdefault(None if macro is None else unit.groups[macro], []).append(unit.correct)
-    return sum(sum(some) / len(some) for some in members.values()) / len(members)
-
-
 def _differing_settings(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
     one, other = flat_settings(first.settings), flat_settings(second.settings)
     names = [name for name in dict.fromkeys([*one, *other]) if name.split(".")[0] not in _ASIDE]
     return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
+
+
+def _judges(run: Run) -> list[str]:
+    return [f"{one['model']} (prompt {one['prompt_hash']})" for one in _finished(run)["judge"] or ()]
 
 
 def _points(share: float) -> str:

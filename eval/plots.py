@@ -29,21 +29,28 @@ def group_bars(counted: Sequence[Unit], group: str) -> list[Bar]:
 
 
 def number_bars(lines: Sequence[Mapping[str, Any]], name: str, unit: str) -> list[Bar]:
-    """Questions in up to five bins of equal size by a number, such as `duration`; none where it hardly varies."""
-    known = sorted((line for line in lines if line[name] is not None), key=lambda line: line[name])
-    values = [line[name] for line in known]
+    """
+    Questions in up to five bins of equal size by a number, such as `duration`; none where it hardly varies. A pair is
+    where its first half is.
+    """
+    first: dict[str, float | None] = {}
+    for line in lines:
+        first.setdefault(line.get("pair") or line["id"], line[name])
+    numbered = [(first[line.get("pair") or line["id"]], line) for line in lines]
+    known = sorted(((value, line) for value, line in numbered if value is not None), key=lambda one: one[0])
+    values = [value for value, _ in known]
     if len(set(values)) < _BINS:
         return []
     # A bin ends where the number changes, so that equal numbers stay together.
     edges = sorted({values[len(values) * number // _BINS] for number in range(1, _BINS)})
-    bins: list[list[Mapping[str, Any]]] = [[] for _ in range(len(edges) + 1)]
-    for line in known:
-        bins[sum(line[name] >= edge for edge in edges)].append(line)
+    bins: list[list[tuple[float, Mapping[str, Any]]]] = [[] for _ in range(len(edges) + 1)]
+    for value, line in known:
+        bins[sum(value >= edge for edge in edges)].append((value, line))
     bars = []
     for some in bins:
-        counted = units(some)
+        counted = units([line for _, line in some])
         if counted:
-            low, high = some[0][name], some[-1][name]
+            low, high = some[0][0], some[-1][0]
             bars.append(_bar(f"{low:,.0f}{unit}" if low == high else f"{low:,.0f}–{high:,.0f}{unit}", counted))
     return bars
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .run import EvalSettings
 
 _PACKAGES = ("dynfocus", "transformers", "torch", "torchvision", "datasets", "av", "decord", "numpy")
-_WEIGHTS = ("*.safetensors", "*.bin", "config.json")
+_WEIGHTS = ("*.safetensors", "*.bin", "*config.json")
 
 
 def run_settings(
@@ -82,7 +82,8 @@ def prompts_hash(questions: Sequence[Question]) -> str:
 
 
 def weights_hash(model: str) -> str | None:
-    """Of a local model's weights and configuration; `None` for one on the Hub, whose commit says it all."""
+    """Of a local model's weights and all its configurations (`generation_config.json`, the processor's, …); `None` for
+    one on the Hub, whose commit says it all."""
     folder = Path(model)
     if not folder.is_dir():
         return None

@@ -88,7 +88,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
         value=round(value, 2),
         dataset_revision=data["revision"],
         date=settings["date"],
-        notes="; ".join([f"DynFocus {settings['versions'].get('dynfocus')}", *_setup(run)]),
+        notes="; ".join([f"DynFocus {settings['versions'].get('dynfocus')}", *_setup(run), *_provisos(result)]),
     )
     return eval_result_entries_to_yaml([entry])
 
@@ -113,7 +113,7 @@ def remarks(run: Run) -> list[str]:
         found.append(
             f"{unparsable} of {result['total']} answers name no option and count as wrong: nothing is guessed."
         )
-    if result["score"] is None and result["judge"] is None:
+    if result["score"] is None and result["metric"] == "video_qa_accuracy":
         found.append(
             "The answers were not judged: what is shown counts equal words, and compares with nothing published."
         )
@@ -231,6 +231,16 @@ def _setup(run: Run) -> list[str]:
     parts += [] if tokens is None else [f"{tokens:,.0f} visual tokens a question on average"]
     parts += [name if value is True else f"{name}: {value}" for name, value in settings["options"].items() if value]
     return [*parts, settings["dtype"]]
+
+
+def _provisos(result: Mapping[str, Any]) -> list[str]:
+    """What must go with the score where there is room for a few words only."""
+    failures = f"{result['failures']} of {result['total']} questions could not be asked and count as wrong"
+    judges = dict.fromkeys(
+        f"judged by {one['model']} ({one.get('prompt')}, prompt {one['prompt_hash']}, {one['date']})"
+        for one in result["judge"] or ()
+    )
+    return [failures] * bool(result["failures"]) + list(judges)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

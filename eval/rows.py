@@ -70,7 +70,10 @@ def _local_rows(benchmark: Benchmark, folder: str | os.PathLike[str] | None) -> 
     if not path.is_file():
         raise ValueError(f"--videos {folder}: holds no {benchmark.data_files}, so it is no set of {benchmark.title}.")
     data = path.read_bytes()
-    lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+    try:
+        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{path}: holds a line that is no JSON ({error}); make the set anew.") from error
     if lines:
         benchmark.check_fields(lines[0])
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

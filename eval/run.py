@@ -9,7 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from .run_folder import (
     write_lines,
 )
 from .scoring import check_scorable, grade, judge_lines, score
-from .videos import find_videos, group_by_video, subtitle_file
+from .videos import check_subtitles, find_videos, group_by_video, subtitle_file
 
 VERDICTS_FILE = "verdicts.jsonl"
 
@@ -84,6 +84,8 @@ class EvalSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: must be above 0.")
+        if self.judge is not None and self.benchmark.metric != "judged_video_qa":
+            raise ValueError(f"--judge {self.judge}: {self.benchmark.title} is scored without a judge; leave it out.")
 
     @property
     def model_name(self) -> str:
@@ -129,14 +131,19 @@ def evaluate(
         processes.wait()  # for the main one to fetch the rows
     benchmark = settings.benchmark
     rows = load_rows(benchmark, settings.dataset_revision, settings.videos)
-    questions = benchmark.questions(rows.rows)[: settings.limit]
-    if not questions:
+    all_questions = benchmark.questions(rows.rows)
+    if not all_questions:
         raise ValueError(f"{benchmark.title}: the data set has no questions.")
+    if settings.limit is not None and settings.limit >= len(all_questions):
+        settings = replace(settings, limit=None)  # no part of the benchmark, but all of it
+    questions = all_questions[: settings.limit]
     check_scorable(benchmark, questions)
     if processes.is_main:
         processes.wait()
     session = _Session(settings, processes, questions, rows.source)
     session.files = find_videos(benchmark, questions, settings.videos)
+    # Of all, as the first few may well have none.
+    check_subtitles(all_questions, settings.videos)
     pipe = (load or load_pipeline)(settings, processes.device(settings.device))
     pipe.model.eval()
     folder = settings.folder

@@ -1,7 +1,7 @@
 """From answers to a result, by the metric that the benchmark names."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """What an accuracy counts as one: a question, or both halves of a pair."""
+    """What an accuracy counts as one: a question, or both halves of a pair. Videos that pairs join have one name."""
 
     id: str
     correct: bool
@@ -50,7 +50,8 @@ def score(benchmark: Benchmark, questions: Sequence[Question], lines: Sequence[L
     """
     The scores of answered questions: those of the benchmark's metric, and `score` (its main one), `interval` (95 % of
     it where it is an accuracy, by a bootstrap over videos), `failures` (questions that could not be asked: they count
-    as wrong), `answered_accuracy` (without them), `mean_visual_tokens`.
+    as wrong), `answered_accuracy` (without them; like the score, of pairs or as a mean of groups),
+    `mean_visual_tokens`.
 
     Args:
         lines: of answers.jsonl, one for each question in order; where a judge was asked, with `verdicts`.
@@ -60,22 +61,26 @@ def score(benchmark: Benchmark, questions: Sequence[Question], lines: Sequence[L
     if metric == "judged_video_qa" and not any("verdicts" in line for line in lines):
         # Without a judge there is no main score, but a reader may want to know how many answers match word by word.
         metric = "video_qa_accuracy"
-    found = _METRICS[metric](questions, lines)
+        # A judge may know what to do with a reference that has no word in it.
+        kept = [place for place, question in enumerate(questions) if _has_words(question.reference)]
+        found = _short_answers([questions[place] for place in kept], [lines[place] for place in kept]) if kept else {}
+    else:
+        found = _METRICS[metric](questions, lines)
     if "unparsable" in found:
         # The metric sees a question that was not asked as an empty answer.
         found["unparsable"] -= failures
-    counted = units(lines)
-    answered = [line["correct"] for line in lines if line["error"] is None and line["correct"] is not None]
+    counted, answered = units(lines), units([line for line in lines if line["error"] is None])
+    macro = macro_group(benchmark.main_score, counted)
     tokens = [line["num_visual_tokens"] for line in lines if line["num_visual_tokens"] is not None]
     return {
         "benchmark": benchmark.name,
         "metric": metric,
         "main_score": benchmark.main_score,
         "score": main_score(found, benchmark.main_score) if metric == benchmark.metric else None,
-        "interval": accuracy_interval(counted, macro_group(benchmark.main_score, counted)),
+        "interval": accuracy_interval(counted, macro),
         "total": len(lines),
         "failures": failures,
-        "answered_accuracy": sum(answered) / len(answered) if answered else None,
+        "answered_accuracy": accuracy(answered, macro) if answered else None,
         "mean_visual_tokens": sum(tokens) / len(tokens) if tokens else None,
         "scores": found,
     }
@@ -91,6 +96,13 @@ def units(lines: Sequence[Mapping[str, Any]]) -> list[Unit]:
     """What the accuracy counts: questions, or pairs of them. Those without a verdict are left out."""
     found: dict[str, Unit] = {}
     pairs: dict[str, int] = {}
+    joined: dict[str, str] = {}
+
+    def cluster(video: str) -> str:
+        while joined.get(video, video) != video:
+            video = joined[video]
+        return video
+
     for line in lines:
         if line["correct"] is None:
             continue
@@ -100,8 +112,10 @@ def units(lines: Sequence[Mapping[str, Any]]) -> list[Unit]:
         right = line["correct"] and (before is None or before.correct)
         found[key] = Unit(key, right, line["video"] if before is None else before.video, line["groups"])
         pairs[key] = pairs.get(key, 0) + (pair is not None)
+        # What is drawn anew together must hold the videos of both halves.
+        joined[cluster(line["video"])] = cluster(found[key].video)
     # Of a pair that was cut in two by a limit nothing is known.
-    return [unit for key, unit in found.items() if pairs[key] != 1]
+    return [replace(unit, video=cluster(unit.video)) for key, unit in found.items() if pairs[key] != 1]
 
 
 def macro_group(name: str, counted: Sequence[Unit]) -> str | None:
@@ -109,6 +123,14 @@ def macro_group(name: str, counted: Sequence[Unit]) -> str | None:
     if name.partition(".")[0] != "macro" or not counted:
         return None
     return name.partition(".")[2] or next(iter(counted[0].groups))
+
+
+def accuracy(counted: Sequence[Unit], macro: str | None = None) -> float:
+    """The share of what is right, or the mean over the values of a group of their shares."""
+    members: dict[str | None, list[bool]] = {}
+    for unit in counted:
+        members.setdefault(None if macro is None else unit.groups[macro], []).append(unit.correct)
+    return sum(sum(some) / len(some) for some in members.values()) / len(members)
 
 
 def accuracy_interval(counted: Sequence[Unit], macro: str | None = None) -> list[float] | None:
@@ -153,7 +175,8 @@ def judge_lines(
     """
     records = []
     for line in lines:
-        line["verdicts"] = {}
+        # What an earlier judge said has no part in this one's result.
+        line.update(verdicts={}, correct=None)
     for prompt in dict.fromkeys(aspect for question in questions for aspect in question.aspects or (_OPEN_ENDED,)):
         judge = make_judge(model, cache=cache, prompt=prompt)
         rows = _rows_of(prompt, questions, lines)
@@ -191,6 +214,10 @@ def _rows_of(prompt: str, questions: Sequence[Question], lines: Sequence[Line]) 
             row |= {"question_2": other.question or other.prompt, "prediction_2": other_line["output"]}
         rows.append((row, line))
     return rows
+
+
+def _has_words(reference: Any) -> bool:
+    return bool(video_qa_accuracy.normalize_answer(str(reference)))
 
 
 def _outputs(lines: Sequence[Line]) -> list[str]:
@@ -255,6 +282,7 @@ _METRICS: dict[str, Callable[..., dict[str, Any]]] = {
 
 __all__ = [
     "Unit",
+    "accuracy",
     "accuracy_interval",
     "check_scorable",
     "grade",

@@ -43,7 +43,8 @@ def bootstrap_accuracy(
 
     The result does not depend on the order of the questions. Where no video differs from another (all right, all
     wrong) the bootstrap would claim certainty: the bound is then the exact binomial one, each video being one
-    observation. One video alone says nothing of others: the interval is everything.
+    observation (of tasks with unequal numbers of videos, as if each had the fewest). One video alone says nothing of
+    others: the interval is everything.
 
     Args:
         correct: one bool a question.
@@ -104,7 +105,9 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool], mid_p: bool = False) -> float:
     if not discordant:
         return 1.0
     # In integers, as powers of two soon leave the range of floats.
-    below, seen = sum(math.comb(discordant, k) for k in range(fewer)), math.comb(discordant, fewer)
+    below, seen = 0, 1
+    for k in range(fewer):
+        below, seen = below + seen, seen * (discordant - k) // (k + 1)
     as_extreme = seen if only_a == only_b else 2 * seen
     return (4 * below + (1 if mid_p else 2) * as_extreme) / 2 ** (discordant + 1)
 
@@ -220,7 +223,8 @@ def _bootstrap(
         return Interval(estimate, *limits, confidence)
     right = sums[..., 0] if sums.shape[-1] == 1 else sums[..., 1] - sums[..., 0]
     if any((right == value * counts).all() for value in {0.0, *limits}):
-        unseen = 1 - tail ** (1 / videos)
+        # What no task has shown may hide where the fewest videos are.
+        unseen = 1 - tail ** (1 / min(videos, counts.shape[1] * (counts > 0).sum(0).min()))
         return Interval(estimate, max(limits[0], estimate - unseen), min(limits[1], estimate + unseen), confidence)
     drawn = _draw(sums, counts, resamples, seed)
     probabilities = np.array([tail, 1 - tail])

@@ -20,7 +20,7 @@ def find_videos(
     The file (or URL) of each `Question.video`, `None` where it is missing.
 
     A file is looked for under its path in `folder`, then anywhere in it under its name, if there is one of that name
-    only: archives unpack into folders of their own.
+    only, and no video of another folder is meant by it: archives unpack into folders of their own.
 
     Raises:
         `ValueError`: nearly all files are missing, or there is no folder to look in.
@@ -29,7 +29,7 @@ def find_videos(
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"--videos {folder}: there is no such folder; {benchmark.title} needs {_count(videos)}.")
     lookup = _Lookup(benchmark, folder)
-    found = {video: lookup.find(video) for video in videos}
+    found = lookup.find_all(videos)
     missing = [benchmark.video_candidates(video)[0] for video, path in found.items() if path is None]
     if missing and len(missing) >= _NEARLY_ALL * len(videos):
         examples = ", ".join(missing[:_NUM_EXAMPLES]) + (", …" if len(missing) > _NUM_EXAMPLES else "")
@@ -52,6 +52,16 @@ def subtitle_file(question: Question, folder: str | os.PathLike[str] | None) -> 
     return path if path.is_file() else None
 
 
+def check_subtitles(questions: Iterable[Question], folder: str | os.PathLike[str] | None) -> None:
+    """Raises `ValueError` where questions have subtitles, and the file of none of them is there."""
+    wanted = [question for question in questions if question.subtitles is not None]
+    if wanted and all(subtitle_file(question, folder) is None for question in wanted):
+        raise ValueError(
+            f"--videos {folder}: holds none of the files with subtitles ({wanted[0].subtitles}, …): put them there, "
+            "or ask without --subtitles."
+        )
+
+
 def group_by_video(questions: Sequence[Question]) -> dict[str, list[Question]]:
     """Questions by their video, both in the order in which they come."""
     groups: dict[str, list[Question]] = {}
@@ -66,18 +76,32 @@ class _Lookup:
         self.folder = None if folder is None else Path(folder)
         self._by_name: Mapping[str, list[str]] | None = None
 
-    def find(self, video: str) -> str | None:
+    def find_all(self, videos: Iterable[str]) -> dict[str, str | None]:
+        found, by_name = {video: self._by_path(video) for video in videos}, {}
+        for video in [video for video, path in found.items() if path is None]:
+            by_name[video] = found[video] = self._by_its_name(video)
+        # Data sets number the videos of each of their folders anew.
+        parents: dict[str | None, set[str]] = {}
+        for video, path in found.items():
+            parents.setdefault(path, set()).add(os.path.dirname(video))
+        return {video: None if video in by_name and len(parents[path]) > 1 else path for video, path in found.items()}
+
+    def _by_path(self, video: str) -> str | None:
         if _URL.match(video):
             return video
         candidates = self.benchmark.video_candidates(video)
         if os.path.isabs(video):
             return next((path for path in candidates if os.path.isfile(path)), None)
-        if self.folder is None:
+        if self.folder is not None:
+            for candidate in candidates:
+                if (self.folder / candidate).is_file():
+                    return str(self.folder / candidate)
+        return None
+
+    def _by_its_name(self, video: str) -> str | None:
+        if self.folder is None or os.path.isabs(video):
             return None
-        for candidate in candidates:
-            if (self.folder / candidate).is_file():
-                return str(self.folder / candidate)
-        for candidate in candidates:
+        for candidate in self.benchmark.video_candidates(video):
             same_name = self._names().get(os.path.basename(candidate), [])
             if len(same_name) == 1:
                 return same_name[0]
@@ -97,4 +121,4 @@ def _count(videos: Sequence[str]) -> str:
     return f"{len(videos)} video file{'s' * (len(videos) != 1)}"
 
 
-__all__ = ["find_videos", "group_by_video", "subtitle_file"]
+__all__ = ["check_subtitles", "find_videos", "group_by_video", "subtitle_file"]

@@ -95,7 +95,8 @@ def test_a_pair_counts_only_if_both_halves_are_right(name):
     assert scored(name, [answers[question.reference] for question in questions])["score"] == 1
     # Who says yes to everything is right about the half of the questions, and about no pair.
     found = scored(name, ["yes"] * len(questions))
-    assert found["score"] == 0 and found["answered_accuracy"] == 0.5
+    assert found["score"] == 0 and found["answered_accuracy"] == 0
+    assert found["scores"]["basic"] == 1 and found["scores"]["hallucination"] == 0
     # One category of five, one pair of its two.
     outputs = [answers[question.reference] for question in questions[:2]] + ["maybe"] * (len(questions) - 2)
     assert scored(name, outputs)["score"] == pytest.approx(1 / 10)

@@ -50,6 +50,11 @@ def test_what_is_shown_at_the_frames(times, text):
     assert subtitle_text(SRT, times) == text
 
 
+def test_cues_without_a_blank_line_between_them():
+    crowded = "\n".join(line for line in SRT.splitlines() if line)
+    assert subtitle_text(crowded, [2.75, 3600.5]) == subtitle_text(SRT, [2.75, 3600.5])
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 900)), max_size=8, unique_by=lambda cue: cue[0]),
     st.lists(st.integers(0, 5000), max_size=6),

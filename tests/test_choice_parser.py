@@ -238,6 +238,10 @@ TABLE = [
     ("not B", YES_NO, NOTHING, "a denial, even where one option is left"),
     ("B is incorrect", CARS, NOTHING, "a denial"),
     ("The answer is not B.", CARS, NOTHING, "a denial"),
+    ("All but B", CARS, NOTHING, "an exception"),
+    ("anything but (B)", CARS, NOTHING, "an exception"),
+    ("anything but a red car", CARS, NOTHING, "an exception"),
+    ("nothing but a red car", CARS, B, "no exception"),
     ("<unk><unk>", CARS, NOTHING, "special tokens alone"),
     ("答案", CARS, NOTHING, "words of another language"),
     # More than one

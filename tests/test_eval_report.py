@@ -17,11 +17,10 @@ from typer.testing import CliRunner
 from dynfocus.cli.app import app
 from dynfocus.eval.benchmarks.base import Benchmark, Question
 from dynfocus.eval.compare import compare_runs, print_comparison
-from dynfocus.eval.judge import Verdict
 from dynfocus.eval.plots import group_bars, number_bars
 from dynfocus.eval.report import eval_results, print_summary, remarks, write_report
 from dynfocus.eval.run_folder import read_run, write_json, write_lines
-from dynfocus.eval.scoring import judge_lines, main_score, score, units
+from dynfocus.eval.scoring import score, units
 from dynfocus.eval.synthetic.builder import synthesize
 
 OPTIONS = ("red", "blue", "green")
@@ -124,98 +123,6 @@ def printed(show, *arguments) -> str:
     return console.export_text()
 
 
-# Scores
-
-
-def test_failures_count_as_wrong_and_apart(tmp_path):
-    whole, broken = (read_run(make_run(tmp_path / str(n), failures=n)) for n in (0, 6))
-    lost = sum(line["correct"] for line in whole.answers[:6])
-    assert lost > 0 and broken.result["failures"] == 6 and broken.result["total"] == 60
-    assert broken.result["score"] == pytest.approx(whole.result["score"] - lost / 60)
-    assert broken.result["answered_accuracy"] == pytest.approx(60 * broken.result["score"] / 54)
-    assert broken.result["scores"]["unparsable"] == whole.result["scores"]["unparsable"] == 0
-    low, high = whole.result["interval"]
-    assert 0 < low < whole.result["score"] < high < 1
-
-
-def test_main_scores_by_their_names():
-    scores = {"accuracy": 0.5, "macro": {"task": 0.25}}
-    assert main_score(scores, "accuracy") == 0.5
-    assert main_score(scores, "macro") == main_score(scores, "macro.task") == 0.25
-    assert main_score({"macro": {"task": 0.25, "length": 0.75}}, "macro.length") == 0.75
-    assert main_score({"macro": {"task": 0.25, "length": 0.75}}, "macro") is None
-
-
-def test_a_pair_counts_if_both_halves_are_right():
-    def line(name, pair, correct):
-        return {"id": name, "video": "v", "correct": correct, "groups": {}, "pair": pair}
-
-    halves = [line("1a", "1", True), line("1b", "1", True), line("2a", "2", False), line("2b", "2", True)]
-    # The half of a pair that a limit cut in two.
-    assert {unit.id: unit.correct for unit in units([*halves, line("3a", "3", True)])} == {"1": True, "2": False}
-
-
-class FakeJudge:
-    asked: list = []
-
-    def __init__(self, model, *, cache, prompt):
-        self.prompt = prompt
-
-    def verdicts(self, rows, on_progress=None):
-        rows = list(rows)
-        self.asked.append((self.prompt, rows))
-        decides = self.prompt == "open_ended"
-        return [Verdict(row["id"], "judged", row["prediction"] == "red" if decides else None, 4.0) for row in rows]
-
-    def record(self):
-        return {"model": "fake", "prompt": self.prompt, "prompt_hash": "00", "date": "2026-08-01", "refused": 0}
-
-
-def test_a_judge_is_asked_by_each_of_its_prompts(monkeypatch):
-    monkeypatch.setattr(FakeJudge, "asked", [])
-    questions = [
-        Question("a", "v", "which?", "red", aspects=("correctness", "detail")),
-        Question("b", "v", "which one?", "red", aspects=("consistency",), pair="p", half="first"),
-        Question("c", "v", "say which?", "red", aspects=("consistency",), pair="p", half="second"),
-        # Its other half was cut off by a limit.
-        Question("d", "v", "who?", "red", aspects=("consistency",), pair="q", half="first"),
-    ]
-    lines = [
-        {"id": q.id, "video": "v", "output": f"{q.id}!", "correct": None, "error": None, "num_visual_tokens": 1}
-        | {"groups": {}, "pair": q.pair}
-        for q in questions
-    ]
-    records = judge_lines(questions, lines, "fake", Path("unused"), make_judge=FakeJudge)
-    asked = {prompt: [row["id"] for row in rows] for prompt, rows in FakeJudge.asked}
-    assert asked == {"correctness": ["a"], "detail": ["a"], "consistency": ["b"]}
-    both = FakeJudge.asked[2][1][0]
-    assert (both["question_2"], both["prediction_2"]) == ("say which?", "c!")
-    assert [record["prompt"] for record in records] == list(asked)
-    result = score(benchmark(metric="judged_video_qa", main_score="score"), questions, lines)
-    assert result["score"] == 4.0 and result["scores"]["by_aspect"].keys() == asked.keys()
-
-
-def test_answers_without_a_judge_have_no_main_score():
-    judged = benchmark(metric="judged_video_qa")
-    questions = [Question("a", "v", "which?", "red"), Question("b", "v", "which?", "blue")]
-    lines = [
-        {
-            "id": q.id,
-            "video": "v",
-            "output": "red",
-            "correct": None,
-            "error": None,
-            "num_visual_tokens": 1,
-            "groups": {},
-        }
-        for q in questions
-    ]
-    alone = score(judged, questions, lines)
-    assert (alone["metric"], alone["score"], alone["scores"]["accuracy"]) == ("video_qa_accuracy", None, 0.5)
-    judge_lines(questions, lines, "fake", Path("unused"), make_judge=FakeJudge)
-    assert score(judged, questions, lines)["score"] == 1.0
-
-
 # The report
 
 
@@ -253,6 +160,15 @@ def test_results_for_the_hub(tmp_path):
     assert "1 fps" in entry.notes and "subtitles" in entry.notes and entry.date == "2026-08-01T10:00:00+00:00"
 
 
+def test_results_for_the_hub_name_judge_and_failures(tmp_path):
+    folder = make_run(tmp_path / "run", failures=2)
+    record = {"model": "grader", "prompt": "open_ended", "prompt_hash": "0a1b", "date": "2026-08-01", "judged": 60}
+    write_json(folder / "result.json", {**read_run(folder).result, "judge": [record]})
+    (entry,) = parse_eval_result_entries(eval_results(read_run(folder)))
+    assert "judged by grader (open_ended, prompt 0a1b, 2026-08-01)" in entry.notes
+    assert "2 of 60 questions could not be asked and count as wrong" in entry.notes
+
+
 @pytest.mark.parametrize("change", [{"limit": 60}, {"of": benchmark(local=True)}])
 def test_a_part_or_a_set_of_ones_own_is_no_result_for_the_hub(tmp_path, change):
     run = read_run(make_run(tmp_path / "run", **change))
@@ -267,6 +183,13 @@ def test_remarks_name_what_changes_the_meaning(tmp_path):
     data = {"id": "old/colors", "config": None, "split": "test", "revision": None}
     fallback = read_run(make_run(tmp_path / "fallback", data=data))
     assert "user/colors was gone: the questions are those of old/colors." in remarks(fallback)
+
+
+def test_half_a_pair_is_not_an_answer_that_nobody_judged(tmp_path):
+    folder = make_run(tmp_path / "run")
+    result = {**read_run(folder).result, "metric": "paired_hallucination_accuracy", "score": None}
+    write_json(folder / "result.json", result)
+    assert not any("not judged" in sentence for sentence in remarks(read_run(folder)))
 
 
 def test_an_unfinished_run_has_no_report(tmp_path):
@@ -291,6 +214,13 @@ def test_bars_hold_every_question_once(tmp_path):
     assert len(by_length) == 5 and sum(total for *_, total in by_length) == 58
     assert [name for name, *_ in by_length][-1].endswith("–200 s")
     assert number_bars(run.answers, "num_frames", "") == [], "where all are alike there is nothing to see"
+
+
+def test_bars_hold_both_halves_of_a_pair(tmp_path):
+    lines = read_run(make_run(tmp_path / "run")).answers
+    # Where bins end, the halves of a pair differ; the first line and the last one have none.
+    pairs = [line | {"pair": f"p{(number + 1) // 2}", "duration": float(number)} for number, line in enumerate(lines)]
+    assert sum(total for *_, total in number_bars(pairs, "duration", " s")) == 29
 
 
 # The comparison
@@ -332,6 +262,15 @@ def test_what_runs_do_not_share_is_said(tmp_path):
     assert "10 questions have a verdict in one of the runs only" in text and "sampling.fps: 1.0 → 2.0" in text
 
 
+def test_a_comparison_tells_of_failures_and_of_other_judges(tmp_path):
+    a, b = make_run(tmp_path / "a", failures=5), make_run(tmp_path / "b")
+    assert "judged differently" not in printed(print_comparison, compare_runs(read_run(a), read_run(b)))
+    write_json(b / "result.json", {**read_run(b).result, "judge": [{"model": "grader", "prompt_hash": "0a1b"}]})
+    text = " ".join(printed(print_comparison, compare_runs(read_run(a), read_run(b))).split())
+    assert "5 questions of A could not be asked, and count as wrong." in text and "questions of B" not in text
+    assert "A and B were judged differently, by nobody and grader (prompt 0a1b)" in text
+
+
 def test_runs_that_do_not_compare_are_refused(tmp_path):
     a, other = make_run(tmp_path / "a"), make_run(tmp_path / "b", of=benchmark(name="shapes"))
     with pytest.raises(ValueError, match="a run of colors and .* of shapes: nothing compares"):
@@ -344,6 +283,9 @@ def test_runs_that_do_not_compare_are_refused(tmp_path):
         compare_runs(read_run(a), read_run(changed))
     write_lines(changed / "answers.jsonl", [line | {"id": f"x{line['id']}"} for line in lines])
     with pytest.raises(ValueError, match="have no question in common"):
+        compare_runs(read_run(a), read_run(changed))
+    write_lines(changed / "answers.jsonl", [line | {"correct": None} for line in lines])
+    with pytest.raises(ValueError, match="changed: none of its answers is known to be right or wrong"):
         compare_runs(read_run(a), read_run(changed))
 
 

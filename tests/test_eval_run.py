@@ -87,7 +87,7 @@ def choice_benchmark(folder: Path, rows: list[dict], **changes) -> Benchmark:
                 reference=row["answer"],
                 options=("red", "blue"),
                 groups={"length": row["length"]},
-                subtitles=f"{row['video']}.srt",
+                subtitles=f"{row['video']}.srt" if options.get("subtitles") else None,
             )
 
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -332,6 +332,9 @@ def test_subtitles_of_the_frames_that_are_seen(go, pipe, world, tmp_path, monkey
     prompts = [row["messages"][0]["content"][1]["text"] for row in seen]
     assert prompts[0] == "which one? 0 hello 2" and prompts[2] == "which one? 2 No subtitles available"
     assert all(SUBTITLES_MARK not in row["question"] for row in seen)
+    (videos / "000000.srt").unlink()
+    with pytest.raises(ValueError, match="holds none of the files with subtitles"):
+        go(tmp_path / "without", benchmark=benchmark, videos=str(videos))
 
 
 def test_a_long_question_steers_with_its_beginning(pipe):

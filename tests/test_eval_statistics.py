@@ -189,6 +189,15 @@ def test_nothing_is_certain_where_all_videos_agree(videos):
     assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
 
 
+def test_a_mean_of_tasks_is_no_surer_than_the_task_with_the_fewest_videos():
+    clusters, tasks = range(101), ["rare"] + ["frequent"] * 100
+    wrong = bootstrap_accuracy([False] * 101, clusters, tasks)
+    # A rare task that is right nine times out of ten is all wrong in one video with a probability of a tenth.
+    assert wrong.low == 0 and wrong.high > 0.9 / 2
+    even = bootstrap_accuracy([False] * 100, range(100), ["one", "other"] * 50)
+    assert even == bootstrap_accuracy([False] * 100, range(100))
+
+
 def test_one_video_says_nothing_of_others():
     interval = bootstrap_accuracy([True, True, False], ["v"] * 3)
     assert (interval.low, interval.high) == (0, 1) and interval.estimate == pytest.approx(2 / 3)

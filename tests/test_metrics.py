@@ -327,6 +327,7 @@ def test_nothing_judged_is_no_zero():
         ("Answer: No", "no"),
         ("The answer to the question is no", "no"),
         ("<think>yes?</think>no", "no"),
+        ("<think>The answer is yes", None),
         ("Ｙｅｓ", "yes"),
         ("yes or no", None),
         ("Yes/No", None),

@@ -41,6 +41,9 @@ def _text_cues(text: str) -> Iterator[_Cue]:
     for line in [*text.splitlines(), ""]:
         match = _CUE.fullmatch(line)
         if match:
+            if lines:
+                # No blank line before it, but perhaps the number of the new cue.
+                yield start, end, _plain(" ".join(lines[:-1] if lines[-1].strip().isdecimal() else lines))
             start, end, lines = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:]), []
         elif lines is not None and line.strip():
             lines.append(line)

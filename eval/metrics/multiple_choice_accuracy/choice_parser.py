@@ -8,7 +8,7 @@ Whatever names two options, denies one, contradicts itself or leaves the range o
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 from .answer_text import (
     NUMBERS,
@@ -50,6 +50,8 @@ _NEGATIONS = set(
     "not no never neither nor without cannot isn't wasn't aren't doesn't didn't don't can't couldn't wouldn't won't "
     "except excluding unlike".split()
 )
+#: "All but B" names what is no answer.
+_ALL = {"all", "any", "anything", "everything", "anyone", "everyone"}
 _WRONG = {"wrong", "incorrect", "false", "unlikely", "inaccurate", "impossible", "ruled", "eliminated", "eliminate"}
 #: After these a clause ends: what follows is a reason, or speaks of something else.
 _TURNS = set(
@@ -268,7 +270,8 @@ def _findings(clauses: Sequence[_Clause], texts: Sequence[str]) -> _Findings:
         spoken = [word for word in clause.words if word not in _JOINING | {"but"}]
         if any(token.kind == "ordinal" for _, token in clause.labels):
             spoken = [word for word in spoken if word != "the"]
-        if named and not clause.is_negated:
+        is_exception = clause.before == "but" and not _ALL.isdisjoint(clauses[place - 1].words[-1:])
+        if named and not clause.is_negated and not is_exception:
             is_last = place == len(clauses) - 1
             if _is_verdict(clause) or (clause.is_empty_talk and (asked or _VERDICT.intersection(spoken))):
                 found.strong += named
@@ -377,7 +380,11 @@ def _mentioned(said: str, texts: Sequence[str]) -> int | None | _Several:
             continue
         for start, end, index in spans:
             before = [words[place] for place in range(max(0, start - 4), start) if place not in covered]
-            if any(word in _NEGATIONS for word in before) or (end < len(words) and _is_denied(words[end : end + 4])):
+            if (
+                any(word in _NEGATIONS for word in before)
+                or any(one in _ALL and other == "but" for one, other in pairwise(before))
+                or (end < len(words) and _is_denied(words[end : end + 4]))
+            ):
                 continue
             if all(word in _COMMON for word in forms[index]) and not _is_own_answer(
                 sentence, texts[index], forms[index]

@@ -51,7 +51,8 @@ HALVES = ("basic", "hallucination")
 def parse_yes_no(answer: str | None) -> str | None:
     """ "yes" or "no", where the answer begins with one of them or calls one its answer; None for neither, or both."""
     text = unicodedata.normalize("NFKC", answer or "").lower().replace("’", "'")
-    text = re.split(r"</think(?:ing)?>", text)[-1]
+    # A thought that was cut off holds no answer.
+    text = re.sub(r"<think(?:ing)?>.*", "", re.split(r"</think(?:ing)?>", text)[-1], flags=re.DOTALL)
     text = re.sub(r"</?[a-z|][^<>\s]{0,30}>|[*_`\"“”]|\\boxed|[{}$]", " ", text).strip(" \n'([")
     opening = re.match(r"(yes|no)\b(?!\s*(?:/|or\b|and\b|idea\b|one\b|way to\b))", text)
     stated = re.findall(
