@@ -1,5 +1,6 @@
 """The comparison of ways to spend visual tokens: what its rows keep of a video, and a run of all of them."""
 
+import copy
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,8 +22,9 @@ def focus():
     try:
         import layouts
         import results
+        import row_training
 
-        yield layouts, results
+        yield layouts, results, row_training
     finally:
         sys.path.remove(str(FOCUS))
 
@@ -39,9 +42,7 @@ def tiny():
 
 def visual_tokens(focus, tiny, name, num_key=3, seed=0):
     """Tokens and key frames that a row gives one video of 12 frames; the asked event is frames 4 and 5."""
-    layouts, _ = focus
-    import copy
-
+    layouts, *_ = focus
     model, layout = copy.deepcopy(tiny[0]), layouts.ROWS[name]
     layouts.lay_out(model, layout)
     plan = layout.plan(12, num_key)
@@ -83,6 +84,78 @@ def test_random_key_frames_follow_from_the_seed(focus, tiny):
     chosen = {seed: visual_tokens(focus, tiny, "random", seed=seed)[1] for seed in range(6)}
     assert visual_tokens(focus, tiny, "random", seed=3)[1] == chosen[3]
     assert len({tuple(frames) for frames in chosen.values()}) > 3
+
+
+def test_the_base_trains_the_layout_of_every_row(focus, tiny):
+    """Its parts are those of all rows, and in a row's layout it gives the tokens that the row itself gives."""
+    layouts, _, _ = focus
+    model = copy.deepcopy(tiny[0])
+    layouts.lay_out(model, layouts.BASE)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pixels = torch.randn(1, 12, 3, 64, 64, generator=torch.Generator().manual_seed(7))
+    asked = torch.zeros(1, 12)
+    asked[0, 4:6] = 1
+    for name in layouts.MIXTURE:
+        layout = layouts.ROWS[name]
+        row = copy.deepcopy(tiny[0])
+        layouts.lay_out(row, layout)
+        blind = {name.replace("blind_scorer", "scorer"): weights[name] for name in weights if "blind_scorer" in name}
+        own = weights if layout.selector != "blind" else {**weights, **blind}
+        row.load_state_dict({key: own[key] for key in row.state_dict()})
+        layouts.take_layout(model, layout)
+        plan = layout.plan(12, 3)
+        tokens = []
+        for one in (model, row):
+            one.model.event_prototypes.told = layouts.told_scores(layout, asked, 3, 0)
+            with torch.no_grad():
+                features = one.model.get_video_features(
+                    pixel_values_videos=pixels,
+                    video_token_plan=torch.tensor([plan.as_row()]),
+                    question_input_ids=torch.tensor([[5, 6, 7]]),
+                )
+            tokens.append(features.pooler_output[0])
+        assert len(tokens[0]) == plan.num_visual_tokens
+        torch.testing.assert_close(*tokens)
+    estimator = model.model.event_prototypes
+    assert len(estimator.own) == 2 and model.model.cooperative_encoder.score_embedding is not None
+
+
+def test_positions_are_spread_over_the_video_alone(focus):
+    spread = focus[2].spread_positions
+    drawn = [spread(np.random.default_rng(seed), 4, 60, slice(10, 50), 500) for seed in range(40)]
+    usual = [one for one in drawn if one is None]
+    assert 2 < len(usual) < 25
+    ends = []
+    for positions in drawn:
+        if positions is not None:
+            steps = positions.diff(dim=1)
+            assert positions.shape == (4, 60) and (positions[:, :10] == torch.arange(10)).all()
+            assert (steps >= 1).all() and (steps[:, 50:] == 1).all()
+            assert ((steps > 1).sum(1) <= 8).all()
+            ends += positions[:, -1].tolist()
+    assert min(ends) < 70 and 300 < max(ends) < 500
+    # Nothing to spread, or no room for it.
+    assert spread(np.random.default_rng(1), 4, 60, slice(10, 50), 0) is None
+
+
+def test_lessons_are_drawn_by_their_shares(focus):
+    layouts, _, row_training = focus
+    from sizes import Part
+
+    short, long = Part(32, 1, 300, 32, (4,)), Part(128, 1, 100, 8, (8,))
+    lessons = [(short, "short"), (long, "long")]
+    mixture = {layouts.ROWS["dynfocus"]: 1.0, layouts.ROWS["dense"]: 3.0}
+    draw = row_training.at_random(mixture, lessons, 32)
+    found = [draw(np.random.default_rng(seed), 0) for seed in range(400)]
+    dense = [one for one in found if one.layout.name == "dense"]
+    others = [one for one in found if one.layout.name == "dynfocus"]
+    assert 260 < len(dense) < 340
+    assert {(one.part.num_frames, one.part.batch_size, one.batches) for one in dense} == {(32, 8, "short")}
+    assert 0.6 < np.mean([one.part is short for one in others]) < 0.9
+    # A row alone takes its parts as they are; two rows of one seed the same ones.
+    alone = [row_training.at_random({layouts.ROWS[name]: 1.0}, lessons, 32) for name in ("dense", "blind")]
+    parts = [[draw(np.random.default_rng(seed), 0).part for seed in range(50)] for draw in alone]
+    assert parts[0] == parts[1] and {part.batch_size for part in parts[0]} == {32, 8}
 
 
 def test_differences_are_paired_over_videos(focus):

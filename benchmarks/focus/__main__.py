@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from evaluation import answer_set
-from layouts import BASE, ROWS, Layout, lay_out
-from row_training import train
+from layouts import BASE, MIXTURE, ROWS, Layout, lay_out
+from row_training import at_random, in_order, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
 from sizes import SIZES, Part
@@ -97,9 +97,9 @@ class Comparison:
         if not self.args.no_compile:
             model.model.language_model.compile(dynamic=True)
 
-    def base(self) -> dict[str, torch.Tensor]:
-        """Weights from which all rows start; trained where they are not there yet."""
-        path = self._path("base")
+    def told(self) -> dict[str, torch.Tensor]:
+        """Weights after the alignment and the training with told key frames; trained where they are not there yet."""
+        path = self._path("told")
         if path.exists():
             return load_file(path, device=self.device)
         model = self.new_model()
@@ -116,9 +116,37 @@ class Comparison:
         )
         lay_out(model, BASE)
         self.compiled(model)
-        lessons = self.lessons(self.sizes.base)
         settings = AnswerTraining(learning_rate=1.2e-3, save_every=200)
-        train(model, BASE, lessons, settings, self.work / "base.partial", seed=1, device=self.device, log=log)
+        draw = in_order(BASE, self.lessons(self.sizes.base))
+        total = sum(part.steps for part in self.sizes.base)
+        train(model, draw, total, settings, self.work / "told.partial", seed=1, device=self.device, log=log)
+        save_file(weights_of(model), path)
+        return load_file(path, device=self.device)
+
+    def base(self) -> dict[str, torch.Tensor]:
+        """Weights from which all rows start: then trained in the layouts of all rows."""
+        path = self._path("base")
+        if path.exists():
+            return load_file(path, device=self.device)
+        told = self.told()
+        model = self.new_model()
+        lay_out(model, BASE)
+        self._take(model, told, "told", ("lm_head", "score_embedding"))
+        self.compiled(model)
+        settings = AnswerTraining(learning_rate=1.2e-3, warm_up=100, save_every=100)
+        layouts = {ROWS[name]: share for name, share in MIXTURE.items()}
+        draw = at_random(layouts, self.lessons(self.sizes.mixed), self.sizes.mixed[0].num_frames)
+        train(
+            model,
+            draw,
+            sum(part.steps for part in self.sizes.mixed),
+            settings,
+            self.work / "base.partial",
+            seed=2,
+            device=self.device,
+            log=log,
+            longest_position=self.sizes.longest_position,
+        )
         save_file(weights_of(model), path)
         return load_file(path, device=self.device)
 
@@ -134,15 +162,17 @@ class Comparison:
         dropped = ["question_scorer"] * (layout.selector == "blind") + ["cluster_gate"] * layout.released
         if not layout.relevance:
             # Nothing of what the base's selector was taught.
-            dropped += ["event_prototypes"]
+            dropped += ["event_prototypes", "score_embedding"]
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
-        missing, _ = model.load_state_dict(weights, strict=False)
-        allowed = ("score_embedding", "lm_head", *dropped)
-        wrong = [name for name in missing if not any(part in name for part in allowed)]
-        if wrong:
-            raise ValueError(f"The base lacks {wrong[0]}: remove {self._path('base')} to train it anew.")
+        self._take(model, weights, "base", ("lm_head", *dropped))
         return model
+
+    def _take(self, model: Any, weights: dict[str, torch.Tensor], name: str, allowed: Sequence[str]) -> None:
+        """Load weights that may lack only the `allowed` parts."""
+        missing, _ = model.load_state_dict(weights, strict=False)
+        if wrong := [one for one in missing if not any(part in one for part in allowed)]:
+            raise ValueError(f"{self._path(name)} lacks {wrong[0]}: remove it, to train it anew.")
 
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
         """Trains and asks one row; its result stands in `rows/NAME-SEED.json`."""
@@ -153,12 +183,22 @@ class Comparison:
             return
         model = self.start(layout, base)
         self.compiled(model)
-        lessons = self.lessons(self.sizes.rows)
+        draw = at_random({layout: 1.0}, self.lessons(self.sizes.rows), self.sizes.longest_dense)
         settings = AnswerTraining(
             learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=30, log_every=50, save_every=50
         )
         partial = folder / f"{layout.name}-{seed}.partial"
-        seconds = train(model, layout, lessons, settings, partial, seed=seed, device=self.device, log=log)
+        seconds = train(
+            model,
+            draw,
+            sum(part.steps for part in self.sizes.rows),
+            settings,
+            partial,
+            seed=seed,
+            device=self.device,
+            log=log,
+            longest_position=self.sizes.longest_position,
+        )
         answers = []
         for length, count in self.sizes.test.items():
             if layout.selector == "all" and length > self.sizes.longest_dense:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from layouts import Layout, told_scores
+from row_training import choose_attention
 
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
@@ -40,6 +41,7 @@ def answer_set(
             np.array([video for video, _ in part]), [[question] for _, question in part], device, plan
         )
         asked = inputs.pop("asked")
+        choose_attention(model, inputs["input_ids"].shape[1])
         model.model.event_prototypes.told = told_scores(layout, asked, num_key, (num_frames, start))
         outputs = model(**inputs)
         right = exact_answers(outputs.logits, inputs["labels"])

@@ -1,5 +1,7 @@
 """The rows of the comparison: how each chooses frames, and which visual tokens its language model reads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,21 +79,24 @@ class ToldEstimator(EventPrototypeEstimator):
     """
     DPE that takes the frames' scores `(V, T)` from `told`, where there are some.
 
-    While the model is trained from which all rows start, both selectors learn beside the told choice: `blind_scorer`
-    is there then, and `own` holds the scores `(V, L)` of the question-aware and of the question-blind one.
+    While the model is trained from which all rows start, both selectors learn, whoever chooses: `blind_scorer` is
+    there then, and `own` holds the scores `(V, L)` of the question-aware and of the question-blind one.
     """
 
+    layout: Layout
     told: torch.Tensor | None = None
     blind_scorer: EventScorer | None
     own: tuple[torch.Tensor, ...] = ()
 
     def forward(self, events: Any, queries: Any, grouped_tokens: Any, frame_mask: Any) -> torch.Tensor:
-        if self.told is None:
-            return super().forward(events, queries, grouped_tokens, frame_mask)
+        scores = None
         if self.blind_scorer is not None:
             pooled = torch.cat([events.prototypes.mean(2), events.prototypes.amax(2)], dim=-1)
             aware = super().forward(events, queries, grouped_tokens, frame_mask)
             self.own = aware, self.blind_scorer(pooled, events.mask).float()
+            scores = self.own[self.layout.selector == "blind"]
+        if self.told is None:
+            return super().forward(events, queries, grouped_tokens, frame_mask) if scores is None else scores
         scores = self.told.gather(1, events.medoids).float()
         return scores.masked_fill(~events.mask, float("-inf"))
 
@@ -118,21 +123,33 @@ class PartialEncoder(CooperativeEncoder):
             cells = frame_features.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
             pooled = F.adaptive_avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
             return list(self.projector(pooled).unflatten(0, frame_features.shape[:2]).flatten(1, 2))
-        tokens = super().forward(
-            frame_features,
-            grouped_tokens,
-            parent_of_token,
-            queries,
-            events,
-            scores,
-            selection,
-            frame_mask,
-            num_groups,
-        )
+        with self._scores_of_this_layout():
+            tokens = super().forward(
+                frame_features,
+                grouped_tokens,
+                parent_of_token,
+                queries,
+                events,
+                scores,
+                selection,
+                frame_mask,
+                num_groups,
+            )
         if self.layout.rods and self.layout.cones:
             return tokens
         key_frames = events.medoids.gather(1, selection.key_events).tolist()
         return [video[self._kept(frames, len(video))] for video, frames in zip(tokens, key_frames, strict=True)]
+
+    @contextmanager
+    def _scores_of_this_layout(self) -> Iterator[None]:
+        """Scores are told to the language model where the question-aware selector made them."""
+        tell = self.score_embedding
+        if self.layout.selector != "aware":
+            self.score_embedding = None
+        try:
+            yield
+        finally:
+            self.score_embedding = tell
 
     def _kept(self, key_frames: list[int], num_tokens: int) -> torch.Tensor:
         """Which of a video's tokens are of the kind that is kept: a key frame's cones come before its rods."""
@@ -143,23 +160,40 @@ class PartialEncoder(CooperativeEncoder):
         return is_cone if self.layout.cones else ~is_cone
 
 
-#: The layout of the model from which all rows start: key frames are told, and both selectors learn beside it.
+#: The first layout of the model from which all rows start: key frames are told, and both selectors learn beside it.
 BASE = Layout("base", "asked frames, then random ones; both selectors learn", "oracle")
+
+#: The share of its later steps in which it has the layout of each row, so that none is new to it.
+MIXTURE = {
+    "dynfocus": 0.2,
+    "blind": 0.15,
+    "uniform": 0.15,
+    "random": 0.1,
+    "oracle": 0.1,
+    "rods_only": 0.1,
+    "dense": 0.1,
+    "cones_only": 0.05,
+    "pooled": 0.05,
+}
 
 
 def lay_out(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
-    """Give `model` a layout, in place; parts that it does not use are taken out."""
+    """Give `model` a layout, in place; parts that it does not use are taken out. The base keeps the parts of all."""
     inner = model.model
     inner.event_prototypes.__class__ = ToldEstimator
     inner.cooperative_encoder.__class__ = PartialEncoder
-    inner.cooperative_encoder.layout = layout
-    if layout.selector != "aware":
-        inner.cooperative_encoder.score_embedding = None
     is_base = layout.name == BASE.name
     blind = EventScorer(model.config.vision_config.hidden_size).to(model.device) if is_base else None
     inner.event_prototypes.register_module("blind_scorer", blind)
     if not is_base and layout.selector != "aware":
+        inner.cooperative_encoder.score_embedding = None
         inner.event_prototypes.question_scorer = None
+    take_layout(model, layout)
+
+
+def take_layout(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
+    """Let the base do for the next steps what a row does."""
+    model.model.event_prototypes.layout = model.model.cooperative_encoder.layout = layout
 
 
 def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> torch.Tensor | None:
@@ -179,4 +213,4 @@ def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) ->
     return scores.to(asked.device)
 
 
-__all__ = ["BASE", "ROWS", "Layout", "lay_out", "told_scores"]
+__all__ = ["BASE", "MIXTURE", "ROWS", "Layout", "lay_out", "take_layout", "told_scores"]
