@@ -30,6 +30,7 @@ def draw_peers(results: dict[str, Any], axes: Any) -> None:
     for side, title in zip(axes, ("time to first token", "peak memory above weights"), strict=True):
         side.axhline(1, color="black", linewidth=1.5, label=OURS)
         side.set(title=title, xlabel="frames", xscale="log", yscale="log", xticks=frames, xticklabels=frames)
+        side.set_yticks([0.5, 1, 2, 4, 8, 16], [f"{times:g}×" for times in (0.5, 1, 2, 4, 8, 16)])
         side.minorticks_off()
         side.grid(alpha=0.3)
     axes[0].set_ylabel("multiples of DynFocus's")
@@ -40,7 +41,11 @@ def draw_peers(results: dict[str, Any], axes: Any) -> None:
         style = {"marker": "o", "markersize": 4, "linestyle": "--" if name == RODS else "-", "label": name}
         axes[0].plot(able, [times[len(times) // 2] for times in rounds], **style)
         axes[1].plot(able, [theirs / ours for theirs, ours in peaks], **style)
-    axes[0].legend(frameon=False, fontsize=8)
+    for side in axes:
+        # As many of the ticks as there is something to show.
+        drawn = [value for line in side.get_lines() for value in line.get_ydata()]
+        side.set_ylim(min(drawn) / 1.3, max(drawn) * 1.3)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def draw_memory(results: dict[str, Any], axes: Any) -> None:
@@ -64,7 +69,7 @@ PICTURES: dict[str, tuple[Callable[[dict[str, Any], Any], None], int]] = {
 def draw(name: str, results: dict[str, Any], file: Path) -> None:
     """The picture of one benchmark."""
     paint, panels = PICTURES[name]
-    figure, axes = pyplot.subplots(1, panels, figsize=(4.2 * panels + 2.4 * (panels == 1), 3.6), squeeze=False)
+    figure, axes = pyplot.subplots(1, panels, figsize=(4.6 * panels + 2 * (panels == 1), 3.6), squeeze=False)
     paint(results, axes[0])
     for side in axes[0]:
         side.spines[["top", "right"]].set_visible(False)
