@@ -162,9 +162,7 @@ def main(
         str, typer.Option(help="Numbers of frames whose cost is measured, with commas.")
     ] = "10000,30000,100000",
     widths: Annotated[str, typer.Option(help="Features of a frame, g² times the tower's width.")] = "2048",
-    quality_frames: Annotated[
-        str, typer.Option(help="Numbers of frames of the comparison with exact.")
-    ] = "5000,8000",
+    quality_frames: Annotated[str, typer.Option(help="Numbers of frames of the comparison with exact.")] = "5000,8000",
     seeds: Annotated[int, typer.Option(min=1, help="Videos of each kind.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results there too.")] = None,
 ) -> None:
