@@ -18,7 +18,7 @@ from dynfocus.checkpoints import embedded_model
 from .loading import load_pipeline
 from .states import STATE_ENDING, is_state
 from .terminal import UserError, one_sentence, quiet, spinner
-from .times import clock_time
+from .times import clock_time, counted
 
 _IN_OPTIONS = {
     "use decoder='auto'": "use --decoder auto",
@@ -161,7 +161,7 @@ def encoding_bar() -> Iterator[Any]:
 def _facts(state: Any, path: Path) -> str:
     duration = state.sampling.get("duration") if state.sampling else None
     of_video = "" if duration is None else f" of {clock_time(duration)}"
-    return f"{state.num_frames[0]} frames{of_video}, {path.stat().st_size / 1e6:.1f} MB"
+    return f"{counted(state.num_frames[0], 'frame')}{of_video}, {path.stat().st_size / 1e6:.1f} MB"
 
 
 def _in_options(message: str) -> str:

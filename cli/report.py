@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .times import clock_time
+from .times import clock_time, counted
 
 _BAR_WIDTH = 24
 _STEP_STYLES = {"decode": "blue", "encode": "magenta", "generate": "green"}
@@ -36,7 +36,8 @@ def print_report(console: Console, result: Mapping[str, Any]) -> None:
 
 def _key_frames(result: Mapping[str, Any]) -> Table:
     found = result["key_frames"]
-    table = Table(title=f"{len(found)} key frames of {result['num_frames']} frames", title_justify="left", box=None)
+    title = f"{counted(len(found), 'key frame')} of {counted(result['num_frames'], 'frame')}"
+    table = Table(title=title, title_justify="left", box=None)
     for heading in ("frame", "time"):
         table.add_column(heading, justify="right", header_style="dim")
     table.add_column("event score", header_style="dim")

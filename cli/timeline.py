@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from .times import clock_time
+from .times import clock_time, counted
 
 MAX_THUMBNAILS = 32
 
@@ -192,7 +192,8 @@ def _heading(result: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], float
     facts = [
         f"score {result['score']:.2f}",
         f"{spent} visual tokens of {dense} ({spent / dense:.0%}) that a dense model would take",
-        f"{len(result['key_frames'])} key frames of {result['num_frames']} frames, {len(result['events'])} events",
+        f"{counted(len(result['key_frames']), 'key frame')} of {counted(result['num_frames'], 'frame')}, "
+        f"{counted(len(result['events']), 'event')}",
     ]
     lines.append(("   ·   ".join(facts), {"size": 10.5, "color": _FAINT}, 0.42))
     return lines

@@ -1,4 +1,4 @@
-"""Seconds as people read them."""
+"""Times, and numbers of things, as people read them."""
 
 
 def clock_time(seconds: float, decimals: bool = False) -> str:
@@ -13,4 +13,9 @@ def clock_time(seconds: float, decimals: bool = False) -> str:
     return f"{minutes:02d}:{tail}" if decimals else f"{minutes}:{tail}"
 
 
-__all__ = ["clock_time"]
+def counted(number: int, thing: str) -> str:
+    """`1` and `"frame"` as `"1 frame"`, any other number as `"3 frames"`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+__all__ = ["clock_time", "counted"]

@@ -29,9 +29,10 @@ from dynfocus.cli import ask as ask_module
 from dynfocus.cli import loading, terminal
 from dynfocus.cli.app import app
 from dynfocus.cli.ask import read_thumbnails
+from dynfocus.cli.report import _key_frames
 from dynfocus.cli.terminal import UserError
 from dynfocus.cli.timeline import _ThumbnailGrid, spread, timeline_figure
-from dynfocus.cli.times import clock_time
+from dynfocus.cli.times import clock_time, counted
 
 QUESTION = "which number is it?"
 
@@ -472,3 +473,11 @@ def test_a_process_fails_with_one_sentence(model, tmp_path):
     done = in_a_process("ask", tmp_path / "broken.mp4", QUESTION, "--model", model)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "broken.mp4" in done.stderr
+
+
+def test_one_thing_is_not_several():
+    assert [counted(number, "key frame") for number in (0, 1, 4)] == ["0 key frames", "1 key frame", "4 key frames"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    frame = {"index": 0, "time": 0.0, "score": 1.0}
+    console.print(_key_frames({"key_frames": [frame], "num_frames": 1}))
+    assert "1 key frame of 1 frame\n" in re.sub(" +\n", "\n", console.export_text())
