@@ -45,10 +45,15 @@ def visual_tokens(focus, tiny, name, num_key=3, seed=0):
     layouts, *_ = focus
     model, layout = copy.deepcopy(tiny[0]), layouts.ROWS[name]
     layouts.lay_out(model, layout)
+    return tokens_and_keys(focus, model, layout, num_key, seed)
+
+
+def tokens_and_keys(focus, model, layout, num_key=3, seed=0):
+    """The same of a model that has the layout already."""
     plan = layout.plan(12, num_key)
     asked = torch.zeros(1, 12)
     asked[0, 4:6] = 1
-    model.model.event_prototypes.told = layouts.told_scores(layout, asked, num_key, seed)
+    model.model.event_prototypes.told = focus[0].told_scores(layout, asked, num_key, seed)
     pixels = torch.randn(1, 12, 3, 64, 64, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         features = model.model.get_video_features(
@@ -92,9 +97,6 @@ def test_the_base_trains_the_layout_of_every_row(focus, tiny):
     model = copy.deepcopy(tiny[0])
     layouts.lay_out(model, layouts.BASE)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pixels = torch.randn(1, 12, 3, 64, 64, generator=torch.Generator().manual_seed(7))
-    asked = torch.zeros(1, 12)
-    asked[0, 4:6] = 1
     for name in layouts.MIXTURE:
         layout = layouts.ROWS[name]
         row = copy.deepcopy(tiny[0])
@@ -103,18 +105,8 @@ def test_the_base_trains_the_layout_of_every_row(focus, tiny):
         own = weights if layout.selector != "blind" else {**weights, **blind}
         row.load_state_dict({key: own[key] for key in row.state_dict()})
         layouts.take_layout(model, layout)
-        plan = layout.plan(12, 3)
-        tokens = []
-        for one in (model, row):
-            one.model.event_prototypes.told = layouts.told_scores(layout, asked, 3, 0)
-            with torch.no_grad():
-                features = one.model.get_video_features(
-                    pixel_values_videos=pixels,
-                    video_token_plan=torch.tensor([plan.as_row()]),
-                    question_input_ids=torch.tensor([[5, 6, 7]]),
-                )
-            tokens.append(features.pooler_output[0])
-        assert len(tokens[0]) == plan.num_visual_tokens
+        tokens, keys = zip(*(tokens_and_keys(focus, one, layout) for one in (model, row)), strict=True)
+        assert keys[0] == keys[1]
         torch.testing.assert_close(*tokens)
     estimator = model.model.event_prototypes
     assert len(estimator.own) == 2 and model.model.cooperative_encoder.score_embedding is not None

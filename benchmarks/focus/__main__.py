@@ -97,6 +97,23 @@ class Comparison:
         if not self.args.no_compile:
             model.model.language_model.compile(dynamic=True)
 
+    def _train(
+        self,
+        model: Any,
+        draw: Any,
+        parts: Sequence[Part],
+        settings: AnswerTraining,
+        partial: Path,
+        *,
+        seed: int,
+        longest: int = 0,
+    ) -> float:
+        """`train` for as many steps as the parts have."""
+        total = sum(part.steps for part in parts)
+        return train(
+            model, draw, total, settings, partial, seed=seed, device=self.device, log=log, longest_position=longest
+        )
+
     def told(self) -> dict[str, torch.Tensor]:
         """Weights after the alignment and the training with told key frames; trained where they are not there yet."""
         path = self._path("told")
@@ -118,8 +135,7 @@ class Comparison:
         self.compiled(model)
         settings = AnswerTraining(learning_rate=1.2e-3, save_every=200)
         draw = in_order(BASE, self.lessons(self.sizes.base))
-        total = sum(part.steps for part in self.sizes.base)
-        train(model, draw, total, settings, self.work / "told.partial", seed=1, device=self.device, log=log)
+        self._train(model, draw, self.sizes.base, settings, self.work / "told.partial", seed=1)
         save_file(weights_of(model), path)
         return load_file(path, device=self.device)
 
@@ -136,17 +152,8 @@ class Comparison:
         settings = AnswerTraining(learning_rate=1.2e-3, warm_up=100, save_every=100)
         layouts = {ROWS[name]: share for name, share in MIXTURE.items()}
         draw = at_random(layouts, self.lessons(self.sizes.mixed), self.sizes.mixed[0].num_frames)
-        train(
-            model,
-            draw,
-            sum(part.steps for part in self.sizes.mixed),
-            settings,
-            self.work / "base.partial",
-            seed=2,
-            device=self.device,
-            log=log,
-            longest_position=self.sizes.longest_position,
-        )
+        longest = self.sizes.longest_position
+        self._train(model, draw, self.sizes.mixed, settings, self.work / "base.partial", seed=2, longest=longest)
         save_file(weights_of(model), path)
         return load_file(path, device=self.device)
 
@@ -188,17 +195,8 @@ class Comparison:
             learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=30, log_every=50, save_every=50
         )
         partial = folder / f"{layout.name}-{seed}.partial"
-        seconds = train(
-            model,
-            draw,
-            sum(part.steps for part in self.sizes.rows),
-            settings,
-            partial,
-            seed=seed,
-            device=self.device,
-            log=log,
-            longest_position=self.sizes.longest_position,
-        )
+        longest = self.sizes.longest_position
+        seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed, longest=longest)
         answers = []
         for length, count in self.sizes.test.items():
             if layout.selector == "all" and length > self.sizes.longest_dense:

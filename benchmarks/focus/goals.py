@@ -36,11 +36,11 @@ def goals(at: Callable[[int], Mapping[str, Asked]], sizes: Sizes) -> Iterator[tu
         worst = min((difference(ours, rows[name], [kind]).estimate, kind) for kind in ours.kinds)
         text = f"{near} frames: no kind worse than {name} by over 2 points (least: {worst[1]} {100 * worst[0]:+.1f})"
         yield text, 100 * worst[0] >= LOSS
-    recall = _mean(ours.shares(DETAIL, "found"))
+    recall = ours.mean(DETAIL, "found")
     text = f"{near} frames: asked event among the key frames in {100 * recall:.1f} % of detail questions (goal: 95 %)"
     yield text, recall >= RECALL
     if "dynfocus" in at(far):
-        there = _mean(at(far)["dynfocus"].shares(DETAIL, "found"))
+        there = at(far)["dynfocus"].mean(DETAIL, "found")
         text = f"{far} frames: asked event among the key frames in {100 * there:.1f} % (goal: within 3 points of that)"
         yield text, there >= recall - FAR_RECALL
     if "oracle" in rows:
@@ -53,10 +53,6 @@ def goals(at: Callable[[int], Mapping[str, Asked]], sizes: Sizes) -> Iterator[tu
 
 def _above(found: Interval, limit: float) -> bool:
     return 100 * found.estimate >= limit
-
-
-def _mean(shares: list[float]) -> float:
-    return sum(shares) / len(shares)
 
 
 __all__ = ["goals"]

@@ -33,6 +33,11 @@ class Asked:
                 found.append(float(np.mean(values)))
         return found
 
+    def mean(self, kind: str | None = None, name: str = "right") -> float:
+        """Mean of the `shares` over the seeds; NaN where there are none."""
+        shares = self.shares(kind, name)
+        return sum(shares) / len(shares) if shares else float("nan")
+
     @property
     def kinds(self) -> list[str]:
         return list(dict.fromkeys(record["kind"] for records in self.seeds.values() for record in records))

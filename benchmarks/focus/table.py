@@ -6,6 +6,7 @@ Prints markdown, from the rows that are there, and puts it into `results.md`.
 
 import argparse
 import sys
+from math import isnan
 from pathlib import Path
 
 from goals import goals
@@ -39,8 +40,8 @@ def kind_table(rows: dict[str, Asked]) -> str:
     kinds = next(iter(rows.values())).kinds
     lines = []
     for name, asked in rows.items():
-        means = [asked.shares(kind) for kind in kinds]
-        lines.append([f"`{name}`", *(f"{100 * sum(mean) / len(mean):.1f}" if mean else "–" for mean in means)])
+        means = [asked.mean(kind) for kind in kinds]
+        lines.append([f"`{name}`", *("–" if isnan(mean) else f"{100 * mean:.1f}" for mean in means)])
     return markdown_table(["row", *kinds], lines)
 
 
@@ -63,7 +64,7 @@ def curves(found: dict[tuple[str, int, int], Asked], frames: int, kind: str | No
         some = sorted((one for key, one in found.items() if key[:2] == (name, frames)), key=lambda one: one.tokens)
         if not some:
             continue
-        means = [100 * sum(one.shares(kind)) / len(one.shares(kind)) for one in some]
+        means = [100 * one.mean(kind) for one in some]
         style = {"marker": "o" if number < 10 else "s", "color": f"C{number % 10}", "label": name}
         axes.plot([one.tokens for one in some], means, linestyle="-" if len(some) > 1 else "none", **style)
         for one in some:
