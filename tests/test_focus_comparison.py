@@ -70,6 +70,12 @@ def test_what_each_row_keeps(focus, tiny):
     for name in focus[0].ROWS:
         if name != "released_code":  # has a configuration of its own
             tokens[name], keys[name] = visual_tokens(focus, tiny, name)
+            layout = focus[0].ROWS[name]
+            frames = focus[0].frame_of_token(layout, [torch.tensor(keys[name])], 12)[0]
+            assert len(frames) == len(tokens[name]) and (frames.diff() >= 0).all()
+            with_cones = set(range(12)) if name == "dense" else set(keys[name]) if layout.cones else set()
+            if not layout.pooled:
+                assert {frame for frame in range(12) if (frames == frame).sum() >= 38} == with_cones
     lengths = {name: len(one) for name, one in tokens.items()}
     with_keys = 2 * 12 + 38 * 3
     expected = dict.fromkeys(("dynfocus", "answers_only", "blind", "uniform", "random", "oracle"), with_keys)
@@ -89,6 +95,11 @@ def test_random_key_frames_follow_from_the_seed(focus, tiny):
     chosen = {seed: visual_tokens(focus, tiny, "random", seed=seed)[1] for seed in range(6)}
     assert visual_tokens(focus, tiny, "random", seed=3)[1] == chosen[3]
     assert len({tuple(frames) for frames in chosen.values()}) > 3
+    asked = torch.zeros(1, 12)
+    for name in ("uniform", "random", "dense"):
+        layout = focus[0].ROWS[name]
+        told, count = focus[0].told_scores(layout, asked, 3, 0), layout.plan(12, 3).num_key_frames
+        assert focus[0].key_frames_of(told, count) == [set(visual_tokens(focus, tiny, name)[1])]
 
 
 def test_the_base_trains_the_layout_of_every_row(focus, tiny):
@@ -110,24 +121,6 @@ def test_the_base_trains_the_layout_of_every_row(focus, tiny):
         torch.testing.assert_close(*tokens)
     estimator = model.model.event_prototypes
     assert len(estimator.own) == 2 and model.model.cooperative_encoder.score_embedding is not None
-
-
-def test_positions_are_spread_over_the_video_alone(focus):
-    spread = focus[2].spread_positions
-    drawn = [spread(np.random.default_rng(seed), 4, 60, slice(10, 50), 500) for seed in range(40)]
-    usual = [one for one in drawn if one is None]
-    assert 2 < len(usual) < 25
-    ends = []
-    for positions in drawn:
-        if positions is not None:
-            steps = positions.diff(dim=1)
-            assert positions.shape == (4, 60) and (positions[:, :10] == torch.arange(10)).all()
-            assert (steps >= 1).all() and (steps[:, 50:] == 1).all()
-            assert ((steps > 1).sum(1) <= 8).all()
-            ends += positions[:, -1].tolist()
-    assert min(ends) < 70 and 300 < max(ends) < 500
-    # Nothing to spread, or no room for it.
-    assert spread(np.random.default_rng(1), 4, 60, slice(10, 50), 0) is None
 
 
 def test_lessons_are_drawn_by_their_shares(focus):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from evaluation import answer_set
 from layouts import BASE, MIXTURE, ROWS, Layout, lay_out
-from row_training import at_random, in_order, train
+from row_training import at_random, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
 from sizes import SIZES, Part
@@ -26,13 +26,17 @@ from sizes import SIZES, Part
 from dynfocus.configuration_dynfocus import RELEASED_CODE
 from dynfocus.training.tiny.alignment import align
 from dynfocus.training.tiny.answers import AnswerTraining
-from dynfocus.training.tiny.data import KIND_WEIGHTS, QuestionBatches, encode_videos
+from dynfocus.training.tiny.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
 from dynfocus.training.tiny.model import build_model, build_processor
+from dynfocus.training.tiny.naming import Naming
+from dynfocus.training.tiny.reading import DETAIL_WEIGHTS, read
 from dynfocus.training.tiny.tokenizer import build_tokenizer
 from dynfocus.training.tiny.vision import train_vision
 
 #: Of this seed alone all numbers of key frames are asked.
 FIRST_SEED = 1
+#: Weight of the loss on where to look, in the shared start alone.
+GUIDANCE = 0.5
 
 
 def log(message: str) -> None:
@@ -87,11 +91,13 @@ class Comparison:
         torch.manual_seed(1)
         return build_model(self.tokenizer, self.tower, **config).to(self.device)
 
-    def batches(self, length: int, turns: int) -> QuestionBatches:
-        return QuestionBatches(self.training[length], self.processor, length, KIND_WEIGHTS, turns)
+    def batches(self, length: int, turns: int, later: dict[str, float] = LATER_WEIGHTS) -> QuestionBatches:
+        return QuestionBatches(self.training[length], self.processor, length, KIND_WEIGHTS, turns, later)
 
-    def lessons(self, parts: Sequence[Part]) -> list[tuple[Part, QuestionBatches]]:
-        return [(part, self.batches(part.num_frames, part.turns)) for part in parts]
+    def lessons(
+        self, parts: Sequence[Part], later: dict[str, float] = LATER_WEIGHTS
+    ) -> list[tuple[Part, QuestionBatches]]:
+        return [(part, self.batches(part.num_frames, part.turns, later)) for part in parts]
 
     def compiled(self, model: Any) -> None:
         if not self.args.no_compile:
@@ -106,54 +112,52 @@ class Comparison:
         partial: Path,
         *,
         seed: int,
-        longest: int = 0,
+        guidance: float = 0.0,
     ) -> float:
         """`train` for as many steps as the parts have."""
-        total = sum(part.steps for part in parts)
         return train(
-            model, draw, total, settings, partial, seed=seed, device=self.device, log=log, longest_position=longest
+            model,
+            draw,
+            sum(part.steps for part in parts),
+            settings,
+            partial,
+            seed=seed,
+            device=self.device,
+            log=log,
+            longest_position=self.sizes.longest_position,
+            guidance=guidance,
         )
 
-    def told(self) -> dict[str, torch.Tensor]:
-        """Weights after the alignment and the training with told key frames; trained where they are not there yet."""
-        path = self._path("told")
-        if path.exists():
-            return load_file(path, device=self.device)
+    def aligned(self) -> Any:
+        """A model whose language model has learnt to read, and whose other parts are aligned with its words."""
         model = self.new_model()
+        naming = Naming(model, self.tokenizer, 1)
+        common: dict[str, Any] = {"seed": 1, "device": self.device, "log": log}
+        read(model, naming, self.processor, self.work, steps=self.sizes.reading_steps, **common)
         align(
             model,
-            self.batches(self.sizes.base[-1].num_frames, 1),
+            naming,
+            self.batches(self.sizes.base[0].num_frames, 1),
             self.work,
             steps=self.sizes.alignment_steps,
             batch_size=32,
             learning_rate=2e-3,
-            seed=1,
-            device=self.device,
-            log=log,
+            **common,
         )
-        lay_out(model, BASE)
-        self.compiled(model)
-        settings = AnswerTraining(learning_rate=1.2e-3, save_every=200)
-        draw = in_order(BASE, self.lessons(self.sizes.base))
-        self._train(model, draw, self.sizes.base, settings, self.work / "told.partial", seed=1)
-        save_file(weights_of(model), path)
-        return load_file(path, device=self.device)
+        return model
 
     def base(self) -> dict[str, torch.Tensor]:
-        """Weights from which all rows start: then trained in the layouts of all rows."""
+        """Weights from which all rows start: trained in the layouts of all rows by turns."""
         path = self._path("base")
         if path.exists():
             return load_file(path, device=self.device)
-        told = self.told()
-        model = self.new_model()
+        model = self.aligned()
         lay_out(model, BASE)
-        self._take(model, told, "told", ("lm_head", "score_embedding"))
         self.compiled(model)
-        settings = AnswerTraining(learning_rate=1.2e-3, warm_up=100, save_every=100)
+        settings = AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100)
         layouts = {ROWS[name]: share for name, share in MIXTURE.items()}
-        draw = at_random(layouts, self.lessons(self.sizes.mixed), self.sizes.mixed[0].num_frames)
-        longest = self.sizes.longest_position
-        self._train(model, draw, self.sizes.mixed, settings, self.work / "base.partial", seed=2, longest=longest)
+        draw = at_random(layouts, self.lessons(self.sizes.base, DETAIL_WEIGHTS), self.sizes.base[0].num_frames)
+        self._train(model, draw, self.sizes.base, settings, self.work / "base.partial", seed=2, guidance=GUIDANCE)
         save_file(weights_of(model), path)
         return load_file(path, device=self.device)
 
@@ -172,14 +176,14 @@ class Comparison:
             dropped += ["event_prototypes", "score_embedding"]
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
-        self._take(model, weights, "base", ("lm_head", *dropped))
+        self._take(model, weights, ("lm_head", *dropped))
         return model
 
-    def _take(self, model: Any, weights: dict[str, torch.Tensor], name: str, allowed: Sequence[str]) -> None:
+    def _take(self, model: Any, weights: dict[str, torch.Tensor], allowed: Sequence[str]) -> None:
         """Load weights that may lack only the `allowed` parts."""
         missing, _ = model.load_state_dict(weights, strict=False)
         if wrong := [one for one in missing if not any(part in one for part in allowed)]:
-            raise ValueError(f"{self._path(name)} lacks {wrong[0]}: remove it, to train it anew.")
+            raise ValueError(f"{self._path('base')} lacks {wrong[0]}: remove it, to train it anew.")
 
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
         """Trains and asks one row; its result stands in `rows/NAME-SEED.json`."""
@@ -195,8 +199,7 @@ class Comparison:
             learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=30, log_every=50, save_every=50
         )
         partial = folder / f"{layout.name}-{seed}.partial"
-        longest = self.sizes.longest_position
-        seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed, longest=longest)
+        seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed)
         answers = []
         for length, count in self.sizes.test.items():
             if layout.selector == "all" and length > self.sizes.longest_dense:

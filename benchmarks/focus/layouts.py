@@ -1,6 +1,6 @@
 """The rows of the comparison: how each chooses frames, and which visual tokens its language model reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dynfocus.cooperative_encoding import CooperativeEncoder
 from dynfocus.event_prototypes import EventPrototypeEstimator, Events, EventScorer, Selection
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.perturbed_topk import hard_topk
 from dynfocus.processing.token_plan import TokenPlan
 
-CONES, RODS = 38, 2
+CONES, RODS, POOLED = 38, 2, 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Layout:
         if self.released and num_key < num_frames:
             tokens -= RODS * num_key
         if self.pooled:
-            tokens = 4 * num_frames
+            tokens = POOLED * num_frames
         return TokenPlan(num_frames, num_events, num_key, num_frames, tokens)
 
 
@@ -160,16 +161,16 @@ class PartialEncoder(CooperativeEncoder):
         return is_cone if self.layout.cones else ~is_cone
 
 
-#: The first layout of the model from which all rows start: key frames are told, and both selectors learn beside it.
-BASE = Layout("base", "asked frames, then random ones; both selectors learn", "oracle")
+#: What the model from which all rows start keeps: the parts of all rows, so that both selectors learn.
+BASE = Layout("base", "has the layouts of all rows by turns", "oracle")
 
-#: The share of its later steps in which it has the layout of each row, so that none is new to it.
+#: The share of its steps in which it has the layout of each row, so that none is new to it.
 MIXTURE = {
-    "dynfocus": 0.2,
-    "blind": 0.15,
-    "uniform": 0.15,
-    "random": 0.1,
-    "oracle": 0.1,
+    "dynfocus": 0.1,
+    "blind": 0.05,
+    "uniform": 0.2,
+    "random": 0.15,
+    "oracle": 0.2,
     "rods_only": 0.1,
     "dense": 0.1,
     "cones_only": 0.05,
@@ -213,4 +214,35 @@ def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) ->
     return scores.to(asked.device)
 
 
-__all__ = ["BASE", "MIXTURE", "ROWS", "Layout", "lay_out", "take_layout", "told_scores"]
+def key_frames_of(told: torch.Tensor, num_key: int) -> list[set[int]]:
+    """The key frames that told scores `(V, T)` lead to."""
+    keys = hard_topk(told.float(), torch.full((len(told),), num_key, device=told.device))
+    return [set(frames) for frames in keys.tolist()]
+
+
+def frame_of_token(layout: Layout, key_frames: Sequence[torch.Tensor], num_frames: int) -> torch.Tensor:
+    """The frame `(V, n)` of each visual token of a layout."""
+    rows = []
+    for keys in key_frames:
+        is_key = torch.zeros(num_frames, dtype=torch.long)
+        is_key[keys.cpu()] = 1
+        counts = RODS * layout.rods + CONES * layout.cones * is_key
+        if layout.released and len(keys) < num_frames:
+            counts = counts - RODS * is_key
+        if layout.pooled:
+            counts = torch.full_like(is_key, POOLED)
+        rows.append(torch.arange(num_frames).repeat_interleave(counts))
+    return torch.stack(rows)
+
+
+__all__ = [
+    "BASE",
+    "MIXTURE",
+    "ROWS",
+    "Layout",
+    "frame_of_token",
+    "key_frames_of",
+    "lay_out",
+    "take_layout",
+    "told_scores",
+]

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Layout, take_layout, told_scores
+from layouts import Layout, frame_of_token, key_frames_of, take_layout, told_scores
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers, set_learning_rates
-from dynfocus.training.tiny.data import QuestionBatches
-from dynfocus.training.tiny.progress import load_progress, part_at, relevance_loss, save_progress
+from dynfocus.training.tiny.data import QuestionBatches, answerable
+from dynfocus.training.tiny.guidance import guidance_loss
+from dynfocus.training.tiny.positions import spread_positions
+from dynfocus.training.tiny.progress import load_progress, relevance_loss, save_progress
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,6 @@ class Lesson:
     layout: Layout
     part: Part
     batches: QuestionBatches
-
-
-def in_order(layout: Layout, lessons: Sequence[tuple[Part, QuestionBatches]]) -> Callable[..., Lesson]:
-    """Part after part, in one layout."""
-    return lambda rng, step: Lesson(layout, *lessons[part_at(step, [part.steps for part, _ in lessons])])
 
 
 def at_random(
@@ -65,12 +62,14 @@ def train(
     device: str,
     log: Callable[[str], None],
     longest_position: int = 0,
+    guidance: float = 0.0,
 ) -> float:
     """
     Trains `model`, which has the layout, in place for `total` steps; `partial` is continued. Returns the seconds it
     took.
 
     longest_position: so far the tokens of a video are put apart (see `spread_positions`); 0 leaves them together.
+    guidance: see `step_losses`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
@@ -85,7 +84,7 @@ def train(
         lesson = draw(rng, step)
         learns = lesson.layout.learns and model.model.event_prototypes.blind_scorer is None
         model.model.selection_sigma = settings.sigma * (1 - step / total) if learns else 0.0
-        losses = step_losses(model, lesson, settings, rng, device, longest_position)
+        losses = step_losses(model, lesson, settings, rng, device, longest_position, guidance)
         model.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -104,31 +103,16 @@ def train(
     return time.monotonic() - started
 
 
-def spread_positions(
-    rng: np.random.Generator, rows: int, num_tokens: int, video: slice, longest: int
-) -> torch.Tensor | None:
+def choose_attention(model: DynFocusForConditionalGeneration, num_tokens: int) -> bool:
     """
-    Positions `(rows, num_tokens)` as if the videos were longer: gaps at up to eight places of the video, in all up to
-    the position `longest`. `None`, so as usual, for a quarter of the batches.
+    Plain attention as long as its matrices are small: it can show where it looks, and is faster on a CPU.
 
-    A language model that has only read short videos knows no positions beyond them.
+    Returns whether it is.
     """
-    room = longest - num_tokens
-    if room < 1 or rng.random() < 0.25:
-        return None
-    steps = np.ones((rows, num_tokens), dtype=np.int64)
-    for row in steps:
-        gaps = int(np.exp(rng.uniform(0, np.log(room))))
-        places = rng.integers(video.start, video.stop + 1, size=int(rng.integers(1, 9)))
-        np.add.at(row, places, rng.multinomial(gaps, rng.dirichlet(np.ones(len(places)))))
-    return torch.from_numpy(steps.cumsum(1) - 1)
-
-
-def choose_attention(model: DynFocusForConditionalGeneration, num_tokens: int) -> None:
-    """On a CPU the plain attention takes a third less time than PyTorch's, as long as its matrices are small."""
-    if model.device.type == "cpu":
-        model.model.question_encoder.qformer.set_attn_implementation("eager")
-        model.model.language_model.set_attn_implementation("eager" if num_tokens <= 1600 else "sdpa")
+    plain = num_tokens <= 1600
+    model.model.question_encoder.qformer.set_attn_implementation("eager")
+    model.model.language_model.set_attn_implementation("eager" if plain else "sdpa")
+    return plain
 
 
 def step_losses(
@@ -138,27 +122,45 @@ def step_losses(
     rng: np.random.Generator,
     device: str,
     longest_position: int,
+    guidance: float,
 ) -> dict[str, torch.Tensor]:
-    """The losses of one batch by their names."""
+    """
+    The losses of one batch by their names.
+
+    guidance: weight of the loss on where to look. Where it counts, chats also ask whatever told key frames answer.
+    """
     layout, part, batches = lesson.layout, lesson.part, lesson.batches
     take_layout(model, layout)
     num_key = int(rng.choice(part.key_frames))
     noise_seed = int(rng.integers(2**31))
-    rows, turns = batches.draw(rng, part.batch_size)
     plan = layout.plan(part.num_frames, num_key)
-    inputs: dict[str, Any] = batches.collate(rows, turns, device, plan)
+    rows, turns = batches.draw(rng, part.batch_size, later_cones=guidance > 0 and not layout.learns)
+    asked = batches.asked(turns, plan.num_frames)
+    told = told_scores(layout, asked, plan.num_key_frames, noise_seed)
+    if told is not None:
+        key_frames = key_frames_of(told, plan.num_key_frames) if layout.cones and not layout.pooled else []
+        turns = [
+            [first, *answerable(later, key_frames[row] if key_frames else ())]
+            for row, (first, *later) in enumerate(turns)
+        ]
+    chats = batches.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
+    inputs: dict[str, Any] = batches.collate(rows, turns, device, plan, chats)
     asked = inputs.pop("asked")
-    num_tokens, before = inputs["input_ids"].shape[1], len(batches.before)
-    choose_attention(model, num_tokens)
-    video = slice(before, before + plan.num_visual_tokens)
-    positions = spread_positions(rng, len(rows), num_tokens, video, longest_position)
+    num_tokens, before = inputs["input_ids"].shape[1], len(batches.writer.before)
+    guided = choose_attention(model, num_tokens) and guidance > 0
+    positions = spread_positions(
+        rng, len(rows), num_tokens, slice(before, before + plan.num_visual_tokens), longest_position
+    )
     if positions is not None:
         inputs["position_ids"] = positions.to(device)
-    model.model.event_prototypes.told = told_scores(layout, asked, num_key, noise_seed)
+    model.model.event_prototypes.told = None if told is None else told.to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
-        outputs = model(**inputs)
+        outputs = model(**inputs, output_attentions=guided)
     losses = {"answer": outputs.loss}
     estimator, found = model.model.event_prototypes, outputs.video_features
+    if guided:
+        frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
+        losses["guidance"] = guidance * guidance_loss(outputs.attentions, chats, frames, before)[0]
     medoids = torch.stack(found.event_medoids)
     if estimator.blind_scorer is not None:
         aware, blind = estimator.own
@@ -171,4 +173,4 @@ def step_losses(
     return losses
 
 
-__all__ = ["Lesson", "at_random", "choose_attention", "in_order", "spread_positions", "train"]
+__all__ = ["Lesson", "at_random", "choose_attention", "train"]

@@ -20,10 +20,11 @@ class Part:
 class Sizes:
     """
     Args:
-        vision_steps, vision_pool, alignment_steps (`int`): of what all rows share; frames drawn for the tower.
+        vision_steps, vision_pool, reading_steps, alignment_steps (`int`): of what all rows share; frames drawn for the
+            tower.
         training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
-        base, mixed, rows (`tuple`): the parts of the shared training, with told key frames and then in the layouts of
-            all rows, and of each row's training; the last two draw a part for each step.
+        base, rows (`tuple`): the parts of the shared training, in the layouts of all rows, and of each row's; each
+            step draws one of them.
         longest_position (`int`): up to this position of the language model tokens are put apart in training.
         test (`dict`): test videos by their frames.
         key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
@@ -33,10 +34,10 @@ class Sizes:
 
     vision_steps: int
     vision_pool: int
+    reading_steps: int
     alignment_steps: int
     training: dict[int, VideoSet]
     base: tuple[Part, ...]
-    mixed: tuple[Part, ...]
     rows: tuple[Part, ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
@@ -48,22 +49,17 @@ SIZES = {
     "full": Sizes(
         vision_steps=2400,
         vision_pool=60_000,
+        reading_steps=2000,
         alignment_steps=800,
         training={
-            8: VideoSet(seed=21, count=5000, num_frames=8),
             32: VideoSet(seed=22, count=5000, num_frames=32),
             128: VideoSet(seed=23, count=800, num_frames=128),
             512: VideoSet(seed=24, count=200, num_frames=512),
         },
         base=(
-            Part(8, 5, 300, 64, (1, 2, 4)),
-            Part(32, 10, 900, 32, (2, 4, 8)),
-            Part(32, 4, 900, 32, (2, 4, 8)),
-        ),
-        mixed=(
-            Part(32, 10, 2100, 32, (1, 2, 4, 8)),
-            Part(128, 8, 600, 8, (4, 8, 16)),
-            Part(512, 8, 300, 3, (8, 16, 32)),
+            Part(32, 10, 1200, 32, (1, 2, 4, 8, 16)),
+            Part(128, 10, 300, 8, (4, 8, 16)),
+            Part(512, 8, 100, 3, (8, 16, 32)),
         ),
         rows=(Part(32, 4, 240, 32, (1, 2, 4, 8)), Part(128, 4, 80, 8, (4, 8, 16))),
         test={32: 120, 128: 120, 512: 40},
@@ -73,13 +69,13 @@ SIZES = {
     "smoke": Sizes(
         vision_steps=2,
         vision_pool=64,
+        reading_steps=2,
         alignment_steps=2,
         training={
             8: VideoSet(seed=21, count=4, num_frames=8),
             16: VideoSet(seed=22, count=4, num_frames=16),
         },
         base=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))),
-        mixed=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},

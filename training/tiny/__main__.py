@@ -19,6 +19,8 @@ from .alignment import align
 from .answers import AnswerTraining, Course, answer_accuracy, train_answers
 from .data import HARD_WEIGHTS, KIND_WEIGHTS, QuestionBatches, VideoSet, encode_videos
 from .model import build_model, build_processor
+from .naming import Naming
+from .reading import read
 from .tokenizer import build_tokenizer
 from .vision import train_vision
 
@@ -38,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vision-steps", type=int, default=2400)
+    parser.add_argument("--reading-steps", type=int, default=2000, help="steps of the language model alone")
     parser.add_argument("--alignment-steps", type=int, default=1000, help="steps before any answer is trained")
     parser.add_argument("--short-steps", type=int, default=300, help="steps on videos of 8 frames")
     parser.add_argument("--many-steps", type=int, default=1500, help="steps on 32 frames, ten questions each")
@@ -79,8 +82,21 @@ def main() -> None:
     )
     if not args.no_compile:
         model.model.language_model.compile(dynamic=True)
+    # The directions are those of the words before any training.
+    naming = Naming(model, tokenizer, args.seed)
+    read(
+        model,
+        naming,
+        processor,
+        args.work,
+        steps=args.reading_steps,
+        seed=args.seed,
+        device=args.device,
+        log=log,
+    )
     align(
         model,
+        naming,
         one,
         args.work,
         steps=args.alignment_steps,

@@ -1,5 +1,5 @@
 """
-Stage 3 of the tiny recipe: align the new parts with language, before any answer is trained.
+Stage 4 of the tiny recipe: align the new parts with language, before any answer is trained.
 
 The selector learns which events a question asks about, and the tokens learn to carry words: a frame's rod that the
 question attends to and its cones become sums of the embeddings of what the frame shows, so that "the red star" of a
@@ -28,6 +28,7 @@ from .progress import learning_rate_at, load_progress, relevance_loss, save_prog
 
 def align(
     model: DynFocusForConditionalGeneration,
+    naming: Naming,
     batches: QuestionBatches,
     out: Path,
     *,
@@ -40,7 +41,7 @@ def align(
 ) -> None:
     """Train selector, rods and cones in place; a checkpoint in `out/alignment.partial` is continued, or taken."""
     partial = out / "alignment.partial"
-    naming = Naming(model, batches.tokenizer, seed).to(device)
+    naming = naming.to(device)
     inner = model.model
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes, inner.cooperative_encoder, naming])
     parameters = [parameter for parameter in parts.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Stage 4 of the tiny recipe: train all but the tower on answers, first about short videos, then about long ones."""
+"""Stage 5 of the tiny recipe: train all but the tower on answers, first about short videos, then about long ones."""
 
 import time
 from collections import defaultdict

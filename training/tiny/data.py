@@ -1,6 +1,6 @@
 """Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.video_state import VideoState
 
+from .chats import Chats, ChatWriter
 from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
 
 
@@ -95,6 +96,31 @@ def frame_labels(episode: Episode) -> dict[str, np.ndarray]:
     return labels
 
 
+def draw_questions(
+    episode: Episode, rng: np.random.Generator, turns: Sequence[tuple[tuple[str, ...], np.ndarray]]
+) -> list[Question]:
+    """
+    At most one question a turn, no text twice; it may have nothing to ask.
+
+    turns: the kinds and their shares for each. A story ends the chat, or is all of it: it would answer what follows.
+    """
+    asked: dict[str, Question] = {}
+    for kinds, shares in turns:
+        kind = kinds[int(rng.choice(len(kinds), p=shares))]
+        story = kind == "story"
+        for question in [tell_story(episode)] if story else make_questions(episode, rng, kinds=[kind]):
+            asked.setdefault(question.question, question)
+    questions = list(asked.values())
+    if questions and questions[0].kind == "story":
+        return questions[:1]
+    return sorted(questions, key=lambda one: one.kind == "story")
+
+
+def answerable(questions: Sequence[Question], key_frames: Container[int]) -> list[Question]:
+    """Those that need no cones, or whose events have a key frame."""
+    return [one for one in questions if not needs_cones(one) or any(frame in key_frames for frame in one.frames)]
+
+
 @dataclass
 class FeatureSet:
     """The states of a video set in half precision, and its episodes."""
@@ -137,7 +163,7 @@ def encode_videos(
     return FeatureSet(VideoState(**tensors), episodes)
 
 
-def _shares(weights: dict[str, float]) -> tuple[tuple[str, ...], np.ndarray]:
+def kind_shares(weights: dict[str, float]) -> tuple[tuple[str, ...], np.ndarray]:
     values = np.array(list(weights.values()))
     return tuple(weights), values / values.sum()
 
@@ -160,45 +186,29 @@ class QuestionBatches:
         later_kinds: dict[str, float] = LATER_WEIGHTS,
     ):
         self.features = features
+        self.writer = ChatWriter(processor)
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
-        before, self.after, self.again = self._template(processor)
-        self.before = self._ids(before)
         #: The kinds and their shares for each turn.
-        self.turns = [_shares(kinds or dict.fromkeys(ALL_KINDS, 1.0)), *[_shares(later_kinds)] * (turns - 1)]
+        self.turns = [kind_shares(kinds or dict.fromkeys(ALL_KINDS, 1.0)), *[kind_shares(later_kinds)] * (turns - 1)]
 
-    @staticmethod
-    def _template(processor: DynFocusProcessor) -> tuple[str, str, str]:
-        """A chat's text before the first video, after it, and the text of each later turn, questions left open."""
-        content = [{"type": "video"}, {"type": "text", "text": "QUESTION"}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        before, after = text.split(processor.video_token)
-        again = processor.apply_chat_template([{"role": "user", "content": "QUESTION"}], add_generation_prompt=True)
-        return before, after, again.removeprefix(processor.tokenizer.bos_token)
+    def draw(
+        self, rng: np.random.Generator, size: int, later_cones: bool = False
+    ) -> tuple[np.ndarray, list[list[Question]]]:
+        """
+        Rows of the feature set and the questions for each, no text twice.
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[list[Question]]]:
-        """Rows of the feature set and the questions for each, no text twice."""
+        later_cones: later turns, too, may ask what is read from the cones of their events; see `answerable`.
+        """
         rows: list[int] = []
         turns: list[list[Question]] = []
         while len(rows) < size:
             row = int(rng.integers(len(self.features.episodes)))
-            episode = self.features.episodes[row]
-            asked: dict[str, Question] = {}
-            for turn, (kinds, shares) in enumerate(self.turns):
-                kind = kinds[int(rng.choice(len(kinds), p=shares))]
-                story = kind == "story"
-                for question in [tell_story(episode)] if story else make_questions(episode, rng, kinds=[kind]):
-                    if turn == 0 or not needs_cones(question):
-                        asked.setdefault(question.question, question)
-            if asked:
+            questions = draw_questions(self.features.episodes[row], rng, self.turns)
+            questions = questions[:1] + [one for one in questions[1:] if later_cones or not needs_cones(one)]
+            if questions:
                 rows.append(row)
-                first, *later = asked.values()
-                # A story would answer what comes after it.
-                later = [] if first.kind == "story" else sorted(later, key=lambda one: one.kind == "story")
-                turns.append([first, *later])
+                turns.append(questions)
         return np.array(rows), turns
 
     def labels(self, rows: np.ndarray, device: str) -> dict[str, torch.Tensor]:
@@ -206,57 +216,58 @@ class QuestionBatches:
         found = [frame_labels(self.features.episodes[row]) for row in rows]
         return {name: torch.from_numpy(np.stack([one[name] for one in found])).to(device) for name in found[0]}
 
+    def asked(self, turns: list[list[Question]], num_frames: int) -> torch.Tensor:
+        """1 on the frames behind the first answer of each chat, `(B, T)`."""
+        asked = torch.zeros(len(turns), num_frames)
+        for row, (first, *_) in zip(asked, turns, strict=True):
+            row[list(first.frames)] = 1
+        return asked
+
     def collate(
-        self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
+        self,
+        rows: np.ndarray,
+        turns: list[list[Question]],
+        device: str,
+        plan: TokenPlan | None = None,
+        chats: Chats | None = None,
     ) -> dict:
-        """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer."""
+        """
+        Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer.
+
+        chats: of these turns, where they are written already.
+        """
         plan = plan or self.plan
-        pad, video = self.tokenizer.pad_token_id, self.tokenizer.get_vocab()["<video>"]
-        sequences, targets, question_ids = [], [], []
-        for questions in turns:
-            ids = self.before + [video] * plan.num_visual_tokens
-            target = [-100] * len(ids)
-            for text, question in zip([self.after] + [self.again] * len(questions), questions, strict=False):
-                prompt = self._ids(text.replace("QUESTION", question.question))
-                answer = self._ids(f" {question.answer}") + [self.tokenizer.eos_token_id]
-                ids = ids + prompt + answer
-                target = target + [-100] * len(prompt) + answer
-            sequences.append(ids)
-            targets.append(target)
-            question_ids.append(self._ids(questions[0].question))
-        longest, longest_question = max(map(len, sequences)), max(map(len, question_ids))
-        input_ids = torch.full((len(rows), longest), pad)
-        labels = torch.full((len(rows), longest), -100)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        question_input_ids = torch.full((len(rows), longest_question), pad)
-        question_mask = torch.zeros_like(question_input_ids)
-        asked = torch.zeros(len(rows), plan.num_frames)
-        for row, (ids, target, q_ids) in enumerate(zip(sequences, targets, question_ids, strict=True)):
-            input_ids[row, : len(ids)] = torch.tensor(ids)
-            labels[row, : len(ids)] = torch.tensor(target)
-            mask[row, : len(ids)] = 1
-            question_input_ids[row, : len(q_ids)] = torch.tensor(q_ids)
-            question_mask[row, : len(q_ids)] = 1
-            asked[row, list(turns[row][0].frames)] = 1
+        chats = chats or self.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
+        pad = self.tokenizer.pad_token_id
+        question_ids = [self.writer.ids(questions[0].question) for questions in turns]
+        question_input_ids = torch.full((len(rows), max(map(len, question_ids))), pad)
+        for row, ids in enumerate(question_ids):
+            question_input_ids[row, : len(ids)] = torch.tensor(ids)
         inputs = {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "labels": labels,
+            "input_ids": chats.input_ids,
+            "attention_mask": chats.attention_mask,
+            "labels": chats.labels,
             "question_input_ids": question_input_ids,
-            "question_attention_mask": question_mask,
+            "question_attention_mask": (question_input_ids != pad).long(),
             "video_token_plan": torch.tensor([plan.as_row()] * len(rows)),
         }
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        return {**inputs, "video_state": self.features.batch(rows, device), "asked": asked.to(device)}
+        state = self.features.batch(rows, device)
+        return {**inputs, "video_state": state, "asked": self.asked(turns, plan.num_frames).to(device)}
 
 
 __all__ = [
     "FeatureSet",
     "HARD_WEIGHTS",
     "KIND_WEIGHTS",
+    "LATER_WEIGHTS",
     "QuestionBatches",
     "VideoSet",
+    "answerable",
+    "draw_questions",
     "encode_videos",
     "frame_labels",
+    "kind_shares",
+    "needs_cones",
     "tell_story",
 ]

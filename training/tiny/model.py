@@ -42,6 +42,8 @@ def build_config(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> DynFocu
         num_key_value_heads=5,
         head_dim=32,
         max_position_embeddings=8192,
+        # With the usual 10,000 hardly two of the 32 dimensions of a head are the same 1,000 tokens later.
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=True,
         initializer_range=INITIALIZER_RANGE,
         **special,
@@ -82,6 +84,10 @@ def build_model(
     with torch.no_grad():
         for layer in (encoder.projector.linear_2, encoder.value_projector):
             layer.weight.mul_(VISUAL_TOKEN_SCALE)
+        # Tokens look at similar ones from the start ("Mimetic Initialization of Self-Attention Layers", Trockman and
+        # Kolter 2023): "the red star" is sooner found.
+        for layer in model.model.language_model.layers:
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id

@@ -14,6 +14,8 @@ from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .vision import NAMES, NUM_DIGITS
 
+#: How far a token leaves the middle's for a frame's side, in lengths of the other directions: motions are differences.
+PLACE_SCALE = 2.0
 #: Of `NAMES`, one query of the question encoder each, rods name these, cones all.
 COARSE = ("color", "shape")
 
@@ -44,13 +46,15 @@ class Naming(nn.Module):
             drawn = torch.randn(count, embeddings.shape[1], generator=generator).to(embeddings.device)
             return drawn / drawn.norm(dim=1, keepdim=True) * norm
 
-        def words(names) -> torch.Tensor:
-            ids = [tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
+        def words(texts: list[str]) -> torch.Tensor:
+            ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
             return torch.stack([embeddings[word].mean(0) for word in ids])
 
         self.sharpness = 6 / norm.item() ** 2
-        codes = {"color": words(COLORS), "shape": words(SHAPES)}
-        codes |= {name: directions(10) for name in NAMES if name not in codes}
+        codes = {"color": words([f" {name}" for name in COLORS]), "shape": words([f" {name}" for name in SHAPES])}
+        # The same digit is another thing at another place.
+        digits = words([str(digit) for digit in range(10)])
+        codes |= {name: (directions(10) + digits) / 2**0.5 for name in NAMES if name not in codes}
         self.codes = nn.ParameterDict({name: nn.Parameter(code, requires_grad=False) for name, code in codes.items()})
         self.present = nn.Parameter(directions(1)[0], requires_grad=False)
         self.place = nn.Parameter(directions(2) / norm**2, requires_grad=False)
@@ -75,6 +79,14 @@ class Naming(nn.Module):
         losses = {
             f"cone {name}": self.naming_loss(name, read[:, :, index], labels) for index, name in enumerate(NAMES)
         }
+        # A digit is of use only where the token says whose it is.
+        owners = [
+            self.naming_loss(coarse, read[:, :, index], labels)
+            for index, name in enumerate(NAMES)
+            for coarse in COARSE
+            if name not in COARSE
+        ]
+        losses["cone owner"] = torch.stack(owners).mean()
         return {**losses, "cone place": self.place_loss(read[:, :, -1], labels)}
 
     def matches(
@@ -108,9 +120,9 @@ class Naming(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), labels[name].flatten(), ignore_index=-100)
 
     def place_loss(self, tokens: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean distance, in sixths of the frame's side: a shape's centre stays within one of the middle."""
-        wanted = 6 * (torch.stack([labels["x"], labels["y"]], dim=-1) - 0.5)
-        distance = (tokens @ self.place.T - wanted).abs().sum(-1)
+        """Mean distance, in sixths of the frame's side."""
+        wanted = PLACE_SCALE * (torch.stack([labels["x"], labels["y"]], dim=-1) - 0.5)
+        distance = 6 / PLACE_SCALE * (tokens @ self.place.T - wanted).abs().sum(-1)
         return (distance * labels["present"]).sum() / labels["present"].sum().clamp(min=1)
 
 

@@ -1,0 +1,48 @@
+"""
+Where to look: a loss on the attention of one head, from an answer to the frames on which it rests.
+
+To answer about "the red star" a language model must find the tokens that show it among those of all other objects.
+Large ones bring this along from text; a small one that starts from nothing learns it late from the answers alone, if
+at all: for thousands of steps it guesses among the objects that it sees.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .chats import Chats
+
+#: Layers whose first head is shown where to look: before them, layers must gather what is asked for.
+GUIDED_LAYERS = (2, 3)
+
+
+def guidance_loss(
+    attentions: Sequence[torch.Tensor], chats: Chats, frame_of_token: torch.Tensor, video_start: int
+) -> tuple[torch.Tensor, float]:
+    """
+    Minus the logarithm of the attention that answers pay to the tokens of the frames on which they rest.
+
+    Args:
+        attentions (one `torch.Tensor` of shape `(B, heads, L, L)` a layer): of the language model.
+        frame_of_token (`torch.Tensor` of shape `(B, n)`): the frame of each visual token; the first is token
+            `video_start` of the chat.
+
+    Returns:
+        The mean loss, and the mean share of attention in the last of `GUIDED_LAYERS`.
+    """
+    turns = chats.turn_of_token.to(frame_of_token.device)[:, 1:]
+    rows, places = (turns >= 0).nonzero(as_tuple=True)
+    looked_at = chats.looked_at.to(turns.device)[rows, turns[rows, places]]
+    wanted = looked_at.gather(1, frame_of_token[rows])
+    seen = wanted.any(1)
+    rows, places, wanted = rows[seen], places[seen], wanted[seen]
+    losses, share = [], wanted.new_zeros(())
+    for layer in GUIDED_LAYERS:
+        paid = attentions[layer][:, 0, :, video_start : video_start + frame_of_token.shape[1]][rows, places]
+        shares = (paid.float() * wanted).sum(-1)
+        share = shares.detach().mean()
+        losses.append(-(shares + 1e-4).log().mean())
+    return torch.stack(losses).sum(), share.item()
+
+
+__all__ = ["GUIDED_LAYERS", "guidance_loss"]
