@@ -24,17 +24,19 @@ from sets import encode_test_set
 from sizes import SIZES, Part
 
 from dynfocus.configuration_dynfocus import RELEASED_CODE
+from dynfocus.hub import save_for_hub
 from dynfocus.training.tiny.alignment import align
 from dynfocus.training.tiny.answers import AnswerTraining
 from dynfocus.training.tiny.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
 from dynfocus.training.tiny.model import build_model, build_processor
 from dynfocus.training.tiny.naming import Naming
-from dynfocus.training.tiny.reading import DETAIL_WEIGHTS, read
+from dynfocus.training.tiny.reading import DETAIL_WEIGHTS, learn_to_read
 from dynfocus.training.tiny.tokenizer import build_tokenizer
 from dynfocus.training.tiny.vision import train_vision
 
-#: Of this seed alone all numbers of key frames are asked.
+#: Of this seed, and these rows, all numbers of key frames are asked.
 FIRST_SEED = 1
+SWEPT = ("dynfocus", "blind", "uniform", "oracle")
 #: Weight of the loss on where to look, in the shared start alone.
 GUIDANCE = 0.5
 
@@ -50,6 +52,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", action="append", type=int, help="only these seeds (default: 1, 2, 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--base-only", action="store_true", help="stop before the rows")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="train the tiny checkpoint instead of the rows, into this folder"
+    )
     parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tries that all of it runs")
     parser.add_argument("--no-compile", action="store_true")
     return parser.parse_args()
@@ -131,9 +136,10 @@ class Comparison:
     def aligned(self) -> Any:
         """A model whose language model has learnt to read, and whose other parts are aligned with its words."""
         model = self.new_model()
+        self.compiled(model)
         naming = Naming(model, self.tokenizer, 1)
-        common: dict[str, Any] = {"seed": 1, "device": self.device, "log": log}
-        read(model, naming, self.processor, self.work, steps=self.sizes.reading_steps, **common)
+        common: dict[str, Any] = {"device": self.device, "log": log}
+        learn_to_read(model, naming, self.processor, self.work, self.sizes.reading_steps, **common)
         align(
             model,
             naming,
@@ -142,6 +148,7 @@ class Comparison:
             steps=self.sizes.alignment_steps,
             batch_size=32,
             learning_rate=2e-3,
+            seed=1,
             **common,
         )
         return model
@@ -153,7 +160,6 @@ class Comparison:
             return load_file(path, device=self.device)
         model = self.aligned()
         lay_out(model, BASE)
-        self.compiled(model)
         settings = AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100)
         layouts = {ROWS[name]: share for name, share in MIXTURE.items()}
         draw = at_random(layouts, self.lessons(self.sizes.base, DETAIL_WEIGHTS), self.sizes.base[0].num_frames)
@@ -185,6 +191,22 @@ class Comparison:
         if wrong := [one for one in missing if not any(part in one for part in allowed)]:
             raise ValueError(f"{self._path('base')} lacks {wrong[0]}: remove it, to train it anew.")
 
+    def make_checkpoint(self, out: Path, base: dict[str, torch.Tensor]) -> None:
+        """Trains the question-aware model further, and saves it as `from_pretrained` wants it."""
+        layout = ROWS["dynfocus"]
+        model = self.start(layout, base)
+        self.compiled(model)
+        # Half of the steps on told key frames, about all of which the chats can ask.
+        layouts = {layout: 0.5, ROWS["oracle"]: 0.5}
+        draw = at_random(layouts, self.lessons(self.sizes.checkpoint, DETAIL_WEIGHTS), self.sizes.longest_dense)
+        settings = AnswerTraining(learning_rate=8e-4, matrix_learning_rate=2.5e-3, warm_up=50, save_every=100)
+        partial = self.work / "checkpoint.partial"
+        self._train(model, draw, self.sizes.checkpoint, settings, partial, seed=3, guidance=GUIDANCE)
+        finished = self.new_model()
+        finished.load_state_dict(model.state_dict())
+        save_for_hub(finished, self.processor, out)
+        log(f"saved {out}")
+
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
         """Trains and asks one row; its result stands in `rows/NAME-SEED.json`."""
         folder = self.work / "rows"
@@ -206,8 +228,8 @@ class Comparison:
                 continue
             features, questions = encode_test_set(model, self.processor, length, count, self.work, log)
             batches = QuestionBatches(features, self.processor, length)
-            varies = layout.selector not in ("all", "none")
-            for num_key in self.sizes.key_frames[length][: None if varies and seed == FIRST_SEED else 1]:
+            swept = layout.name in SWEPT and seed == FIRST_SEED
+            for num_key in self.sizes.key_frames[length][: None if swept else 1]:
                 records = answer_set(
                     model, layout, batches, questions, num_frames=length, num_key=num_key, device=self.device
                 )
@@ -227,7 +249,9 @@ def main() -> None:
     args = parse()
     comparison = Comparison(args)
     base = comparison.base()
-    if args.base_only:
+    if args.checkpoint:
+        comparison.make_checkpoint(args.checkpoint, base)
+    if args.base_only or args.checkpoint:
         return
     for seed in args.seed or (FIRST_SEED, 2, 3):
         for name in args.row or ROWS:

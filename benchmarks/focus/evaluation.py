@@ -41,7 +41,9 @@ def answer_set(
             np.array([video for video, _ in part]), [[question] for _, question in part], device, plan
         )
         asked = inputs.pop("asked")
-        choose_attention(model, inputs["input_ids"].shape[1])
+        if not choose_attention(model, inputs["input_ids"].shape[1]):
+            # Padding comes last, where no answer sees it: without a mask attention skips what is causal anyway.
+            inputs["attention_mask"] = None
         model.model.event_prototypes.told = told_scores(layout, asked, num_key, (num_frames, start))
         outputs = model(**inputs)
         right = exact_answers(outputs.logits, inputs["labels"])

@@ -23,22 +23,23 @@ class Sizes:
         vision_steps, vision_pool, reading_steps, alignment_steps (`int`): of what all rows share; frames drawn for the
             tower.
         training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
-        base, rows (`tuple`): the parts of the shared training, in the layouts of all rows, and of each row's; each
-            step draws one of them.
+        base, rows, checkpoint (`tuple`): the parts of the shared training, in the layouts of all rows, of each row's,
+            and of the tiny checkpoint's; each step draws one of them.
         longest_position (`int`): up to this position of the language model tokens are put apart in training.
         test (`dict`): test videos by their frames.
         key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
-            the tables, the others are asked of the first seed alone.
+            the tables, the others are asked of the first seed and of some rows alone.
         longest_dense (`int`): frames of the longest video that is asked with all its tokens.
     """
 
     vision_steps: int
     vision_pool: int
-    reading_steps: int
+    reading_steps: tuple[int, int]
     alignment_steps: int
     training: dict[int, VideoSet]
     base: tuple[Part, ...]
     rows: tuple[Part, ...]
+    checkpoint: tuple[Part, ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
     longest_dense: int
@@ -49,7 +50,7 @@ SIZES = {
     "full": Sizes(
         vision_steps=2400,
         vision_pool=60_000,
-        reading_steps=2000,
+        reading_steps=(2000, 800),
         alignment_steps=800,
         training={
             32: VideoSet(seed=22, count=5000, num_frames=32),
@@ -57,11 +58,16 @@ SIZES = {
             512: VideoSet(seed=24, count=200, num_frames=512),
         },
         base=(
-            Part(32, 10, 1200, 32, (1, 2, 4, 8, 16)),
-            Part(128, 10, 300, 8, (4, 8, 16)),
-            Part(512, 8, 100, 3, (8, 16, 32)),
+            Part(32, 10, 1500, 16, (1, 2, 4, 4, 8, 8, 16)),
+            Part(128, 10, 500, 6, (4, 8, 16)),
+            Part(512, 8, 150, 2, (8, 16, 32)),
         ),
-        rows=(Part(32, 4, 240, 32, (1, 2, 4, 8)), Part(128, 4, 80, 8, (4, 8, 16))),
+        rows=(Part(32, 4, 150, 32, (1, 2, 4, 8)), Part(128, 4, 50, 8, (4, 8, 16))),
+        checkpoint=(
+            Part(32, 8, 900, 16, (2, 4, 8)),
+            Part(128, 8, 450, 6, (4, 8, 16)),
+            Part(512, 8, 150, 2, (8, 16)),
+        ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
         longest_dense=128,
@@ -69,7 +75,7 @@ SIZES = {
     "smoke": Sizes(
         vision_steps=2,
         vision_pool=64,
-        reading_steps=2,
+        reading_steps=(2, 2),
         alignment_steps=2,
         training={
             8: VideoSet(seed=21, count=4, num_frames=8),
@@ -77,6 +83,7 @@ SIZES = {
         },
         base=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
+        checkpoint=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},
         longest_dense=8,

@@ -1,1 +1,1 @@
-"""The recipe of `checkpoints/dynfocus-tiny`, run by `python -m dynfocus.training.tiny`."""
+"""The stages by which `checkpoints/dynfocus-tiny` is trained; `benchmarks/focus` puts them together."""

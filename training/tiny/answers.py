@@ -1,27 +1,13 @@
-"""Stage 5 of the tiny recipe: train all but the tower on answers, first about short videos, then about long ones."""
+"""How answers are trained: settings, optimizers, and what counts as a right answer."""
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
-from .data import QuestionBatches
-from .progress import learning_rate_at, load_progress, part_at, relevance_loss, save_progress
-
-
-@dataclass(frozen=True)
-class Course:
-    """A part of the training: what is asked, for how many steps, in batches of what size."""
-
-    batches: QuestionBatches
-    steps: int
-    batch_size: int
+from .progress import learning_rate_at
 
 
 @dataclass(frozen=True)
@@ -32,8 +18,6 @@ class AnswerTraining:
     Args:
         learning_rate, weight_decay: of AdamW, after a warm-up of `warm_up` steps, with cosine decay.
         matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
-        relevance_weight: weight of the selector's own loss: binary cross-entropy of an event's score against whether
-            the answer rests on it, which the synthetic world knows. 0 trains the selector by the answers alone.
         sigma: selection noise at the start; it falls linearly to 0.
         log_every, save_every: steps.
     """
@@ -42,7 +26,6 @@ class AnswerTraining:
     matrix_learning_rate: float = 4e-3
     weight_decay: float = 0.05
     warm_up: int = 300
-    relevance_weight: float = 0.5
     sigma: float = 0.05
     log_every: int = 100
     save_every: int = 500
@@ -87,94 +70,4 @@ def exact_answers(logits: torch.Tensor, labels: torch.Tensor) -> list[bool]:
     return ((logits[:, :-1].argmax(-1) == wanted) | (wanted == -100)).all(1).tolist()
 
 
-def train_answers(
-    model: DynFocusForConditionalGeneration,
-    courses: list[Course],
-    settings: AnswerTraining,
-    out: Path,
-    *,
-    seed: int,
-    device: str,
-    log: Callable[[str], None],
-    check: Callable[[], str] | None = None,
-) -> None:
-    """Train `model` in place through `courses`; a checkpoint in `out/answers.partial` is continued exactly."""
-    partial, total = out / "answers.partial", sum(course.steps for course in courses)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizers = build_optimizers(model, settings)
-    step = load_progress(partial, model, optimizers, device)
-    if step:
-        log(f"continuing after step {step}")
-    started, window = time.monotonic(), defaultdict(list)
-    model.train()
-    while step < total:
-        course = courses[part_at(step, [course.steps for course in courses])]
-        # Data and noise follow from the step alone, so that a continued run is the same run.
-        rng = np.random.default_rng((seed, step))
-        torch.manual_seed(seed * 1_000_003 + step)
-        set_learning_rates(optimizers, settings, step, total)
-        model.model.selection_sigma = settings.sigma * (1 - step / total)
-
-        inputs = course.batches.collate(*course.batches.draw(rng, course.batch_size), device)
-        asked = inputs.pop("asked")
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
-            outputs = model(**inputs)
-        found = outputs.video_features
-        relevance = relevance_loss(torch.stack(found.event_scores), torch.stack(found.event_medoids), asked)
-        loss = outputs.loss + settings.relevance_weight * relevance
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        step += 1
-        window["answer"].append(outputs.loss.item())
-        window["relevance"].append(relevance.item())
-        if step % settings.log_every == 0:
-            means = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
-            log(f"answers step {step}/{total} {means} ({time.monotonic() - started:.0f} s)")
-            window.clear()
-        if step % settings.save_every == 0 or step == total:
-            save_progress(partial, model, optimizers, step)
-            if check is not None:
-                log(check())
-    model.eval()
-    model.model.selection_sigma = model.config.selection_sigma
-
-
-@torch.no_grad()
-def answer_accuracy(
-    model: DynFocusForConditionalGeneration, batches: QuestionBatches, *, count: int, seed: int, device: str
-) -> tuple[dict[str, float], float]:
-    """
-    Share of greedy answers that are exact, by kind of question, and the share of questions whose asked events all have
-    a key frame.
-    """
-    was_training = model.training
-    model.eval()
-    right, found = defaultdict(list), []
-    for start in range(0, count, 64):
-        rows, turns = batches.draw(np.random.default_rng((seed, start)), 64)
-        inputs = batches.collate(rows, turns, device)
-        inputs.pop("asked")
-        outputs = model(**inputs)
-        exact = exact_answers(outputs.logits, inputs["labels"])
-        key_frames = [set(frames.tolist()) for frames in outputs.video_features.key_frames]
-        for row, (question, *_), ok, keys in zip(rows, turns, exact, key_frames, strict=True):
-            right[question.kind].append(ok)
-            events = [batches.features.episodes[row].events[index] for index in question.event_ids]
-            if events and question.kind not in ("count", "first_last"):
-                found.append(all(keys & set(event.frames) for event in events))
-    model.train(was_training)
-    return {kind: float(np.mean(values)) for kind, values in sorted(right.items())}, float(np.mean(found))
-
-
-__all__ = [
-    "AnswerTraining",
-    "Course",
-    "answer_accuracy",
-    "build_optimizers",
-    "exact_answers",
-    "set_learning_rates",
-    "train_answers",
-]
+__all__ = ["AnswerTraining", "build_optimizers", "exact_answers", "set_learning_rates"]

@@ -1,7 +1,7 @@
 """Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions on them."""
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,6 @@ class VideoSet:
     num_frames: int
     num_events: tuple[int, int] | None = None
 
-    def scaled(self, scale: float) -> "VideoSet":
-        """The first of these videos, a share of them."""
-        return replace(self, count=max(1, round(self.count * scale)))
-
     def episode(self, index: int) -> Episode:
         rng = np.random.default_rng((self.seed, index))
         return sample_long_episode(rng, self.num_frames, "train", self.num_events)
@@ -63,9 +59,6 @@ LATER_WEIGHTS = {
     "locating": 1.5,
     "story": 0.8,
 }
-
-#: In the last stage: what was learnt least until then.
-HARD_WEIGHTS = {"order": 2.0, "count": 3.0, "first_last": 0.7, "motion": 0.7, "existence": 0.5}
 
 
 def tell_story(episode: Episode) -> Question:
@@ -258,7 +251,6 @@ class QuestionBatches:
 
 __all__ = [
     "FeatureSet",
-    "HARD_WEIGHTS",
     "KIND_WEIGHTS",
     "LATER_WEIGHTS",
     "QuestionBatches",

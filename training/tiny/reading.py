@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,13 @@ READERS = (
     Reader(0.10, 12, (2, 4), (2, 4, 6), 40, 10),
     Reader(0.15, 20, (3, 6), (2, 4, 8), 32, 14),
     Reader(0.45, 32, None, (2, 4, 8, 16), 32, 16, longest_position=5400),
+)
+
+
+#: Afterwards, with the learning rate warmed up again: what comes before and after what takes longest, and more of it.
+LONG_READERS = (
+    Reader(0.6, 32, None, (2, 4, 8, 16), 32, 16, longest_position=5400),
+    Reader(0.4, 128, None, (4, 8, 16), 16, 16, longest_position=5400),
 )
 
 
@@ -198,12 +206,15 @@ def read(
     device: str,
     log: Callable[[str], None],
     readers: tuple[Reader, ...] = READERS,
+    learning_rate: float = 2e-3,
+    stage: str = "reading",
 ) -> None:
-    """Train the language model in place; a checkpoint in `out/reading.partial` is continued, or taken."""
-    partial = out / "reading.partial"
+    """Train the language model in place; a checkpoint in `out/STAGE.partial` is continued, or taken."""
+    partial = out / f"{stage}.partial"
     writer, naming = ChatWriter(processor), naming.to(device)
     # Warmed up within the first part, which is short.
-    settings = AnswerTraining(learning_rate=2e-3, matrix_learning_rate=6e-3, warm_up=max(1, min(100, steps // 20)))
+    warm_up = max(1, min(100, steps // 20))
+    settings = AnswerTraining(learning_rate=learning_rate, matrix_learning_rate=3 * learning_rate, warm_up=warm_up)
     language_model = model.model.language_model
     optimizers = build_optimizers(model, settings)
     step = load_progress(partial, language_model, optimizers, device)
@@ -227,7 +238,7 @@ def read(
             window[name].append(value)
         if step % 100 == 0:
             shown = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
-            log(f"reading step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
+            log(f"{stage} step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
             window.clear()
         if step % 250 == 0 or step == steps:
             save_progress(partial, language_model, optimizers, step)
@@ -235,4 +246,28 @@ def read(
     language_model.eval()
 
 
-__all__ = ["DETAIL_WEIGHTS", "READERS", "Reader", "draw_chats", "read", "told_tokens"]
+def learn_to_read(
+    model: DynFocusForConditionalGeneration,
+    naming: Naming,
+    processor: DynFocusProcessor,
+    out: Path,
+    steps: tuple[int, int],
+    **common: Any,
+) -> None:
+    """`read` with `READERS`, then with `LONG_READERS`, for so many steps each."""
+    read(model, naming, processor, out, steps=steps[0], seed=1, **common)
+    read(
+        model,
+        naming,
+        processor,
+        out,
+        steps=steps[1],
+        seed=2,
+        readers=LONG_READERS,
+        learning_rate=1.2e-3,
+        stage="long-reading",
+        **common,
+    )
+
+
+__all__ = ["DETAIL_WEIGHTS", "LONG_READERS", "READERS", "Reader", "draw_chats", "learn_to_read", "read", "told_tokens"]
