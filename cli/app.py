@@ -223,11 +223,13 @@ def synth(
     frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds: its frames at one a second.")] = 32,
     style: Annotated[
         Style, typer.Option(help="Long: many short events, of which some return, for videos of 32, 128 or 512 s.")
-    ] = Style.short,
+    ] = Style.long,
     events: Annotated[
         str | None,
         typer.Option(
-            metavar="FEWEST-MOST", help="Events of a video.", show_default="3-6, or as suits long ones: 10-20 in 128 s"
+            metavar="FEWEST-MOST",
+            help="Events of a video.",
+            show_default="as suits the length: 5-10 in 32 s, 10-20 in 128 s; short style: 3-6",
         ),
     ] = None,
     split: Annotated[

@@ -49,7 +49,7 @@ SYNTH_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus synth --seed 1 --videos 50 --out test-set
 
-dynfocus synth --style long --frames 128 --videos 50 --out long-set
+dynfocus synth --frames 128 --videos 50 --out long-set
 
 dynfocus eval synthetic --videos test-set"""
 

@@ -218,7 +218,7 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
         questions = {(one["frames"], len(one["records"])) for one in row["answers"]}
         assert len(questions) == (1 if row["row"] == "dense" else 2)
         assert all(isinstance(record["right"], bool) for one in row["answers"] for record in one["records"])
-    run(*start, "--checkpoint", tmp_path / "tiny")
+    run(*start, "--row", "dynfocus", "--checkpoint", tmp_path / "tiny")
     assert {"model.safetensors", "config.json", "processor_config.json"} <= {
         path.name for path in (tmp_path / "tiny").iterdir()
     }

@@ -95,13 +95,13 @@ def test_two_processes_write_the_same_bytes(tmp_path):
 
 def test_a_set_from_before_there_were_styles_and_cards_goes_on(tmp_path):
     folder = tmp_path / "old"
-    synthesize(folder, 4, 1, **SMALL)
+    synthesize(folder, 4, 1, style="short", **SMALL)
     whole = contents(folder)
     manifest = json.loads((folder / "dataset.json").read_text())
     del manifest["style"]
     (folder / "dataset.json").write_text(json.dumps(manifest))
     (folder / "README.md").unlink()
-    synthesize(folder, 4, 1, **SMALL)
+    synthesize(folder, 4, 1, style="short", **SMALL)
     assert {**contents(folder), "dataset.json": whole["dataset.json"]} == whole
     with pytest.raises(ValueError, match="made with style=short, not style=long"):
         synthesize(folder, 4, 1, style="long", num_events=(3, 6), **SMALL)
@@ -229,13 +229,15 @@ def test_what_the_card_says_makes_the_same_set(sets, tmp_path, monkeypatch):
 
 def test_synth_writes_long_sets(tmp_path):
     out = tmp_path / "set"
-    done = CliRunner().invoke(app, ["synth", "--out", str(out), "--style", "long", "--frames", "12", "--videos", "1"])
+    done = CliRunner().invoke(app, ["synth", "--out", str(out), "--frames", "12", "--videos", "1"])
     assert done.exit_code == 0, done.output
     assert "Wrote 1 video of 12 s" in done.stdout and "(long style, seed 0, test split)" in done.stdout
     manifest = json.loads((out / "dataset.json").read_text())
     assert (manifest["style"], tuple(manifest["num_events"])) == ("long", default_events("long", 12))
     assert CliRunner().invoke(app, ["synth", "--out", str(out), "--style", "huge"]).exit_code == 2
-    other = CliRunner().invoke(app, ["synth", "--out", str(out), "--frames", "12", "--videos", "1"])
+    other = CliRunner().invoke(
+        app, ["synth", "--out", str(out), "--style", "short", "--frames", "12", "--videos", "1"]
+    )
     assert other.exit_code != 0 and "made with " in other.stderr
 
 

@@ -191,20 +191,12 @@ class Comparison:
         if wrong := [one for one in missing if not any(part in one for part in allowed)]:
             raise ValueError(f"{self._path('base')} lacks {wrong[0]}: remove it, to train it anew.")
 
-    def make_checkpoint(self, out: Path, base: dict[str, torch.Tensor]) -> None:
-        """Trains the question-aware model further, and saves it as `from_pretrained` wants it."""
-        layout = ROWS["dynfocus"]
-        model = self.start(layout, base)
-        self.compiled(model)
-        # Half of the steps on told key frames, about all of which the chats can ask.
-        layouts = {layout: 0.5, ROWS["oracle"]: 0.5}
-        draw = at_random(layouts, self.lessons(self.sizes.checkpoint, DETAIL_WEIGHTS), self.sizes.longest_dense)
-        settings = AnswerTraining(learning_rate=8e-4, matrix_learning_rate=2.5e-3, warm_up=50, save_every=100)
-        partial = self.work / "checkpoint.partial"
-        self._train(model, draw, self.sizes.checkpoint, settings, partial, seed=3, guidance=GUIDANCE)
-        finished = self.new_model()
-        finished.load_state_dict(model.state_dict())
-        save_for_hub(finished, self.processor, out)
+    def save_checkpoint(self, seed: int, out: Path) -> None:
+        """The question-aware row of a seed as `from_pretrained` wants it."""
+        weights = load_file(self.work / "rows" / f"dynfocus-{seed}.safetensors", device=self.device)
+        model = self.new_model()
+        self._take(model, weights, ("lm_head",))
+        save_for_hub(model, self.processor, out)
         log(f"saved {out}")
 
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
@@ -249,13 +241,14 @@ def main() -> None:
     args = parse()
     comparison = Comparison(args)
     base = comparison.base()
-    if args.checkpoint:
-        comparison.make_checkpoint(args.checkpoint, base)
-    if args.base_only or args.checkpoint:
+    if args.base_only:
         return
-    for seed in args.seed or (FIRST_SEED, 2, 3):
+    seeds = args.seed or (FIRST_SEED, 2, 3)
+    for seed in seeds:
         for name in args.row or ROWS:
             comparison.run_row(ROWS[name], seed, base)
+    if args.checkpoint:
+        comparison.save_checkpoint(seeds[0], args.checkpoint)
 
 
 if __name__ == "__main__":

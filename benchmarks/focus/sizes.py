@@ -23,8 +23,8 @@ class Sizes:
         vision_steps, vision_pool, reading_steps, alignment_steps (`int`): of what all rows share; frames drawn for the
             tower.
         training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
-        base, rows, checkpoint (`tuple`): the parts of the shared training, in the layouts of all rows, of each row's,
-            and of the tiny checkpoint's; each step draws one of them.
+        base, rows (`tuple`): the parts of the shared training, in the layouts of all rows, and of each row's; each
+            step draws one of them.
         longest_position (`int`): up to this position of the language model tokens are put apart in training.
         test (`dict`): test videos by their frames.
         key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
@@ -39,7 +39,6 @@ class Sizes:
     training: dict[int, VideoSet]
     base: tuple[Part, ...]
     rows: tuple[Part, ...]
-    checkpoint: tuple[Part, ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
     longest_dense: int
@@ -63,11 +62,6 @@ SIZES = {
             Part(512, 8, 150, 2, (8, 16, 32)),
         ),
         rows=(Part(32, 4, 150, 16, (1, 2, 4, 8)), Part(128, 4, 50, 8, (4, 8, 16))),
-        checkpoint=(
-            Part(32, 8, 900, 16, (2, 4, 8)),
-            Part(128, 8, 450, 6, (4, 8, 16)),
-            Part(512, 8, 150, 2, (8, 16)),
-        ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
         longest_dense=128,
@@ -83,7 +77,6 @@ SIZES = {
         },
         base=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
-        checkpoint=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},
         longest_dense=8,

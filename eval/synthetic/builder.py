@@ -68,7 +68,7 @@ def make_recipe(
     num_events: tuple[int, int] | None = None,
     size: int = 128,
     fps_container: int = 8,
-    style: str = "short",
+    style: str = "long",
 ) -> Recipe:
     """A recipe from the arguments of `synthesize`. Raises `ValueError` where one of them makes no sense."""
     if seed < 0:
@@ -144,7 +144,7 @@ def synthesize(
     num_events: tuple[int, int] | None = None,
     size: int = 128,
     fps_container: int = 8,
-    style: str = "short",
+    style: str = "long",
     on_video: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes a set of videos and questions with its card, or completes one that was interrupted.
@@ -157,10 +157,10 @@ def synthesize(
         num_frames (`int`, *optional*, defaults to 32): length of each video in seconds.
         split (`str`, *optional*, defaults to `"test"`): `"train"` or `"test"`.
         questions_per_kind (`int`, *optional*, defaults to 1): of each kind for each video.
-        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default 3 to 6, or for long
-            videos as many as `events_for` says.
+        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default as `events_for` says,
+            or for short ones 3 to 6.
         size, fps_container (`int`, *optional*, default to 128 and 8): of the files, see `write_episode`.
-        style (`str`, *optional*, defaults to `"short"`): one of `STYLES`; `"long"` videos have many short events, some
+        style (`str`, *optional*, defaults to `"long"`): one of `STYLES`; `"long"` videos have many short events, some
             of which return, numbers of three digits, and one kind of question more.
         on_video (`Callable`, *optional*): called with (videos done, `num_videos`) after each video.
 

@@ -361,15 +361,15 @@ def sample_single_frames(
 
 
 def example_episode() -> Episode:
-    """The fixed episode of 32 seconds behind the example video: five events, among them a red star with 47."""
+    """The fixed episode of 32 seconds behind the example video: five events, among them a red star with 472."""
     dusk = Ground(0, 1006, (58.0, 66.0, 84.0), (18.0, 18.0, 24.0))
     moss = Ground(13, 1015, (78.0, 84.0, 66.0), (22.0, 22.0, 16.0), (0.3, 0.1))
     events = (
-        Event(2, 6, "circle", "blue", 82, "right", 0.35, 0.44, 0.075),
-        Event(8, 11, "heart", "yellow", 15, "up", 0.58, 0.63, 0.09, hold=1),
-        Event(14, 17, "star", "red", 47, "left", 0.64, 0.50, 0.09),
-        Event(20, 23, "star", "cyan", 36, "down", 0.44, 0.36, 0.09, hold=2),
-        Event(27, 30, "square", "red", 61, "nowhere", 0.52, 0.48, 0.0),
+        Event(2, 6, "circle", "blue", 582, "right", 0.35, 0.44, 0.075),
+        Event(8, 11, "heart", "yellow", 915, "up", 0.58, 0.63, 0.09, hold=1),
+        Event(14, 17, "star", "red", 472, "left", 0.64, 0.50, 0.09),
+        Event(20, 23, "star", "cyan", 236, "down", 0.44, 0.36, 0.09, hold=2),
+        Event(27, 30, "square", "red", 861, "nowhere", 0.52, 0.48, 0.0),
     )
     return Episode(32, events, (dusk, moss), 7, "test")
 
