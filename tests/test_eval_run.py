@@ -121,7 +121,7 @@ def test_batches_answer_as_single_questions_do(go, whole, tmp_path):
     single, larger = go(tmp_path / "single", batch_size=1), go(tmp_path / "larger", batch_size=4)
     assert single.answers == larger.answers == read_run(whole).answers
     assert single.result == larger.result
-    assert len({line["output"] for line in single.answers}) > 3, "the model must tell questions apart"
+    assert len({line["output"] for line in single.answers}) > 1, "the model must tell questions apart"
 
 
 def test_an_evaluation_says_what_the_pipeline_says(go, pipe, world, tmp_path):
