@@ -119,6 +119,8 @@ def test_guidance_is_the_attention_to_the_frames_of_the_answer(two_chats):
     half, share = loss({0: (2, 1), 1: (5, 4)})
     assert half.item() == pytest.approx(len(GUIDED_LAYERS) * math.log(2), rel=1e-2) and share == pytest.approx(0.5)
     assert loss({0: (0,), 1: (0,)})[0] > 10
+    counts = Chats(**{name: value[1:] for name, value in vars(chats).items()})
+    assert guidance_loss([torch.rand(1, 1, 60, 60)] * 4, counts, frames[1:], start) == (0, 0)
     # A count rests on no event of its own: the second chat changes nothing.
     attention = attention_on(chats, start, {0: (2, 3), 1: (5,)})[0]
     (gradient,) = torch.autograd.grad(guidance_loss([attention] * 4, chats, frames, start)[0], attention)

@@ -1,9 +1,9 @@
 """
-Where to look: a loss on the attention of one head, from an answer to the frames on which it rests.
+Where to look: a loss on the attention of one head in two layers, from an answer to the frames on which it rests.
 
 To answer about "the red star" a language model must find the tokens that show it among those of all other objects.
 Large ones bring this along from text; a small one that starts from nothing learns it late from the answers alone, if
-at all: for thousands of steps it guesses among the objects that it sees.
+at all: it guesses among the objects that it sees.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,16 @@ def guidance_loss(
             `video_start` of the chat.
 
     Returns:
-        The mean loss, and the mean share of attention in the last of `GUIDED_LAYERS`.
+        The mean loss, and the mean share of attention in the last of `GUIDED_LAYERS`; 0 where no answer rests on a
+        frame that has tokens.
     """
     turns = chats.turn_of_token.to(frame_of_token.device)[:, 1:]
     rows, places = (turns >= 0).nonzero(as_tuple=True)
     looked_at = chats.looked_at.to(turns.device)[rows, turns[rows, places]]
     wanted = looked_at.gather(1, frame_of_token[rows])
     seen = wanted.any(1)
+    if not seen.any():
+        return 0 * attentions[GUIDED_LAYERS[0]].sum(), 0.0
     rows, places, wanted = rows[seen], places[seen], wanted[seen]
     losses, share = [], wanted.new_zeros(())
     for layer in GUIDED_LAYERS:

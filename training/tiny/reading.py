@@ -3,8 +3,8 @@ Stage 3 of the tiny recipe: the language model learns to read, before it sees.
 
 Language models of vision-language models come trained on text: they find in what they read what a question names.
 This one starts from nothing. Here it reads videos whose tokens say just what they should say, sums of the directions
-that the alignment teaches rods and cones afterwards, and learns questions and answers alike. One head is shown where
-to look (`guidance.py`). It takes no tower, and few tokens.
+that the alignment teaches rods and cones afterwards, and learns questions and answers alike. One head in two layers is
+shown where to look (`guidance.py`). It takes no tower, and few tokens.
 """
 
 import time
