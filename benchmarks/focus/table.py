@@ -81,9 +81,10 @@ def tables(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) 
     rows = at_main_budget(found, sizes, frames)
     if not rows:
         return ""
-    seeds = ", ".join(map(str, sorted({seed for asked in rows.values() for seed in asked.seeds})))
+    numbers = sorted({seed for asked in rows.values() for seed in asked.seeds})
+    seeds = f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
     num_key = sizes.key_frames[frames][0]
-    title = f"**{frames} frames, {num_key} key frames; {sizes.test[frames]} videos, seeds {seeds}**"
+    title = f"**{frames} frames, {num_key} key frames; {sizes.test[frames]} videos, {seeds}**"
     parts = [title, main_table(rows), kind_table(rows)]
     if "dynfocus" in rows and len(rows) > 1:
         parts.append(difference_table(rows))
