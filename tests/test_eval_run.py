@@ -38,7 +38,7 @@ def model(tmp_path_factory) -> Path:
 def world(tmp_path_factory) -> Path:
     """Three videos of six seconds, with a question of each kind."""
     folder = tmp_path_factory.mktemp("world") / "set"
-    synthesize(folder, seed=3, num_videos=3, num_frames=6, num_events=(1, 1), size=64, fps_container=2)
+    synthesize(folder, seed=3, num_videos=3, num_frames=6, num_events=(1, 1), size=64, fps_container=2, style="short")
     return folder
 
 
@@ -121,7 +121,7 @@ def test_batches_answer_as_single_questions_do(go, whole, tmp_path):
     single, larger = go(tmp_path / "single", batch_size=1), go(tmp_path / "larger", batch_size=4)
     assert single.answers == larger.answers == read_run(whole).answers
     assert single.result == larger.result
-    assert len({line["output"] for line in single.answers}) > 1, "the model must tell questions apart"
+    assert len({line["output"] for line in single.answers}) > 3, "the model must tell questions apart"
 
 
 def test_an_evaluation_says_what_the_pipeline_says(go, pipe, world, tmp_path):

@@ -37,7 +37,9 @@ def prompts(names):
     for number in range(6):
         episode, questions = Recipe(seed=1, num_frames=24, num_events=(4, 8), style="long").draw(number)
         video = {"type": "video", "video": render(episode, 64)}
-        for question in questions[:3]:
+        # What a number is, no model tells that does not see it.
+        asked = [question for question in questions if question.kind in ("color", "shape", "order", "existence")]
+        for question in asked:
             messages = [{"role": "user", "content": [video, {"type": "text", "text": question.question}]}]
             answer = [{"role": "assistant", "content": question.answer}]
             options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "question": question.question}
@@ -49,7 +51,7 @@ def prompts(names):
             labels[:, :start] = -100
             pixels, mask = row.pop("pixel_values_videos"), row.pop("video_frame_mask")
             # The state of a video rests on the vision tower alone, which is the same for every seed.
-            state = model.encode_video(pixels, mask) if question is questions[0] else rows[-1]["video_state"]
+            state = model.encode_video(pixels, mask) if question is asked[0] else rows[-1]["video_state"]
             rows.append({**row, "labels": labels, "video_state": state})
     return rows
 
@@ -80,5 +82,5 @@ def test_the_first_loss_is_that_of_noise_as_large_as_words(names, prompts):
             layer.weight.data.mul_(100)
         drowned.append(mean_loss(model, prompts))
     assert mean(ours) == pytest.approx(mean(with_noise), abs=0.3)
-    # Tokens that drown the words cost more, if not much for a language model that finds words among all others.
-    assert mean(drowned) > mean(ours) + 0.03
+    # Tokens that drown the words cost more than that.
+    assert mean(drowned) > mean(ours) + 0.3

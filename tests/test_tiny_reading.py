@@ -143,8 +143,7 @@ def test_reading_is_the_same_again_and_kept(processor, tmp_path):
 
 
 def test_positions_are_spread_over_the_video_alone():
-    spread = spread_positions
-    drawn = [spread(np.random.default_rng(seed), 4, 60, slice(10, 50), 500) for seed in range(40)]
+    drawn = [spread_positions(np.random.default_rng(seed), 4, 60, slice(10, 50), 500) for seed in range(40)]
     usual = [one for one in drawn if one is None]
     assert 2 < len(usual) < 25
     ends = []
@@ -157,4 +156,4 @@ def test_positions_are_spread_over_the_video_alone():
             ends += positions[:, -1].tolist()
     assert min(ends) < 70 and 300 < max(ends) < 500
     # Nothing to spread, or no room for it.
-    assert spread(np.random.default_rng(1), 4, 60, slice(10, 50), 0) is None
+    assert spread_positions(np.random.default_rng(1), 4, 60, slice(10, 50), 0) is None

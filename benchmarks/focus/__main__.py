@@ -52,9 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", action="append", type=int, help="only these seeds (default: 1, 2, 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--base-only", action="store_true", help="stop before the rows")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="train the tiny checkpoint instead of the rows, into this folder"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="save `dynfocus` of the first seed here, as a model for users")
     parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tries that all of it runs")
     parser.add_argument("--no-compile", action="store_true")
     return parser.parse_args()
@@ -182,20 +180,20 @@ class Comparison:
             dropped += ["event_prototypes", "score_embedding"]
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
-        self._take(model, weights, ("lm_head", *dropped))
+        self._take(model, weights, self._path("base"), ("lm_head", *dropped))
         return model
 
-    def _take(self, model: Any, weights: dict[str, torch.Tensor], allowed: Sequence[str]) -> None:
-        """Load weights that may lack only the `allowed` parts."""
+    def _take(self, model: Any, weights: dict[str, torch.Tensor], path: Path, allowed: Sequence[str]) -> None:
+        """Load the weights of `path`, which may lack only the `allowed` parts."""
         missing, _ = model.load_state_dict(weights, strict=False)
         if wrong := [one for one in missing if not any(part in one for part in allowed)]:
-            raise ValueError(f"{self._path('base')} lacks {wrong[0]}: remove it, to train it anew.")
+            raise ValueError(f"{path} lacks {wrong[0]}: remove it, to train it anew.")
 
     def save_checkpoint(self, seed: int, out: Path) -> None:
         """The question-aware row of a seed as `from_pretrained` wants it."""
-        weights = load_file(self.work / "rows" / f"dynfocus-{seed}.safetensors", device=self.device)
+        path = self._path(f"rows/dynfocus-{seed}")
         model = self.new_model()
-        self._take(model, weights, ("lm_head",))
+        self._take(model, load_file(path, device=self.device), path, ("lm_head",))
         save_for_hub(model, self.processor, out)
         log(f"saved {out}")
 

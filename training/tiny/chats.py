@@ -77,17 +77,18 @@ class ChatWriter:
             ids.append(tokens)
             labels.append(target)
             turn_of_token.append(turn)
-        input_ids = _padded(ids, self.tokenizer.pad_token_id)
+        input_ids = padded(ids, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(one) for one in ids])[:, None]
         mask = (torch.arange(input_ids.shape[1]) < lengths).long()
-        return Chats(input_ids, mask, _padded(labels, -100), _padded(turn_of_token, -1), looked_at)
+        return Chats(input_ids, mask, padded(labels, -100), padded(turn_of_token, -1), looked_at)
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    padded = torch.full((len(rows), max(map(len, rows))), value)
-    for row, tokens in zip(padded, rows, strict=True):
+def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """The rows as a tensor, filled up on the right."""
+    filled = torch.full((len(rows), max(map(len, rows))), value)
+    for row, tokens in zip(filled, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
-    return padded
+    return filled
 
 
-__all__ = ["ChatWriter", "Chats"]
+__all__ = ["ChatWriter", "Chats", "padded"]

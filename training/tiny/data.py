@@ -18,7 +18,7 @@ from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.video_state import VideoState
 
-from .chats import Chats, ChatWriter
+from .chats import Chats, ChatWriter, padded
 from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
 
 
@@ -114,6 +114,12 @@ def answerable(questions: Sequence[Question], key_frames: Container[int]) -> lis
     return [one for one in questions if not needs_cones(one) or any(frame in key_frames for frame in one.frames)]
 
 
+def stacked_labels(episodes: Sequence[Episode], device: str = "cpu") -> dict[str, torch.Tensor]:
+    """`frame_labels` of videos of one length, `(V, T)` each."""
+    found = [frame_labels(episode) for episode in episodes]
+    return {name: torch.from_numpy(np.stack([one[name] for one in found])).to(device) for name in found[0]}
+
+
 @dataclass
 class FeatureSet:
     """The states of a video set in half precision, and its episodes."""
@@ -206,8 +212,7 @@ class QuestionBatches:
 
     def labels(self, rows: np.ndarray, device: str) -> dict[str, torch.Tensor]:
         """What each frame of the videos shows, `(B, T)` each; -100 where there is nothing to name."""
-        found = [frame_labels(self.features.episodes[row]) for row in rows]
-        return {name: torch.from_numpy(np.stack([one[name] for one in found])).to(device) for name in found[0]}
+        return stacked_labels([self.features.episodes[row] for row in rows], device)
 
     def asked(self, turns: list[list[Question]], num_frames: int) -> torch.Tensor:
         """1 on the frames behind the first answer of each chat, `(B, T)`."""
@@ -232,10 +237,7 @@ class QuestionBatches:
         plan = plan or self.plan
         chats = chats or self.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
         pad = self.tokenizer.pad_token_id
-        question_ids = [self.writer.ids(questions[0].question) for questions in turns]
-        question_input_ids = torch.full((len(rows), max(map(len, question_ids))), pad)
-        for row, ids in enumerate(question_ids):
-            question_input_ids[row, : len(ids)] = torch.tensor(ids)
+        question_input_ids = padded([self.writer.ids(questions[0].question) for questions in turns], pad)
         inputs = {
             "input_ids": chats.input_ids,
             "attention_mask": chats.attention_mask,
@@ -261,5 +263,6 @@ __all__ = [
     "frame_labels",
     "kind_shares",
     "needs_cones",
+    "stacked_labels",
     "tell_story",
 ]

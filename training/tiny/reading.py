@@ -26,7 +26,7 @@ from dynfocus.processing import DynFocusProcessor
 
 from .answers import AnswerTraining, build_optimizers, set_learning_rates
 from .chats import Chats, ChatWriter
-from .data import answerable, draw_questions, frame_labels, kind_shares
+from .data import answerable, draw_questions, kind_shares, stacked_labels
 from .guidance import guidance_loss
 from .naming import COARSE, NAMES, PLACE_SCALE, Naming
 from .positions import spread_positions
@@ -97,8 +97,7 @@ def told_tokens(
 
     key_frames: `(V, K)`, sorted.
     """
-    drawn = [frame_labels(episode) for episode in episodes]
-    labels = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
+    labels = stacked_labels(episodes)
     keys, num_frames = torch.from_numpy(key_frames), episodes[0].num_frames
 
     def said(name: str, label: torch.Tensor) -> torch.Tensor:
