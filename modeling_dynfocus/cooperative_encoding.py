@@ -9,7 +9,8 @@ from transformers.activations import ACT2FN
 
 from .clustering import merge_tokens
 from .configuration_dynfocus import DynFocusConfig
-from .event_prototypes import Events, Selection, ZeroLinear, take_frames
+from .event_prototypes import Events, Selection, take_frames
+from .event_scoring import ZeroLinear
 from .question_encoder import FrameQueries
 
 

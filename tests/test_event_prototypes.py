@@ -12,7 +12,6 @@ from dynfocus.configuration_dynfocus import PRESETS
 from dynfocus.event_prototypes import (
     EventPrototypeEstimator,
     Events,
-    EventScorer,
     event_time_features,
     find_events,
     kmeans_start_frames,
@@ -132,18 +131,6 @@ def test_time_features_are_fractions_of_the_video():
 
 
 # ---- score and selection ----
-
-
-def test_an_event_is_scored_against_the_others_but_not_the_padding():
-    torch.manual_seed(0)
-    scorer = EventScorer(4)
-    pooled = torch.randn(1, 5, 8)
-    mask = torch.tensor([[True, True, True, False, False]])
-    padded = scorer(pooled, mask)[:, :3]
-    torch.testing.assert_close(padded, scorer(pooled[:, :3], mask[:, :3]))
-    other = pooled[:, :3].clone()
-    other[:, 2] = torch.randn(8)
-    assert not torch.allclose(scorer(other, mask[:, :3])[:, :2], padded[:, :2])
 
 
 @pytest.fixture(scope="module")

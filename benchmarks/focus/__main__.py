@@ -3,12 +3,12 @@ The comparison of ways to choose frames and to spend visual tokens: `python benc
 
 Trains the vision tower, the model from which all rows start, then each row for each seed, and asks each the test sets.
 Whatever is finished stays in the work folder, so a stopped run goes on, several processes may share the rows
-(`--row NAME --seed N`), and `python benchmarks/focus/table.py --work runs/focus` draws what is there.
+(`--row NAME --seed N`), and `python benchmarks/focus/table.py --rows runs/focus/rows` draws what is there. With
+`--start benchmarks/focus/shared_start.safetensors` rows start from the weights behind the tables of the docs, and
+nothing that they share is trained.
 """
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +18,23 @@ import numpy as np
 import torch
 from evaluation import answer_set
 from layouts import BASE, MIXTURE, ROWS, Layout, lay_out
+from results import write_row
 from row_training import at_random, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
 from sizes import SIZES, Part
+from transformers import SiglipVisionModel
 
 from dynfocus.configuration_dynfocus import RELEASED_CODE
 from dynfocus.hub import save_for_hub
-from dynfocus.training.tiny.alignment import align
+from dynfocus.training.tiny.alignment import SELECTION_WEIGHTS, align
 from dynfocus.training.tiny.answers import AnswerTraining
 from dynfocus.training.tiny.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
 from dynfocus.training.tiny.model import build_model, build_processor
 from dynfocus.training.tiny.naming import Naming
 from dynfocus.training.tiny.reading import DETAIL_WEIGHTS, learn_to_read
 from dynfocus.training.tiny.tokenizer import build_tokenizer
-from dynfocus.training.tiny.vision import train_vision
+from dynfocus.training.tiny.vision import tower_config, train_vision
 
 #: Of this seed, and these rows, all numbers of key frames are asked.
 FIRST_SEED = 1
@@ -51,11 +53,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", action="append", choices=list(ROWS), help="only these rows (default: all)")
     parser.add_argument("--seed", action="append", type=int, help="only these seeds (default: 1, 2, 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, help="weights from which all rows start (default: trained in WORK)")
     parser.add_argument("--base-only", action="store_true", help="stop before the rows")
     parser.add_argument("--checkpoint", type=Path, help="save `dynfocus` of the first seed here, as a model for users")
     parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tries that all of it runs")
     parser.add_argument("--no-compile", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.start and not args.start.exists():
+        parser.error(f"There is no file {args.start}; leave out --start to train what all rows start from.")
+    return args
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:
@@ -72,15 +78,8 @@ class Comparison:
         self.tokenizer = build_tokenizer()
         self.processor = build_processor(self.tokenizer)
         self.sizes = SIZES[args.size]
-        self.tower = train_vision(
-            self.work,
-            steps=self.sizes.vision_steps,
-            batch_size=128,
-            pool=self.sizes.vision_pool,
-            seed=1,
-            device=self.device,
-            log=log,
-        )
+        self.base_path: Path = args.start or self._path("base")
+        self.tower = self._tower()
         model = self.new_model()
         self.training = {
             length: encode_videos(model, videos, self._path(f"train{length}"), self.device, log)
@@ -90,12 +89,35 @@ class Comparison:
     def _path(self, name: str) -> Path:
         return self.work / f"{name}.safetensors"
 
+    def _tower(self) -> SiglipVisionModel:
+        """The vision tower: of the base where there is one."""
+        if not self.base_path.exists():
+            return train_vision(
+                self.work,
+                steps=self.sizes.vision_steps,
+                batch_size=128,
+                pool=self.sizes.vision_pool,
+                seed=1,
+                device=self.device,
+                log=log,
+            )
+        tower, prefix = SiglipVisionModel(tower_config()), "model.vision_tower.backbone."
+        weights = load_file(self.base_path)
+        tower.load_state_dict({name.removeprefix(prefix): weights[name] for name in weights if prefix in name})
+        return tower
+
     def new_model(self, **config: Any) -> Any:
         torch.manual_seed(1)
         return build_model(self.tokenizer, self.tower, **config).to(self.device)
 
-    def batches(self, length: int, turns: int, later: dict[str, float] = LATER_WEIGHTS) -> QuestionBatches:
-        return QuestionBatches(self.training[length], self.processor, length, KIND_WEIGHTS, turns, later)
+    def batches(
+        self,
+        length: int,
+        turns: int,
+        later: dict[str, float] = LATER_WEIGHTS,
+        kinds: dict[str, float] = KIND_WEIGHTS,
+    ) -> QuestionBatches:
+        return QuestionBatches(self.training[length], self.processor, length, kinds, turns, later)
 
     def lessons(
         self, parts: Sequence[Part], later: dict[str, float] = LATER_WEIGHTS
@@ -141,7 +163,7 @@ class Comparison:
         align(
             model,
             naming,
-            self.batches(self.sizes.base[0].num_frames, 1),
+            self.batches(self.sizes.base[0].num_frames, 1, kinds=SELECTION_WEIGHTS),
             self.work,
             steps=self.sizes.alignment_steps,
             batch_size=32,
@@ -153,17 +175,16 @@ class Comparison:
 
     def base(self) -> dict[str, torch.Tensor]:
         """Weights from which all rows start: trained in the layouts of all rows by turns."""
-        path = self._path("base")
-        if path.exists():
-            return load_file(path, device=self.device)
+        if self.base_path.exists():
+            return load_file(self.base_path, device=self.device)
         model = self.aligned()
         lay_out(model, BASE)
         settings = AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100)
         layouts = {ROWS[name]: share for name, share in MIXTURE.items()}
         draw = at_random(layouts, self.lessons(self.sizes.base, DETAIL_WEIGHTS), self.sizes.base[0].num_frames)
         self._train(model, draw, self.sizes.base, settings, self.work / "base.partial", seed=2, guidance=GUIDANCE)
-        save_file(weights_of(model), path)
-        return load_file(path, device=self.device)
+        save_file(weights_of(model), self.base_path)
+        return load_file(self.base_path, device=self.device)
 
     def start(self, layout: Layout, base: dict[str, torch.Tensor]) -> Any:
         """A model with the base's weights in a row's layout."""
@@ -180,7 +201,7 @@ class Comparison:
             dropped += ["event_prototypes", "score_embedding"]
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
-        self._take(model, weights, self._path("base"), ("lm_head", *dropped))
+        self._take(model, weights, self.base_path, ("lm_head", *dropped))
         return model
 
     def _take(self, model: Any, weights: dict[str, torch.Tensor], path: Path, allowed: Sequence[str]) -> None:
@@ -227,11 +248,8 @@ class Comparison:
                 answers.append({"frames": length, "key_frames": num_key, "tokens": tokens, "records": records})
                 right = np.mean([record["right"] for record in records])
                 log(f"{layout.name} seed {seed}: {length} frames, {num_key} key frames, {tokens} tokens: {right:.3f}")
-        text = json.dumps({"row": layout.name, "seed": seed, "seconds": seconds, "answers": answers})
-        writing = result.with_suffix(f".{os.getpid()}")
-        writing.write_text(text, encoding="utf-8")
-        writing.replace(result)
         save_file(weights_of(model), result.with_suffix(".safetensors"))
+        write_row(result, layout.name, seed, seconds, answers)
         partial.unlink(missing_ok=True)
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from layouts import Layout, told_scores
-from row_training import choose_attention
 
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.training.tiny.answers import exact_answers
+from dynfocus.training.tiny.attention import choose_attention
 from dynfocus.training.tiny.data import QuestionBatches
 
 
@@ -31,6 +31,7 @@ def answer_set(
     its tokens is the likeliest after the right ones before it.
     """
     model.eval()
+    choose_attention(model)
     plan = layout.plan(num_frames, num_key)
     size = max(1, batch_tokens // (plan.num_visual_tokens + 32))
     asked_of = [(video, question) for video, several in enumerate(questions) for question in several]
@@ -41,9 +42,6 @@ def answer_set(
             np.array([video for video, _ in part]), [[question] for _, question in part], device, plan
         )
         asked = inputs.pop("asked")
-        if not choose_attention(model, inputs["input_ids"].shape[1]):
-            # Padding comes last, where no answer sees it: without a mask attention skips what is causal anyway.
-            inputs["attention_mask"] = None
         model.model.event_prototypes.told = told_scores(layout, asked, num_key, (num_frames, start))
         outputs = model(**inputs)
         right = exact_answers(outputs.logits, inputs["labels"])

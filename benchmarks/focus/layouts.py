@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from dynfocus.cooperative_encoding import CooperativeEncoder
-from dynfocus.event_prototypes import EventPrototypeEstimator, Events, EventScorer, Selection
+from dynfocus.event_prototypes import EventPrototypeEstimator, Events, Selection
+from dynfocus.event_scoring import EventScorer
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
-from dynfocus.perturbed_topk import hard_topk
 from dynfocus.processing.token_plan import TokenPlan
 
 CONES, RODS, POOLED = 38, 2, 4
@@ -166,10 +166,10 @@ BASE = Layout("base", "has the layouts of all rows by turns", "oracle")
 
 #: The share of its steps in which it has the layout of each row, so that none is new to it.
 MIXTURE = {
-    "dynfocus": 0.1,
+    "dynfocus": 0.2,
     "blind": 0.05,
-    "uniform": 0.2,
-    "random": 0.15,
+    "uniform": 0.15,
+    "random": 0.1,
     "oracle": 0.2,
     "rods_only": 0.1,
     "dense": 0.1,
@@ -214,12 +214,6 @@ def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) ->
     return scores.to(asked.device)
 
 
-def key_frames_of(told: torch.Tensor, num_key: int) -> list[set[int]]:
-    """The key frames that told scores `(V, T)` lead to."""
-    keys = hard_topk(told.float(), torch.full((len(told),), num_key, device=told.device))
-    return [set(frames) for frames in keys.tolist()]
-
-
 def frame_of_token(layout: Layout, key_frames: Sequence[torch.Tensor], num_frames: int) -> torch.Tensor:
     """The frame `(V, n)` of each visual token of a layout."""
     rows = []
@@ -241,7 +235,6 @@ __all__ = [
     "ROWS",
     "Layout",
     "frame_of_token",
-    "key_frames_of",
     "lay_out",
     "take_layout",
     "told_scores",

@@ -1,6 +1,7 @@
 """What the rows' files say: shares, differences with intervals, and what is shown of them."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,33 @@ class Asked:
         return list(dict.fromkeys(record["kind"] for records in self.seeds.values() for record in records))
 
 
-def read_rows(work: Path) -> dict[tuple[str, int, int], Asked]:
-    """All answers in `work/rows`, by row, frames and key frames."""
+def write_row(path: Path, row: str, seed: int, seconds: float, answers: Sequence[dict[str, Any]]) -> None:
+    """One row of one seed; of the `records` of its answers one list a field, which is a third as long."""
+    columns = [
+        {**one, "records": {name: [record[name] for record in one["records"]] for name in one["records"][0]}}
+        for one in answers
+    ]
+    # As Python's numbers, true and false take much room.
+    for one in columns:
+        one["records"]["right"] = [int(right) for right in one["records"]["right"]]
+        one["records"]["found"] = [None if found is None else int(found) for found in one["records"]["found"]]
+    text = json.dumps({"row": row, "seed": seed, "seconds": round(seconds), "answers": columns}, separators=(",", ":"))
+    writing = path.with_suffix(f".{os.getpid()}")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(path)
+
+
+def read_rows(folder: Path) -> dict[tuple[str, int, int], Asked]:
+    """All that `write_row` wrote into `folder`, by row, frames and key frames."""
     found: dict[tuple[str, int, int], Asked] = {}
-    for path in sorted((work / "rows").glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         for one in result["answers"]:
             key = result["row"], one["frames"], one["key_frames"]
             asked = found.setdefault(key, Asked(*key, one["tokens"], {}))
-            asked.seeds[result["seed"]] = one["records"]
+            columns = one["records"]
+            records = zip(*columns.values(), strict=True)
+            asked.seeds[result["seed"]] = [dict(zip(columns, record, strict=True)) for record in records]
     return found
 
 
@@ -87,4 +106,4 @@ def points(interval: Interval) -> str:
     return f"{100 * interval.estimate:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
-__all__ = ["DETAIL", "Asked", "difference", "percent", "points", "read_rows"]
+__all__ = ["DETAIL", "Asked", "difference", "percent", "points", "read_rows", "write_row"]

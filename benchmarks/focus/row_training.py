@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Layout, frame_of_token, key_frames_of, take_layout, told_scores
+from layouts import Layout, frame_of_token, take_layout, told_scores
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers, set_learning_rates
+from dynfocus.training.tiny.attention import choose_attention
 from dynfocus.training.tiny.data import QuestionBatches, answerable
 from dynfocus.training.tiny.guidance import guidance_loss
 from dynfocus.training.tiny.positions import spread_positions
 from dynfocus.training.tiny.progress import load_progress, relevance_loss, save_progress
+
+#: Longer chats are not guided.
+MOST_GUIDED_TOKENS = 1600
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ def at_random(
     """
     Layouts by their shares, parts by their steps.
 
-    longest_dense: videos longer than this are not kept in full: the first part takes their place, with fewer videos.
+    longest_dense: videos longer than this are not kept in full: the first part takes their place. Among other layouts
+        a full one has fewer videos a step.
     """
     shares = np.array([part.steps for part, _ in lessons]) / sum(part.steps for part, _ in lessons)
     weights = np.array(list(layouts.values())) / sum(layouts.values())
@@ -43,9 +48,10 @@ def at_random(
     def draw(rng: np.random.Generator, step: int) -> Lesson:
         part, batches = lessons[int(rng.choice(len(lessons), p=shares))]
         layout = list(layouts)[int(rng.choice(len(layouts), p=weights))]
-        if layout.selector == "all" and len(layouts) > 1:
+        if layout.selector == "all":
             part, batches = (part, batches) if part.num_frames <= longest_dense else lessons[0]
-            part = replace(part, batch_size=max(1, part.batch_size // 4))
+            if len(layouts) > 1:
+                part = replace(part, batch_size=max(1, part.batch_size // 4))
         return Lesson(layout, part, batches)
 
     return draw
@@ -103,18 +109,6 @@ def train(
     return time.monotonic() - started
 
 
-def choose_attention(model: DynFocusForConditionalGeneration, num_tokens: int) -> bool:
-    """
-    Plain attention as long as its matrices are small: it can show where it looks, and is faster on a CPU.
-
-    Returns whether it is.
-    """
-    plain = num_tokens <= 1600
-    model.model.question_encoder.qformer.set_attn_implementation("eager")
-    model.model.language_model.set_attn_implementation("eager" if plain else "sdpa")
-    return plain
-
-
 def step_losses(
     model: DynFocusForConditionalGeneration,
     lesson: Lesson,
@@ -127,37 +121,40 @@ def step_losses(
     """
     The losses of one batch by their names.
 
-    guidance: weight of the loss on where to look. Where it counts, chats also ask whatever told key frames answer.
+    guidance: weight of the loss on where to look. Where it counts, chats also ask whatever the key frames answer.
     """
     layout, part, batches = lesson.layout, lesson.part, lesson.batches
     take_layout(model, layout)
+    estimator = model.model.event_prototypes
     num_key = int(rng.choice(part.key_frames))
     noise_seed = int(rng.integers(2**31))
     plan = layout.plan(part.num_frames, num_key)
-    rows, turns = batches.draw(rng, part.batch_size, later_cones=guidance > 0 and not layout.learns)
-    asked = batches.asked(turns, plan.num_frames)
-    told = told_scores(layout, asked, plan.num_key_frames, noise_seed)
-    if told is not None:
-        key_frames = key_frames_of(told, plan.num_key_frames) if layout.cones and not layout.pooled else []
-        turns = [
-            [first, *answerable(later, key_frames[row] if key_frames else ())]
-            for row, (first, *later) in enumerate(turns)
-        ]
-    chats = batches.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
-    inputs: dict[str, Any] = batches.collate(rows, turns, device, plan, chats)
-    asked = inputs.pop("asked")
-    num_tokens, before = inputs["input_ids"].shape[1], len(batches.writer.before)
-    guided = choose_attention(model, num_tokens) and guidance > 0
-    positions = spread_positions(
-        rng, len(rows), num_tokens, slice(before, before + plan.num_visual_tokens), longest_position
-    )
-    if positions is not None:
-        inputs["position_ids"] = positions.to(device)
-    model.model.event_prototypes.told = None if told is None else told.to(device)
+    rows, turns = batches.draw(rng, part.batch_size, later_cones=guidance > 0)
+    asked = batches.asked(turns, plan.num_frames).to(device)
+    estimator.told = told_scores(layout, asked, plan.num_key_frames, noise_seed)
+    choose_attention(model)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
-        outputs = model(**inputs, output_attentions=guided)
+        found = model.get_video_features(**batches.videos(rows, turns, device, plan))
+        key_frames = found.key_frames if layout.cones and not layout.pooled else [torch.empty(0)] * len(rows)
+        turns = [
+            [first, *answerable(later, set(keys.tolist()))]
+            for (first, *later), keys in zip(turns, key_frames, strict=True)
+        ]
+        chats = batches.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
+        inputs: dict[str, Any] = chats.inputs(device)
+        num_tokens, before = inputs["input_ids"].shape[1], len(batches.writer.before)
+        # Which of thousands of tokens are looked at takes much memory to show.
+        guided = guidance > 0 and num_tokens <= MOST_GUIDED_TOKENS
+        if guided:
+            choose_attention(model, shown=True)
+        positions = spread_positions(
+            rng, len(rows), num_tokens, slice(before, before + plan.num_visual_tokens), longest_position
+        )
+        if positions is None:
+            positions = torch.arange(num_tokens).expand(len(rows), -1)
+        inputs["position_ids"] = positions.to(device)
+        outputs = model(**inputs, mm_encoder_outputs={"video": found}, output_attentions=guided)
     losses = {"answer": outputs.loss}
-    estimator, found = model.model.event_prototypes, outputs.video_features
     if guided:
         frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
         losses["guidance"] = guidance * guidance_loss(outputs.attentions, chats, frames, before)[0]
@@ -173,4 +170,4 @@ def step_losses(
     return losses
 
 
-__all__ = ["Lesson", "at_random", "choose_attention", "train"]
+__all__ = ["Lesson", "at_random", "train"]

@@ -49,19 +49,23 @@ SIZES = {
     "full": Sizes(
         vision_steps=2400,
         vision_pool=60_000,
-        reading_steps=(2000, 800),
-        alignment_steps=800,
+        reading_steps=(2000, 700),
+        alignment_steps=1200,
         training={
             32: VideoSet(seed=22, count=5000, num_frames=32),
             128: VideoSet(seed=23, count=800, num_frames=128),
             512: VideoSet(seed=24, count=200, num_frames=512),
         },
         base=(
-            Part(32, 10, 1500, 16, (1, 2, 4, 4, 8, 8, 16)),
-            Part(128, 10, 500, 6, (4, 8, 16)),
+            Part(32, 10, 1100, 16, (1, 2, 4, 4, 8, 8, 16)),
+            Part(128, 10, 400, 6, (4, 8, 16)),
             Part(512, 8, 150, 2, (8, 16, 32)),
         ),
-        rows=(Part(32, 4, 150, 16, (1, 2, 4, 8)), Part(128, 4, 50, 8, (4, 8, 16))),
+        rows=(
+            Part(32, 4, 150, 16, (1, 2, 4, 8)),
+            Part(128, 4, 50, 8, (4, 8, 16)),
+            Part(512, 4, 25, 3, (8, 16, 32)),
+        ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
         longest_dense=128,

@@ -1,7 +1,8 @@
 """
-The tables and plots of the comparison: `python benchmarks/focus/table.py --work runs/focus --docs docs`.
+The tables and plots of the comparison: `python benchmarks/focus/table.py --rows runs/focus/rows --docs docs`.
 
-Prints markdown, from the rows that are there, and puts it into `results.md`.
+Prints markdown, from the rows that are there, and puts it into `results.md`. By default from the answers behind the
+tables of the docs.
 """
 
 import argparse
@@ -99,15 +100,13 @@ def goal_list(found: dict[tuple[str, int, int], Asked], sizes: Sizes) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--work", type=Path, default=Path("runs/focus"))
+    parser.add_argument("--rows", type=Path, default=Path(__file__).parent / "answers", help="folder of answers")
     parser.add_argument("--docs", type=Path, help="put tables and plots into results.md in this folder")
     parser.add_argument("--size", choices=list(SIZES), default="full")
     args = parser.parse_args()
-    sizes, found = SIZES[args.size], read_rows(args.work)
+    sizes, found = SIZES[args.size], read_rows(args.rows)
     if not found:
-        raise SystemExit(
-            f"{args.work} holds no finished rows: run `python benchmarks/focus --work {args.work}` first."
-        )
+        raise SystemExit(f"{args.rows} holds no finished rows: give --rows WORK/rows of `python benchmarks/focus`.")
     texts = {f"{frames} frames": tables(found, sizes, frames) for frames in sizes.test}
     texts["goals"] = goal_list(found, sizes)
     print("\n\n".join(text for text in texts.values() if text))

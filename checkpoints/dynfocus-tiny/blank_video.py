@@ -11,13 +11,13 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 class BlankVideo:
     """For [`DynFocusModel`]: a blank frame in place of videos."""
 
-    def _others_may_have_videos(self: Any, past_key_values: Cache | None) -> bool:
+    def _others_may_have_videos(self: Any, cache: Cache | None) -> bool:
         """Whether other processes may wait for this one to run the modules of videos, which it does not need."""
         if self.training and torch.is_grad_enabled():
             return True
         is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
         # While an answer is generated, videos are read with the prompt.
-        return is_sharded and (past_key_values is None or past_key_values.get_seq_length() == 0)
+        return is_sharded and (cache is None or cache.get_seq_length() == 0)
 
     def _blank_video(self: Any) -> torch.Tensor:
         """

@@ -1,6 +1,5 @@
 """DPE, dynamic event prototype estimation: group frames into events, score each for the question, keep the best."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
 from .configuration_dynfocus import DynFocusConfig
+from .event_scoring import EventScorer, QuestionScorer
 from .perturbed_topk import hard_topk, min_max_normalize, perturbed_topk
 from .question_encoder import FrameQueries
 from .segmented_clustering import EXACT_TOKENS, segmented_dpc_knn
@@ -175,111 +175,6 @@ def _kmeans_events(
     return labels, starts
 
 
-class ZeroLinear(nn.Linear):
-    """A linear map that is zero in a new model.
-
-    The layer has to say so itself: transformers skips modules without weights of their own when it initialises.
-    """
-
-
-class EventScorer(nn.Module):
-    """An event's score from its prototype alone (paper section 3.2): an MLP on mean ‖ max of its tokens."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        width = 2 * hidden_size
-        self.norm = nn.LayerNorm(width)
-        self.in_proj = nn.Linear(width, width)
-        self.hidden_proj = nn.Linear(width, width // 2)
-        self.middle_proj = nn.Linear(width // 2, width // 4)
-        self.out_proj = nn.Linear(width // 4, 1)
-        self.act = nn.GELU()
-
-    def forward(self, pooled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`pooled` `(V, L, 2D)` is mean ‖ max of each prototype, `mask` `(V, L)` the real events; returns `(V, L)`."""
-        hidden = self.act(self.in_proj(self.norm(pooled)))
-        local, context = hidden.chunk(2, dim=-1)
-        # Half of the channels speak of the video as a whole, so that an event is scored against the others.
-        weights = mask.to(context.dtype)[..., None]
-        context = (context * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-        hidden = torch.cat([local, context.expand_as(local)], dim=-1)
-        hidden = self.act(self.hidden_proj(hidden))
-        return self.out_proj(self.act(self.middle_proj(hidden))).squeeze(-1)
-
-
-class EventAttention(nn.Module):
-    """One layer of self-attention between the events of a video, and an MLP, each added to what comes in."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.num_heads = math.gcd(4, hidden_size)
-        self.attention_norm = nn.LayerNorm(hidden_size)
-        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
-        self.attention_proj = nn.Linear(hidden_size, hidden_size)
-        self.mlp_norm = nn.LayerNorm(hidden_size)
-        self.up_proj = nn.Linear(hidden_size, hidden_size)
-        self.down_proj = nn.Linear(hidden_size, hidden_size)
-        self.act = nn.GELU()
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`hidden` `(V, L, D)`, `mask` `(V, L)` the real events, which alone are attended to; returns `(V, L, D)`."""
-        heads = self.qkv_proj(self.attention_norm(hidden)).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
-        hidden = hidden + self.attention_proj(seen.transpose(1, 2).flatten(2))
-        return hidden + self.down_proj(self.act(self.up_proj(self.mlp_norm(hidden))))
-
-
-class QuestionScorer(nn.Module):
-    """
-    What the question adds to an event's score; zero at first, so that training begins question-blind.
-
-    An MLP on the question encoder's output, the prototype and the event's place in time, beside how well the question
-    matches what the frame shows (late interaction): each query's largest product with one of the frame's tokens.
-    Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
-    Events then attend to one another: which comes first, or right after another, no event can tell alone.
-    """
-
-    num_time_features = 4
-
-    def __init__(self, hidden_size: int, num_queries: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * hidden_size)
-        self.in_proj = nn.Linear(4 * hidden_size + self.num_time_features + num_queries, hidden_size)
-        self.event_attention = EventAttention(hidden_size)
-        self.query_norm = nn.LayerNorm(hidden_size)
-        self.query_match = nn.Linear(hidden_size, hidden_size)
-        self.token_match = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = ZeroLinear(hidden_size + num_queries, 1)
-        self.act = nn.GELU()
-
-    def forward(
-        self,
-        queries: torch.Tensor,
-        tokens: torch.Tensor,
-        pooled: torch.Tensor,
-        time_features: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
-        """
-        Args:
-            queries (`torch.Tensor` of shape `(V, L, queries, D)`): the question encoder's output at each medoid frame.
-            tokens (`torch.Tensor` of shape `(V, L, N, D)`): the grouped tokens of each medoid frame.
-            pooled (`torch.Tensor` of shape `(V, L, 2D)`): mean ‖ max of each prototype.
-            time_features (`torch.Tensor` of shape `(V, L, 4)`): see `event_time_features`.
-            mask (`torch.Tensor` of shape `(V, L)`, bool): the real events.
-
-        Returns:
-            `torch.Tensor` of shape `(V, L)`.
-        """
-        seen = torch.cat([queries.mean(2), queries.amax(2), pooled], dim=-1)
-        products = self.query_match(self.query_norm(queries)) @ self.token_match(tokens).transpose(-1, -2)
-        matches = products.amax(-1) * tokens.shape[-1] ** -0.5
-        hidden = torch.cat([self.norm(seen), time_features.to(seen.dtype), matches], dim=-1)
-        hidden = self.event_attention(self.act(self.in_proj(hidden)), mask)
-        return self.out_proj(torch.cat([hidden, matches], dim=-1)).squeeze(-1)
-
-
 def event_time_features(events: Events, frame_mask: torch.Tensor) -> torch.Tensor:
     """First, medoid and last frame of each event and its number of frames, as fractions of the video: `(V, L, 4)`."""
     (num_videos, num_frames), num_events = frame_mask.shape, events.mask.shape[1]
@@ -408,13 +303,9 @@ class EventPrototypeEstimator(nn.Module):
 
 
 __all__ = [
-    "EventAttention",
     "EventPrototypeEstimator",
-    "EventScorer",
     "Events",
-    "QuestionScorer",
     "Selection",
-    "ZeroLinear",
     "event_time_features",
     "find_events",
     "kmeans_start_frames",

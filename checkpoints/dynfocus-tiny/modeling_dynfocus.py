@@ -16,10 +16,12 @@ from .backbones import FromBackbones
 from .blank_video import BlankVideo
 from .configuration_dynfocus import DynFocusConfig
 from .cooperative_encoding import CooperativeEncoder
-from .event_prototypes import EventPrototypeEstimator, ZeroLinear
+from .event_prototypes import EventPrototypeEstimator
+from .event_scoring import ZeroLinear
 from .generation_fixes import GenerationFixes
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
+    CACHE_NAME,
     DynFocusCausalLMOutputWithPast,
     DynFocusModelOutputWithPast,
     DynFocusVideoFeatures,
@@ -38,7 +40,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities: Any = ("video", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _no_split_modules = ["EventPrototypeEstimator", "CooperativeEncoder", "QuestionEncoder"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -200,6 +202,7 @@ class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_state: VideoState | None = None,
@@ -215,10 +218,12 @@ class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
         Args:
             input_ids (`torch.Tensor` of shape `(batch, tokens)`) or inputs_embeds (`(batch, tokens, H)`): exactly one.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 0 on padding.
+            past_key_values, cache (`Cache`, *optional*): the key-value cache, by its older and its newer name.
             mm_encoder_outputs (`dict`, *optional*): `{"video": features}` of `get_video_features`, instead of videos.
             pixel_values_videos, video_state, video_frame_mask, video_token_plan, question_input_ids,
             question_attention_mask: see `get_video_features`; videos in the order of their placeholders.
         """
+        cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
         has_videos = pixel_values_videos is not None or video_state is not None
@@ -236,7 +241,7 @@ class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
                 return_dict=True,
             )
         # Before the words are embedded, too: sharded weights are gathered in the order of the modules.
-        blank = self._blank_video() if features is None and self._others_may_have_videos(past_key_values) else None
+        blank = self._blank_video() if features is None and self._others_may_have_videos(cache) else None
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
@@ -249,14 +254,14 @@ class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         return DynFocusModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_features=features,
@@ -324,6 +329,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_state: VideoState | None = None,
@@ -351,6 +357,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             pixel_values_videos=pixel_values_videos,
             video_state=video_state,
@@ -376,7 +383,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
         return DynFocusCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_features=outputs.video_features,

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+#: The name of the key-value cache, as an argument and in outputs: `past_key_values` before transformers 5.24.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass
@@ -37,23 +39,19 @@ class DynFocusModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class DynFocusCausalLMOutputWithPast(ModelOutput):
+class DynFocusCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
     Output of [`DynFocusForConditionalGeneration`].
 
     Args:
         loss (`torch.Tensor`, *optional*): mean next-token loss over the labels that are not -100.
         logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`).
-        past_key_values (`Cache`, *optional*), hidden_states, attentions (*optional*): as the language model's.
+        cache (before transformers 5.24: past_key_values), hidden_states, attentions (*optional*):
+            as the language model's.
         video_features (`DynFocusVideoFeatures`, *optional*): visual tokens and the selection behind them.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     video_features: DynFocusVideoFeatures | None = None
 
 
-__all__ = ["DynFocusCausalLMOutputWithPast", "DynFocusModelOutputWithPast", "DynFocusVideoFeatures"]
+__all__ = ["CACHE_NAME", "DynFocusCausalLMOutputWithPast", "DynFocusModelOutputWithPast", "DynFocusVideoFeatures"]

@@ -25,6 +25,18 @@ from .data import QuestionBatches
 from .naming import Naming, named_in
 from .progress import learning_rate_at, load_progress, relevance_loss, save_progress
 
+#: How often each kind is asked: most often what the selector finds last, never what asks for no event.
+SELECTION_WEIGHTS = {
+    "color": 1.0,
+    "shape": 1.0,
+    "number": 1.5,
+    "order": 2.0,
+    "first_last": 4.0,
+    "motion": 1.0,
+    "existence": 1.0,
+    "locating": 1.5,
+}
+
 
 def align(
     model: DynFocusForConditionalGeneration,
@@ -43,6 +55,8 @@ def align(
     partial = out / "alignment.partial"
     naming = naming.to(device)
     inner = model.model
+    # Its rows are many and short: there the fused kernels are slow on a CPU, backwards above all.
+    inner.question_encoder.qformer.set_attn_implementation("eager")
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes, inner.cooperative_encoder, naming])
     parameters = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -53,19 +67,23 @@ def align(
         torch.manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, steps, learning_rate, warm_up=100)
-        losses, hits = alignment_losses(model, naming, batches, *batches.draw(rng, batch_size), device)
+        rows, turns = batches.draw(rng, batch_size)
+        losses, hits = alignment_losses(model, naming, batches, rows, turns, device)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        for name, value in {"best event asked for": hits, **losses}.items():
+        for name, value in losses.items():
             window[name].append(value.item())
+        for (question, *_), hit in zip(turns, hits.tolist(), strict=True):
+            if question.frames:
+                window[f"best event of {question.kind}"].append(hit)
         if step % 100 == 0:
             shown = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
             log(f"alignment step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
             window.clear()
-        if step % 500 == 0 or step == steps:
+        if step % 100 == 0 or step == steps:
             save_progress(partial, parts, [optimizer], step)
 
 
@@ -77,7 +95,7 @@ def alignment_losses(
     turns: list[list[Question]],
     device: str,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """All losses of a batch by their names, and how often the best event is one that the question asks about."""
+    """All losses of a batch by their names, and whether the best event is one that the question asks about `(B,)`."""
     inputs, labels = batches.collate(rows, turns, device), batches.labels(rows, device)
     named = torch.from_numpy(np.stack([named_in(questions[0].question) for questions in turns])).to(device)
     state, asked = inputs["video_state"], inputs["asked"]
@@ -105,7 +123,7 @@ def alignment_losses(
         **naming.cones(cones.float(), {name: label.gather(1, of_keys) for name, label in labels.items()}),
     }
     best = events.medoids.gather(1, scores.argmax(1, keepdim=True))
-    return losses, asked.gather(1, best)[:, 0][asked.any(1)].mean()
+    return losses, asked.gather(1, best)[:, 0]
 
 
-__all__ = ["align", "alignment_losses"]
+__all__ = ["SELECTION_WEIGHTS", "align", "alignment_losses"]

@@ -30,6 +30,11 @@ class Chats:
     turn_of_token: torch.Tensor
     looked_at: torch.Tensor
 
+    def inputs(self, device: str) -> dict[str, torch.Tensor]:
+        """What the model reads."""
+        tensors = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "labels": self.labels}
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+
     def questions(self, start: int, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
         """Labels on what is not an answer, from token `start` on, -100 elsewhere."""
         hidden = (self.labels != -100) | (self.input_ids == tokenizer.pad_token_id)

@@ -18,7 +18,7 @@ from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.video_state import VideoState
 
-from .chats import Chats, ChatWriter, padded
+from .chats import ChatWriter, padded
 from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
 
 
@@ -38,8 +38,8 @@ class VideoSet:
 
 #: How often each kind is asked: those that take longest to learn, most. "story" is asked in training alone.
 KIND_WEIGHTS = {
-    "color": 1.0,
-    "shape": 1.0,
+    "color": 1.5,
+    "shape": 1.5,
     "number": 1.5,
     "order": 2.0,
     "first_last": 2.0,
@@ -221,34 +221,28 @@ class QuestionBatches:
             row[list(first.frames)] = 1
         return asked
 
-    def collate(
-        self,
-        rows: np.ndarray,
-        turns: list[list[Question]],
-        device: str,
-        plan: TokenPlan | None = None,
-        chats: Chats | None = None,
+    def videos(
+        self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
     ) -> dict:
-        """
-        Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer.
-
-        chats: of these turns, where they are written already.
-        """
-        plan = plan or self.plan
-        chats = chats or self.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
+        """What the model needs of the videos and of the first question of each chat."""
         pad = self.tokenizer.pad_token_id
         question_input_ids = padded([self.writer.ids(questions[0].question) for questions in turns], pad)
         inputs = {
-            "input_ids": chats.input_ids,
-            "attention_mask": chats.attention_mask,
-            "labels": chats.labels,
             "question_input_ids": question_input_ids,
             "question_attention_mask": (question_input_ids != pad).long(),
-            "video_token_plan": torch.tensor([plan.as_row()] * len(rows)),
+            "video_token_plan": torch.tensor([(plan or self.plan).as_row()] * len(rows)),
         }
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        state = self.features.batch(rows, device)
-        return {**inputs, "video_state": state, "asked": self.asked(turns, plan.num_frames).to(device)}
+        return {**inputs, "video_state": self.features.batch(rows, device)}
+
+    def collate(
+        self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
+    ) -> dict:
+        """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer."""
+        plan = plan or self.plan
+        chats = self.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
+        asked = self.asked(turns, plan.num_frames).to(device)
+        return {**chats.inputs(device), **self.videos(rows, turns, device, plan), "asked": asked}
 
 
 __all__ = [

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from dynfocus.eval.synthetic.world import COLORS, SHAPES
-from dynfocus.event_prototypes import QuestionScorer
+from dynfocus.event_scoring import QuestionScorer
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .vision import NAMES, NUM_DIGITS

@@ -25,6 +25,7 @@ from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 
 from .answers import AnswerTraining, build_optimizers, set_learning_rates
+from .attention import SHOWN
 from .chats import Chats, ChatWriter
 from .data import answerable, draw_questions, kind_shares, stacked_labels
 from .guidance import guidance_loss
@@ -78,14 +79,14 @@ READERS = (
     Reader(0.15, 8, (2, 2), (1, 2, 4), 48, 8),
     Reader(0.10, 12, (2, 4), (2, 4, 6), 40, 10),
     Reader(0.15, 20, (3, 6), (2, 4, 8), 32, 14),
-    Reader(0.45, 32, None, (2, 4, 8, 16), 32, 16, longest_position=5400),
+    Reader(0.45, 32, None, (2, 4, 8, 16), 20, 16, longest_position=5400),
 )
 
 
 #: Afterwards, with the learning rate warmed up again: what comes before and after what takes longest, and more of it.
 LONG_READERS = (
-    Reader(0.6, 32, None, (2, 4, 8, 16), 32, 16, longest_position=5400),
-    Reader(0.4, 128, None, (4, 8, 16), 16, 16, longest_position=5400),
+    Reader(0.6, 32, None, (2, 4, 8, 16), 20, 16, longest_position=5400),
+    Reader(0.4, 128, None, (4, 8, 16), 10, 16, longest_position=5400),
 )
 
 
@@ -218,7 +219,7 @@ def read(
     optimizers = build_optimizers(model, settings)
     step = load_progress(partial, language_model, optimizers, device)
     attention = language_model.config._attn_implementation
-    language_model.set_attn_implementation("eager")
+    language_model.set_attn_implementation(SHOWN)
     started, window = time.monotonic(), defaultdict(list)
     ends = [round(reader.share * steps) for reader in readers]
     language_model.train()
