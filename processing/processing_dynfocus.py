@@ -9,7 +9,7 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
 from .backbone_processor import FromBackbones
-from .decoded_frames import flatten_videos, is_video
+from .decoded_frames import Untouched, flatten_videos, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 
@@ -389,7 +389,7 @@ class DynFocusProcessor(ProcessorMixin, FromBackbones):
 
 
 def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
-    """A copy of a conversation whose images are videos of one frame."""
+    """A copy of a conversation whose images are videos of one frame, and whose states stay whole."""
     messages = []
     for message in conversation:
         content = message.get("content")
@@ -401,6 +401,8 @@ def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
 
 
 def _image_as_video(block: dict[str, Any]) -> dict[str, Any]:
+    if hasattr(block.get("video"), "frame_mask"):
+        return {**block, "video": Untouched(block["video"])}
     if block.get("type") not in ("image", "image_url"):
         return block
     found = next((block[key] for key in ("image", "url", "path", "base64", "image_url") if key in block), None)

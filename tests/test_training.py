@@ -25,7 +25,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def by_heart(rows, start, tmp_path_factory) -> tuple[Path, Path, list[str]]:
-    """A run that learns all rows, and answers five of them now and then."""
+    """A run that learns all rows, and answers them now and then."""
     folder = tmp_path_factory.mktemp("by heart")
     settings = recipe_settings(
         start,
@@ -35,15 +35,15 @@ def by_heart(rows, start, tmp_path_factory) -> tuple[Path, Path, list[str]]:
         per_device_train_batch_size=8,
         learning_rate=5e-3,
         eval_strategy="steps",
-        eval_steps=20,
+        eval_steps=15,
         save_strategy="steps",
-        save_steps=20,
+        save_steps=15,
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
     )
     settings["data"]["eval"] = str(rows)
-    settings["evaluation"] = {"generate_rows": 5, "max_new_tokens": 10}
+    settings["evaluation"] = {"generate_rows": 8, "max_new_tokens": 10}
     said: list[str] = []
     result = train(load_recipe(write_recipe(folder / "recipe.yaml", settings)), said.append)
     return result, folder / "run", said
@@ -156,8 +156,8 @@ def test_evaluation_answers_and_keeps_the_best(by_heart):
     _, folder, _ = by_heart
     state = json.loads((folder / "trainer_state.json").read_text())
     found = {entry["step"]: entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry}
-    assert list(found) == [20, 40, 60] and found[60] == 1 and found[20] < 1
-    assert all(round(accuracy * 5) == pytest.approx(accuracy * 5) for accuracy in found.values())
+    assert list(found) == [15, 30, 45, 60] and found[60] == 1 and found[15] < 1
+    assert all(round(accuracy * 8) == pytest.approx(accuracy * 8) for accuracy in found.values())
     best = min(step for step, accuracy in found.items() if accuracy == 1)
     assert state["best_global_step"] == best
     assert torch.equal(

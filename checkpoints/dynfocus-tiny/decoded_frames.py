@@ -26,11 +26,18 @@ def is_source(video: Any) -> bool:
     return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
 
 
+class Untouched:
+    """Carries a `VideoState` through a chat: from 5.24 on, transformers takes dataclasses in messages apart."""
+
+    def __init__(self, video: Any):
+        self.video = video
+
+
 def is_video(video: Any) -> bool:
     """Whether `video` is exactly one video (and not a list of videos), or a `VideoState`."""
     if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 5:
         return False
-    if hasattr(video, "_hf_encoded") or hasattr(video, "frame_mask"):
+    if hasattr(video, "_hf_encoded") or hasattr(video, "frame_mask") or isinstance(video, Untouched):
         return True
     return is_decoded(video) or is_source(video) or isinstance(video, dict)
 
@@ -51,7 +58,9 @@ def flatten_videos(videos: Any) -> list[Any]:
 def _flatten(videos: Any) -> Iterator[Any]:
     if videos is None:
         return
-    if is_video(videos):
+    if isinstance(videos, Untouched):
+        yield videos.video
+    elif is_video(videos):
         encoded = videos if isinstance(videos, dict) else getattr(videos, "_hf_encoded", None)
         yield videos if encoded is None else _stored_file(encoded)
     elif isinstance(videos, (list, tuple)) or (isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim == 5):
@@ -165,6 +174,7 @@ def _to_bytes(array: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "Untouched",
     "as_rgb_frames",
     "describe_video",
     "flatten_videos",
