@@ -59,7 +59,7 @@ def difference_table(rows: dict[str, Asked]) -> str:
 
 def curves(found: dict[tuple[str, int, int], Asked], frames: int, kind: str | None, title: str) -> Figure:
     """Accuracy against visual tokens, a line a row."""
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for number, name in enumerate(ROWS):
         some = sorted((one for key, one in found.items() if key[:2] == (name, frames)), key=lambda one: one.tokens)
@@ -72,8 +72,31 @@ def curves(found: dict[tuple[str, int, int], Asked], frames: int, kind: str | No
             shares = [100 * share for share in one.shares(kind)]
             axes.plot([one.tokens] * 2, [min(shares), max(shares)], color=style["color"], linewidth=1)
     axes.set(xscale="log", xlabel="visual tokens of a video", ylabel="right answers in %", title=title)
+    # Powers of two, written out: a decade has too few of a logarithmic axis' own ticks.
+    low, high = axes.get_xlim()
+    axes.set_xticks([2**power for power in range(4, 16) if low <= 2**power <= high])
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def kinds_plot(rows: dict[str, Asked], title: str) -> Figure:
+    """Accuracy by kind of question, a bar a row."""
+    kinds = next(iter(rows.values())).kinds
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.85 / len(rows)
+    for place, (name, asked) in enumerate(rows.items()):
+        means = [100 * asked.mean(kind) for kind in kinds]
+        left = [number + (place - (len(rows) - 1) / 2) * width for number in range(len(kinds))]
+        color = f"C{list(ROWS).index(name) % 10}"
+        axes.bar(left, means, width, label=name, color=color, hatch="//" if list(ROWS).index(name) > 9 else None)
+    axes.set_xticks(range(len(kinds)), [kind.replace("_", ", ") for kind in kinds])
+    axes.set(ylabel="right answers in %", ylim=(0, 100), title=title)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -122,6 +145,10 @@ def main() -> None:
         for kind, title in ((None, "all questions"), (DETAIL, "questions on a detail")):
             figure = curves(found, frames, kind, f"{frames} frames: {title}")
             figure.savefig(args.docs / "images" / f"focus_{frames}_{kind or 'all'}.png", dpi=110)
+        if rows := at_main_budget(found, sizes, frames):
+            num_key = sizes.key_frames[frames][0]
+            figure = kinds_plot(rows, f"{frames} frames, {num_key} key frames: right answers by kind of question")
+            figure.savefig(args.docs / "images" / f"focus_{frames}_kinds.png", dpi=110)
 
 
 if __name__ == "__main__":
