@@ -4,8 +4,8 @@ The comparison of ways to choose frames and to spend visual tokens: `python benc
 Trains the vision tower, the model from which all rows start, then each row for each seed, and asks each the test sets.
 Whatever is finished stays in the work folder, so a stopped run goes on, several processes may share the rows
 (`--row NAME --seed N`), and `python benchmarks/focus/table.py --rows runs/focus/rows` draws what is there. With
-`--start benchmarks/focus/shared_start.safetensors` rows start from the weights behind the tables of the docs, and
-nothing that they share is trained.
+`--start benchmarks/focus/shared_start.safetensors` rows start from weights that were kept, and nothing that they share
+is trained.
 """
 
 import argparse

@@ -49,7 +49,7 @@ SIZES = {
     "full": Sizes(
         vision_steps=2400,
         vision_pool=60_000,
-        reading_steps=(2000, 700),
+        reading_steps=(2000, 800),
         alignment_steps=1200,
         training={
             32: VideoSet(seed=22, count=5000, num_frames=32),
@@ -57,8 +57,8 @@ SIZES = {
             512: VideoSet(seed=24, count=200, num_frames=512),
         },
         base=(
-            Part(32, 10, 1100, 16, (1, 2, 4, 4, 8, 8, 16)),
-            Part(128, 10, 400, 6, (4, 8, 16)),
+            Part(32, 10, 1500, 16, (1, 2, 4, 4, 8, 8, 16)),
+            Part(128, 10, 500, 6, (4, 8, 16)),
             Part(512, 8, 150, 2, (8, 16, 32)),
         ),
         rows=(

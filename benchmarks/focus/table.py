@@ -1,8 +1,8 @@
 """
 The tables and plots of the comparison: `python benchmarks/focus/table.py --rows runs/focus/rows --docs docs`.
 
-Prints markdown, from the rows that are there, and puts it into `results.md`. By default from the answers behind the
-tables of the docs.
+Prints markdown, from the rows that are there, and puts it into `results.md`. By default from the answers that are kept
+here, of rows from `shared_start.safetensors`.
 """
 
 import argparse
