@@ -400,7 +400,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
         elif (features := kwargs.get("mm_encoder_outputs")) is not None:
             # `generate` multiplies the features for beams in place: the caller's own must serve again.
             kwargs["mm_encoder_outputs"] = {name: replace(output) for name, output in features.items()}
-        return super().generate(*args, **kwargs)  # type: ignore[misc]  # the mixin wants more of `self` than it needs
+        return super().generate(*args, **kwargs)
 
 
 __all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]
