@@ -167,6 +167,8 @@ def test_answers_are_read_as_they_were_written(focus, tmp_path):
     results.write_row(tmp_path / "uniform-2.json", "uniform", 2, 1.0, answers)
     found = results.read_rows(tmp_path)
     assert found == {("uniform", 32, 4): results.Asked("uniform", 32, 4, 216, {2: records})}
+    read = found["uniform", 32, 4].seeds[2]
+    assert [type(one["right"]) for one in read] == [bool, bool] and type(read[0]["found"]) is bool
     assert [path.name for path in tmp_path.iterdir()] == ["uniform-2.json"]
 
 

@@ -69,6 +69,8 @@ def read_rows(folder: Path) -> dict[tuple[str, int, int], Asked]:
             key = result["row"], one["frames"], one["key_frames"]
             asked = found.setdefault(key, Asked(*key, one["tokens"], {}))
             columns = one["records"]
+            for name in ("right", "found"):
+                columns[name] = [None if value is None else bool(value) for value in columns[name]]
             records = zip(*columns.values(), strict=True)
             asked.seeds[result["seed"]] = [dict(zip(columns, record, strict=True)) for record in records]
     return found
