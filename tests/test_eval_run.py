@@ -31,7 +31,7 @@ END_FILES = ("answers.jsonl", "result.json")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return save_question_aware(tmp_path_factory.mktemp("models") / "tiny")
+    return save_question_aware(tmp_path_factory.mktemp("models") / "tiny", seed=3)
 
 
 @pytest.fixture(scope="module")
