@@ -24,7 +24,7 @@ QUESTIONS = [
 ]
 
 
-def make_pipe(seed=7, **kwargs):
+def make_pipe(seed=3, **kwargs):
     model = tiny_model(seed=seed, **kwargs)
     make_question_aware(model)
     processor = make_tiny_processor(num_prototypes=6, key_ratio=0.5)
@@ -83,8 +83,7 @@ def assert_same(found, expected):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
         for mine, its in zip(one["key_frames"], other["key_frames"], strict=True):
             assert (mine["index"], mine["time"]) == (its["index"], its["time"])
-            # Where the question has a say, these weights are a hundred times as large as in a new model.
-            assert mine["score"] == pytest.approx(its["score"], abs=1e-4)
+            assert mine["score"] == pytest.approx(its["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 20])

@@ -45,15 +45,15 @@ class Asked:
 
 
 def write_row(path: Path, row: str, seed: int, seconds: float, answers: Sequence[dict[str, Any]]) -> None:
-    """One row of one seed; of the `records` of its answers one list a field, which is a third as long."""
+    """One row of one seed; its records as one list a field, with 1 and 0 for true and false: a third as long."""
+
+    def short(value: Any) -> Any:
+        return int(value) if isinstance(value, bool) else value
+
     columns = [
-        {**one, "records": {name: [record[name] for record in one["records"]] for name in one["records"][0]}}
+        {**one, "records": {name: [short(record[name]) for record in one["records"]] for name in one["records"][0]}}
         for one in answers
     ]
-    # As Python's numbers, true and false take much room.
-    for one in columns:
-        one["records"]["right"] = [int(right) for right in one["records"]["right"]]
-        one["records"]["found"] = [None if found is None else int(found) for found in one["records"]["found"]]
     text = json.dumps({"row": row, "seed": seed, "seconds": round(seconds), "answers": columns}, separators=(",", ":"))
     writing = path.with_suffix(f".{os.getpid()}")
     writing.write_text(text, encoding="utf-8")
