@@ -99,11 +99,13 @@ def test_random_key_frames_follow_from_the_seed(focus, tiny):
 
 def test_the_base_trains_the_layout_of_every_row(focus, tiny):
     """Its parts are those of all rows, and in a row's layout it gives the tokens that the row itself gives."""
+    from rounds import ROUNDS
+
     layouts, _, _ = focus
     model = copy.deepcopy(tiny[0])
     layouts.lay_out(model, layouts.BASE)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for name in layouts.MIXTURE:
+    for name in dict.fromkeys(name for one in ROUNDS for name in one.mixture):
         layout = layouts.ROWS[name]
         row = copy.deepcopy(tiny[0])
         layouts.lay_out(row, layout)
@@ -139,6 +141,38 @@ def test_lessons_are_drawn_by_their_shares(focus):
     # But for videos that are too long to be kept in full.
     dense = row_training.at_random({layouts.ROWS["dense"]: 1.0}, lessons, 32)
     assert {dense(np.random.default_rng(seed), 0).part for seed in range(50)} == {short}
+
+
+def test_the_question_of_the_selector_is_asked_alone(focus, tiny, tmp_path):
+    """In the share of steps that says so, and only where the tokens tell how well they fit that question."""
+    layouts, _, row_training = focus
+    from sizes import Part
+
+    from dynfocus.training.tiny.answers import AnswerTraining
+    from dynfocus.training.tiny.data import QuestionBatches, VideoSet, encode_videos
+
+    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    features = encode_videos(model, VideoSet(21, 4, 8), tmp_path / "train8.safetensors", "cpu", print)
+    batches = QuestionBatches(features, processor, 8, turns=4)
+    layouts.lay_out(model, layouts.BASE)
+    chats, write = [], batches.writer.write
+    batches.writer.write = lambda turns, *args: chats.append([len(one) for one in turns]) or write(turns, *args)
+
+    def questions(name, **given):
+        lesson = row_training.Lesson(layouts.ROWS[name], Part(8, 4, 1, 3, (2,)), batches)
+        settings = AnswerTraining(bf16=False, alone=given.get("alone", 1.0))
+        rng, guidance = np.random.default_rng(0), given.get("guidance", 1.0)
+        losses = row_training.step_losses(model, lesson, settings, rng, "cpu", 0, guidance)
+        assert all(loss.isfinite() for loss in losses.values())
+        return chats.pop()
+
+    assert questions("dynfocus") == [1] * 6
+    for several in (
+        questions("dynfocus", alone=0.0),
+        questions("uniform"),
+        questions("dynfocus", guidance=0.0),
+    ):
+        assert len(several) == 3 and max(several) > 1
 
 
 def test_differences_are_paired_over_videos(focus):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, truth_table
 from dynfocus.processing.token_plan import TokenPlan
+from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers, set_learning_rates
 from dynfocus.training.tiny.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, frame_labels, tell_story
 from dynfocus.training.tiny.model import build_config, build_processor
 from dynfocus.training.tiny.naming import NAMES, Naming, named_in
@@ -134,3 +136,35 @@ def test_the_plan_of_the_recipe_is_the_one_in_the_documents(processor):
     plan = processor.token_budget().plan(32)
     assert isinstance(plan, TokenPlan)
     assert plan.num_visual_tokens == 216
+
+
+def test_the_score_embedding_learns_at_its_own_rate(processor):
+    model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
+    telling = {id(one) for one in model.model.cooperative_encoder.score_embedding.parameters()}
+
+    def rates(settings):
+        optimizers = build_optimizers(model, settings)
+        set_learning_rates(optimizers, settings, 4, 100)
+        found = {id(one): group["lr"] for each in optimizers for group in each.param_groups for one in group["params"]}
+        assert found.keys() == {id(one) for one in model.parameters() if one.requires_grad}
+        return found
+
+    common = AnswerTraining(warm_up=10)
+    assert set(rates(common).values()) == {0.5 * common.learning_rate, 0.5 * common.matrix_learning_rate}
+    found = rates(AnswerTraining(warm_up=10, score_rate=10.0))
+    assert {found[one] for one in telling} == {5 * common.learning_rate}
+    assert {rate for one, rate in found.items() if one not in telling} == set(rates(common).values())
+
+
+def test_chats_are_padded_to_few_lengths(processor, episodes, monkeypatch):
+    batches = batches_of(processor, episodes, monkeypatch, turns=3)
+    for seed in range(5):
+        rows, turns = batches.draw(np.random.default_rng(seed), 2)
+        inputs = batches.collate(rows, turns, "cpu")
+        assert inputs["input_ids"].shape == inputs["labels"].shape == inputs["attention_mask"].shape
+        assert inputs["input_ids"].shape[1] % 32 == 0
+        read = inputs["attention_mask"].sum(1)
+        assert all(
+            inputs["input_ids"].shape[1] - 32 < read.max() and (mask[:n] == 1).all()
+            for mask, n in zip(inputs["attention_mask"], read, strict=True)
+        )

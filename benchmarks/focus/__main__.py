@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from evaluation import answer_set
-from layouts import BASE, MIXTURE, ROWS, Layout, lay_out
+from layouts import BASE, ROWS, Layout, lay_out
 from results import write_row
+from rounds import ROUNDS
 from row_training import at_random, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
@@ -32,7 +33,7 @@ from dynfocus.training.tiny.answers import AnswerTraining
 from dynfocus.training.tiny.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
 from dynfocus.training.tiny.model import build_model, build_processor
 from dynfocus.training.tiny.naming import Naming
-from dynfocus.training.tiny.reading import DETAIL_WEIGHTS, learn_to_read
+from dynfocus.training.tiny.reading import learn_to_read
 from dynfocus.training.tiny.tokenizer import build_tokenizer
 from dynfocus.training.tiny.vision import tower_config, train_vision
 
@@ -120,9 +121,12 @@ class Comparison:
         return QuestionBatches(self.training[length], self.processor, length, kinds, turns, later)
 
     def lessons(
-        self, parts: Sequence[Part], later: dict[str, float] = LATER_WEIGHTS
+        self,
+        parts: Sequence[Part],
+        later: dict[str, float] = LATER_WEIGHTS,
+        kinds: dict[str, float] = KIND_WEIGHTS,
     ) -> list[tuple[Part, QuestionBatches]]:
-        return [(part, self.batches(part.num_frames, part.turns, later)) for part in parts]
+        return [(part, self.batches(part.num_frames, part.turns, later, kinds)) for part in parts]
 
     def compiled(self, model: Any) -> None:
         if not self.args.no_compile:
@@ -163,7 +167,7 @@ class Comparison:
         align(
             model,
             naming,
-            self.batches(self.sizes.base[0].num_frames, 1, kinds=SELECTION_WEIGHTS),
+            self.batches(self.sizes.base[0][0].num_frames, 1, kinds=SELECTION_WEIGHTS),
             self.work,
             steps=self.sizes.alignment_steps,
             batch_size=32,
@@ -179,10 +183,11 @@ class Comparison:
             return load_file(self.base_path, device=self.device)
         model = self.aligned()
         lay_out(model, BASE)
-        settings = AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100)
-        layouts = {ROWS[name]: share for name, share in MIXTURE.items()}
-        draw = at_random(layouts, self.lessons(self.sizes.base, DETAIL_WEIGHTS), self.sizes.base[0].num_frames)
-        self._train(model, draw, self.sizes.base, settings, self.work / "base.partial", seed=2, guidance=GUIDANCE)
+        for seed, (one, parts) in enumerate(zip(ROUNDS, self.sizes.base, strict=True), start=2):
+            layouts = {ROWS[name]: share for name, share in one.mixture.items()}
+            draw = at_random(layouts, self.lessons(parts, one.later, one.kinds), parts[0].num_frames)
+            partial = self.work / f"{one.name}.partial"
+            self._train(model, draw, parts, one.settings, partial, seed=seed, guidance=GUIDANCE)
         save_file(weights_of(model), self.base_path)
         return load_file(self.base_path, device=self.device)
 
@@ -229,7 +234,7 @@ class Comparison:
         self.compiled(model)
         draw = at_random({layout: 1.0}, self.lessons(self.sizes.rows), self.sizes.longest_dense)
         settings = AnswerTraining(
-            learning_rate=6e-4, matrix_learning_rate=2e-3, warm_up=30, log_every=50, save_every=50
+            learning_rate=6e-4, matrix_learning_rate=2e-3, score_rate=10.0, warm_up=30, log_every=50, save_every=50
         )
         partial = folder / f"{layout.name}-{seed}.partial"
         seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed)

@@ -164,19 +164,6 @@ class PartialEncoder(CooperativeEncoder):
 #: What the model from which all rows start keeps: the parts of all rows, so that both selectors learn.
 BASE = Layout("base", "has the layouts of all rows by turns", "oracle")
 
-#: The share of its steps in which it has the layout of each row, so that none is new to it.
-MIXTURE = {
-    "dynfocus": 0.2,
-    "blind": 0.05,
-    "uniform": 0.15,
-    "random": 0.1,
-    "oracle": 0.2,
-    "rods_only": 0.1,
-    "dense": 0.1,
-    "cones_only": 0.05,
-    "pooled": 0.05,
-}
-
 
 def lay_out(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
     """Give `model` a layout, in place; parts that it does not use are taken out. The base keeps the parts of all."""
@@ -231,7 +218,6 @@ def frame_of_token(layout: Layout, key_frames: Sequence[torch.Tensor], num_frame
 
 __all__ = [
     "BASE",
-    "MIXTURE",
     "ROWS",
     "Layout",
     "frame_of_token",

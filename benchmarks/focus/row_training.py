@@ -121,7 +121,9 @@ def step_losses(
     """
     The losses of one batch by their names.
 
-    guidance: weight of the loss on where to look. Where it counts, chats also ask whatever the key frames answer.
+    guidance: weight of the loss on where to look. Where it counts, chats also ask whatever the key frames answer, but
+        for a share of those whose tokens tell how well they fit the first question: they ask nothing else, and twice
+        as many videos are asked.
     """
     layout, part, batches = lesson.layout, lesson.part, lesson.batches
     take_layout(model, layout)
@@ -129,7 +131,11 @@ def step_losses(
     num_key = int(rng.choice(part.key_frames))
     noise_seed = int(rng.integers(2**31))
     plan = layout.plan(part.num_frames, num_key)
-    rows, turns = batches.draw(rng, part.batch_size, later_cones=guidance > 0)
+    size = part.batch_size
+    alone = guidance > 0 and layout.selector == "aware" and rng.random() < settings.alone
+    rows, turns = batches.draw(rng, 2 * size if alone else size, later_cones=guidance > 0)
+    if alone:
+        turns = [chat[:1] for chat in turns]
     asked = batches.asked(turns, plan.num_frames).to(device)
     estimator.told = told_scores(layout, asked, plan.num_key_frames, noise_seed)
     choose_attention(model)

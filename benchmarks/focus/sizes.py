@@ -23,8 +23,8 @@ class Sizes:
         vision_steps, vision_pool, reading_steps, alignment_steps (`int`): of what all rows share; frames drawn for the
             tower.
         training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
-        base, rows (`tuple`): the parts of the shared training, in the layouts of all rows, and of each row's; each
-            step draws one of them.
+        base (`tuple`): the parts of each of `ROUNDS`, of which each step draws one.
+        rows (`tuple`): the same of each row's own training.
         longest_position (`int`): up to this position of the language model tokens are put apart in training.
         test (`dict`): test videos by their frames.
         key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
@@ -37,7 +37,7 @@ class Sizes:
     reading_steps: tuple[int, int]
     alignment_steps: int
     training: dict[int, VideoSet]
-    base: tuple[Part, ...]
+    base: tuple[tuple[Part, ...], ...]
     rows: tuple[Part, ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
@@ -49,7 +49,7 @@ SIZES = {
     "full": Sizes(
         vision_steps=2400,
         vision_pool=60_000,
-        reading_steps=(2000, 800),
+        reading_steps=(2000, 700),
         alignment_steps=1200,
         training={
             32: VideoSet(seed=22, count=5000, num_frames=32),
@@ -57,14 +57,21 @@ SIZES = {
             512: VideoSet(seed=24, count=200, num_frames=512),
         },
         base=(
-            Part(32, 10, 1500, 16, (1, 2, 4, 4, 8, 8, 16)),
-            Part(128, 10, 500, 6, (4, 8, 16)),
-            Part(512, 8, 150, 2, (8, 16, 32)),
+            (
+                Part(32, 10, 1100, 16, (1, 2, 4, 4, 8, 8, 16)),
+                Part(128, 10, 400, 6, (4, 8, 16)),
+                Part(512, 8, 150, 2, (8, 16, 32)),
+            ),
+            (
+                Part(32, 10, 800, 16, (1, 2, 4, 4, 8, 8, 16)),
+                Part(128, 10, 300, 6, (4, 8, 8, 16)),
+                Part(512, 8, 100, 2, (8, 8, 16, 32)),
+            ),
         ),
         rows=(
-            Part(32, 4, 150, 16, (1, 2, 4, 8)),
-            Part(128, 4, 50, 8, (4, 8, 16)),
-            Part(512, 4, 25, 3, (8, 16, 32)),
+            Part(32, 1, 150, 24, (1, 2, 4, 8)),
+            Part(128, 1, 50, 10, (4, 8, 16)),
+            Part(512, 1, 25, 4, (8, 16, 32)),
         ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
@@ -79,7 +86,7 @@ SIZES = {
             8: VideoSet(seed=21, count=4, num_frames=8),
             16: VideoSet(seed=22, count=4, num_frames=16),
         },
-        base=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))),
+        base=((Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2, 4))), (Part(8, 2, 1, 2, (1, 2)),)),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},

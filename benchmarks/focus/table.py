@@ -27,14 +27,15 @@ def at_main_budget(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frame
 
 
 def main_table(rows: dict[str, Asked]) -> str:
-    dense = rows["dense"].tokens if "dense" in rows else None
     lines = []
     for name, asked in rows.items():
-        share = f"{100 * asked.tokens / dense:.1f} %" if dense else "–"
+        dense = ROWS["dense"].plan(asked.frames, asked.key_frames).num_visual_tokens
         cells = [percent(asked.shares()), percent(asked.shares(DETAIL)), percent(asked.shares(DETAIL, "found"))]
-        lines.append([f"`{name}`", ROWS[name].says, str(asked.tokens), share, *cells])
-    head = ["row", "", "visual tokens", "of dense", "all questions", "detail", "asked event among key frames (detail)"]
-    return markdown_table(head, lines)
+        share = f"{100 * asked.tokens / dense:.1f} %"
+        seeds = ", ".join(map(str, sorted(asked.seeds)))
+        lines.append([f"`{name}`", ROWS[name].says, seeds, str(asked.tokens), share, *cells])
+    head = ["row", "", "seeds", "visual tokens", "of dense", "all questions", "detail"]
+    return markdown_table([*head, "asked event among key frames (detail)"], lines)
 
 
 def kind_table(rows: dict[str, Asked]) -> str:
@@ -105,10 +106,7 @@ def tables(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) 
     rows = at_main_budget(found, sizes, frames)
     if not rows:
         return ""
-    numbers = sorted({seed for asked in rows.values() for seed in asked.seeds})
-    seeds = f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-    num_key = sizes.key_frames[frames][0]
-    title = f"**{frames} frames, {num_key} key frames; {sizes.test[frames]} videos, {seeds}**"
+    title = f"**{frames} frames, {sizes.key_frames[frames][0]} key frames; {sizes.test[frames]} videos**"
     parts = [title, main_table(rows), kind_table(rows)]
     if "dynfocus" in rows and len(rows) > 1:
         parts.append(difference_table(rows))

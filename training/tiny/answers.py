@@ -18,12 +18,16 @@ class AnswerTraining:
     Args:
         learning_rate, weight_decay: of AdamW, after a warm-up of `warm_up` steps, with cosine decay.
         matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
+        score_rate: by how much faster the score embedding learns; it starts at zero, and is soon as long as a token.
+        alone: share of the steps of a question-aware selector in which a chat has the selector's question alone.
         sigma: selection noise at the start; it falls linearly to 0.
         log_every, save_every: steps.
     """
 
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 4e-3
+    score_rate: float = 1.0
+    alone: float = 0.0
     weight_decay: float = 0.05
     warm_up: int = 300
     sigma: float = 0.05
@@ -37,9 +41,13 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
     layers = model.model.language_model.layers
     matrices = [parameter for parameter in layers.parameters() if parameter.dim() == 2]
     taken = {id(parameter) for parameter in matrices}
+    tell = model.model.cooperative_encoder.score_embedding
+    telling = list(tell.parameters()) if tell is not None and settings.score_rate != 1 else []
+    taken |= {id(parameter) for parameter in telling}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    groups = [{"params": others}, *[{"params": telling, "rate": settings.score_rate}] * bool(telling)]
     return [
-        torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
+        torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
         torch.optim.Muon(
             matrices,
             lr=settings.matrix_learning_rate,
@@ -56,7 +64,7 @@ def set_learning_rates(
     share = learning_rate_at(step, total, 1.0, settings.warm_up)
     for optimizer, peak in zip(optimizers, (settings.learning_rate, settings.matrix_learning_rate), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = share * peak
+            group["lr"] = share * peak * group.get("rate", 1.0)
 
 
 def exact_answers(logits: torch.Tensor, labels: torch.Tensor) -> list[bool]:

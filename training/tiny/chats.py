@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.processing import DynFocusProcessor
 
+#: Chats are padded to a multiple of so many tokens: buffers and kernels are kept for every new shape.
+MULTIPLE = 32
 #: Kinds whose answer does not rest on the frames of a few events.
 SEEN_NOWHERE = ("count", "story")
 
@@ -82,15 +84,16 @@ class ChatWriter:
             ids.append(tokens)
             labels.append(target)
             turn_of_token.append(turn)
-        input_ids = padded(ids, self.tokenizer.pad_token_id)
+        input_ids = padded(ids, self.tokenizer.pad_token_id, MULTIPLE)
         lengths = torch.tensor([len(one) for one in ids])[:, None]
         mask = (torch.arange(input_ids.shape[1]) < lengths).long()
-        return Chats(input_ids, mask, padded(labels, -100), padded(turn_of_token, -1), looked_at)
+        return Chats(input_ids, mask, padded(labels, -100, MULTIPLE), padded(turn_of_token, -1, MULTIPLE), looked_at)
 
 
-def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """The rows as a tensor, filled up on the right."""
-    filled = torch.full((len(rows), max(map(len, rows))), value)
+def padded(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
+    """The rows as a tensor, filled up on the right to a multiple of so many columns."""
+    longest = max(map(len, rows))
+    filled = torch.full((len(rows), -(-longest // multiple) * multiple), value)
     for row, tokens in zip(filled, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     return filled

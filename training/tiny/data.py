@@ -226,7 +226,7 @@ class QuestionBatches:
     ) -> dict:
         """What the model needs of the videos and of the first question of each chat."""
         pad = self.tokenizer.pad_token_id
-        question_input_ids = padded([self.writer.ids(questions[0].question) for questions in turns], pad)
+        question_input_ids = padded([self.writer.ids(questions[0].question) for questions in turns], pad, 8)
         inputs = {
             "question_input_ids": question_input_ids,
             "question_attention_mask": (question_input_ids != pad).long(),

@@ -79,14 +79,14 @@ READERS = (
     Reader(0.15, 8, (2, 2), (1, 2, 4), 48, 8),
     Reader(0.10, 12, (2, 4), (2, 4, 6), 40, 10),
     Reader(0.15, 20, (3, 6), (2, 4, 8), 32, 14),
-    Reader(0.45, 32, None, (2, 4, 8, 16), 32, 16, longest_position=5400),
+    Reader(0.45, 32, None, (2, 4, 8, 16), 20, 16, longest_position=5400),
 )
 
 
 #: Afterwards, with the learning rate warmed up again: what comes before and after what takes longest, and more of it.
 LONG_READERS = (
-    Reader(0.6, 32, None, (2, 4, 8, 16), 32, 16, longest_position=5400),
-    Reader(0.4, 128, None, (4, 8, 16), 16, 16, longest_position=5400),
+    Reader(0.6, 32, None, (2, 4, 8, 16), 20, 16, longest_position=5400),
+    Reader(0.4, 128, None, (4, 8, 16), 10, 16, longest_position=5400),
 )
 
 

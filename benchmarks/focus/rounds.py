@@ -1,0 +1,70 @@
+"""The two rounds in which the model is trained from which all rows start: in the layouts of all rows by turns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dynfocus.training.tiny.answers import AnswerTraining
+from dynfocus.training.tiny.data import KIND_WEIGHTS
+from dynfocus.training.tiny.reading import DETAIL_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Round:
+    """
+    Args:
+        name (`str`): of the file that keeps what is unfinished.
+        mixture (`dict`): the share of the steps in the layout of each row, so that none is new to the rows.
+        kinds, later (`dict`): how often each kind is asked, in the first turn and in the later ones.
+        settings (`AnswerTraining`): of the training.
+    """
+
+    name: str
+    mixture: Mapping[str, float]
+    kinds: dict[str, float]
+    later: dict[str, float]
+    settings: AnswerTraining
+
+
+MIXTURE = {
+    "dynfocus": 0.2,
+    "blind": 0.05,
+    "uniform": 0.15,
+    "random": 0.1,
+    "oracle": 0.2,
+    "rods_only": 0.1,
+    "dense": 0.1,
+    "cones_only": 0.05,
+    "pooled": 0.05,
+}
+
+#: Afterwards what takes longest is asked most; the selector's question is asked alone in half of the steps of those
+#: layouts whose tokens tell how well they fit it. Among the other questions of a chat, that misleads.
+ROUNDS = (
+    Round(
+        "base",
+        MIXTURE,
+        KIND_WEIGHTS,
+        DETAIL_WEIGHTS,
+        AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100),
+    ),
+    Round(
+        "base-again",
+        {**MIXTURE, "dynfocus": 0.3, "random": 0.05, "oracle": 0.15},
+        {**KIND_WEIGHTS, "color": 2.0, "shape": 2.0, "order": 2.5, "motion": 1.0, "locating": 2.5},
+        {
+            **DETAIL_WEIGHTS,
+            "color": 1.5,
+            "shape": 1.5,
+            "number": 2.0,
+            "order": 3.0,
+            "motion": 1.0,
+            "count": 2.0,
+            "locating": 3.0,
+        },
+        AnswerTraining(
+            learning_rate=1e-3, matrix_learning_rate=3e-3, score_rate=10.0, alone=0.5, warm_up=50, save_every=100
+        ),
+    ),
+)
+
+__all__ = ["ROUNDS", "Round"]
