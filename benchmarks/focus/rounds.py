@@ -1,4 +1,4 @@
-"""The two rounds in which the model is trained from which all rows start: in the layouts of all rows by turns."""
+"""The rounds in which the model is trained from which all rows start: in the layouts of all rows by turns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +37,26 @@ MIXTURE = {
     "pooled": 0.05,
 }
 
-#: Afterwards what takes longest is asked most; the selector's question is asked alone in half of the steps of those
-#: layouts whose tokens tell how well they fit it. Among the other questions of a chat, that misleads.
+#: Afterwards the layouts have these shares: with more of what the selector found, and less of what is told.
+MIXTURE_AFTERWARDS = {**MIXTURE, "dynfocus": 0.3, "random": 0.05, "oracle": 0.15}
+#: What takes longest is asked most.
+KINDS_AFTERWARDS = {**KIND_WEIGHTS, "color": 2.0, "shape": 2.0, "order": 2.5, "motion": 1.0, "locating": 2.5}
+LATER_AFTERWARDS = {
+    **DETAIL_WEIGHTS,
+    "color": 1.5,
+    "shape": 1.5,
+    "number": 2.0,
+    "order": 3.0,
+    "motion": 1.0,
+    "count": 2.0,
+    "locating": 3.0,
+}
+#: The selector's question is asked alone in half of the steps of the layouts whose tokens tell how well they fit it:
+#: among the other questions of a chat, that misleads.
+SETTINGS_AFTERWARDS = AnswerTraining(
+    learning_rate=1e-3, matrix_learning_rate=3e-3, score_rate=10.0, alone=0.5, warm_up=50, save_every=100
+)
+
 ROUNDS = (
     Round(
         "base",
@@ -47,23 +65,9 @@ ROUNDS = (
         DETAIL_WEIGHTS,
         AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100),
     ),
-    Round(
-        "base-again",
-        {**MIXTURE, "dynfocus": 0.3, "random": 0.05, "oracle": 0.15},
-        {**KIND_WEIGHTS, "color": 2.0, "shape": 2.0, "order": 2.5, "motion": 1.0, "locating": 2.5},
-        {
-            **DETAIL_WEIGHTS,
-            "color": 1.5,
-            "shape": 1.5,
-            "number": 2.0,
-            "order": 3.0,
-            "motion": 1.0,
-            "count": 2.0,
-            "locating": 3.0,
-        },
-        AnswerTraining(
-            learning_rate=1e-3, matrix_learning_rate=3e-3, score_rate=10.0, alone=0.5, warm_up=50, save_every=100
-        ),
+    *(
+        Round(name, MIXTURE_AFTERWARDS, KINDS_AFTERWARDS, LATER_AFTERWARDS, SETTINGS_AFTERWARDS)
+        for name in ("base-again", "base-once-more")
     ),
 )
 
