@@ -39,7 +39,7 @@ from dynfocus.training.tiny.vision import tower_config, train_vision
 
 #: Of this seed, and these rows, all numbers of key frames are asked.
 FIRST_SEED = 1
-SWEPT = ("dynfocus", "blind", "uniform", "oracle")
+SWEPT = ("dynfocus", "uniform")
 #: Weight of the loss on where to look, in the shared start alone.
 GUIDANCE = 0.5
 
