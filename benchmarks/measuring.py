@@ -169,7 +169,8 @@ class HostMemory:
         self._done.set()
         if self.interval is not None:
             self._sampler.join()
-        self.peak = _status("VmHWM")
+        # The kernel brings its mark up to date now and then: what was seen may be a little above it.
+        self.peak = max(_status("VmHWM"), *(size for _, size in self.line), 0)
 
     def _sample(self) -> None:
         start = time.perf_counter()
