@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -45,7 +46,9 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
     telling = list(tell.parameters()) if tell is not None and settings.score_rate != 1 else []
     taken |= {id(parameter) for parameter in telling}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    groups = [{"params": others}, *[{"params": telling, "rate": settings.score_rate}] * bool(telling)]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if telling:
+        groups.append({"params": telling, "rate": settings.score_rate})
     return [
         torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
         torch.optim.Muon(
