@@ -170,7 +170,7 @@ class HostMemory:
         if self.interval is not None:
             self._sampler.join()
         # The kernel brings its mark up to date now and then: what was seen may be a little above it.
-        self.peak = max(_status("VmHWM"), *(size for _, size in self.line), 0)
+        self.peak = max([_status("VmHWM"), *(size for _, size in self.line)])
 
     def _sample(self) -> None:
         start = time.perf_counter()

@@ -46,6 +46,11 @@ class Layout:
     def learns(self) -> bool:
         return self.selector in ("aware", "blind")
 
+    @property
+    def tells_score(self) -> bool:
+        """Whether its tokens tell the language model how well they fit the question."""
+        return self.selector == "aware"
+
     def plan(self, num_frames: int, num_key: int, prototypes: int = 64) -> TokenPlan:
         """The plan of a video; told choices are among all frames."""
         num_events = min(num_frames, 80 if self.released else prototypes) if self.learns else num_frames
@@ -145,7 +150,7 @@ class PartialEncoder(CooperativeEncoder):
     def _scores_of_this_layout(self) -> Iterator[None]:
         """Scores are told to the language model where the question-aware selector made them."""
         tell = self.score_embedding
-        if self.layout.selector != "aware":
+        if not self.layout.tells_score:
             self.score_embedding = None
         try:
             yield

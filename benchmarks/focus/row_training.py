@@ -132,7 +132,7 @@ def step_losses(
     noise_seed = int(rng.integers(2**31))
     plan = layout.plan(part.num_frames, num_key)
     size = part.batch_size
-    alone = guidance > 0 and layout.selector == "aware" and rng.random() < settings.alone
+    alone = guidance > 0 and layout.tells_score and rng.random() < settings.alone
     rows, turns = batches.draw(rng, 2 * size if alone else size, later_cones=guidance > 0)
     if alone:
         turns = [chat[:1] for chat in turns]

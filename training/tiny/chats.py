@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.processing import DynFocusProcessor
 
-#: Chats are padded to a multiple of so many tokens: buffers and kernels are kept for every new shape.
-MULTIPLE = 32
+#: Chats, and the questions that the selector reads, are padded to a multiple of so many tokens: buffers and kernels
+#: are kept for every new shape.
+MULTIPLE, QUESTION_MULTIPLE = 32, 8
 #: Kinds whose answer does not rest on the frames of a few events.
 SEEN_NOWHERE = ("count", "story")
 
@@ -99,4 +100,4 @@ def padded(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torc
     return filled
 
 
-__all__ = ["ChatWriter", "Chats", "padded"]
+__all__ = ["QUESTION_MULTIPLE", "ChatWriter", "Chats", "padded"]

@@ -18,7 +18,7 @@ from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.video_state import VideoState
 
-from .chats import ChatWriter, padded
+from .chats import QUESTION_MULTIPLE, ChatWriter, padded
 from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
 
 
@@ -226,7 +226,8 @@ class QuestionBatches:
     ) -> dict:
         """What the model needs of the videos and of the first question of each chat."""
         pad = self.tokenizer.pad_token_id
-        question_input_ids = padded([self.writer.ids(questions[0].question) for questions in turns], pad, 8)
+        asked = [self.writer.ids(questions[0].question) for questions in turns]
+        question_input_ids = padded(asked, pad, QUESTION_MULTIPLE)
         inputs = {
             "question_input_ids": question_input_ids,
             "question_attention_mask": (question_input_ids != pad).long(),
