@@ -94,6 +94,26 @@ def test_processes_with_and_without_videos_learn_together(start, tmp_path):
     assert [entry["eval_unanswered"] for entry in state["log_history"] if "eval_accuracy" in entry] == [4]
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have no names here")
+def test_no_thread_of_the_group_outlives_a_run(rows, tmp_path):
+    """One that does may abort the process at its exit."""
+    start = save_start(tmp_path / "start")
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from dynfocus.training.train import main\n"
+        "code = main()\n"
+        "names = [one.read_text().strip() for one in Path('/proc/self/task').glob('*/comm')]\n"
+        "print('threads:', *sorted(names), flush=True)\n"
+        "sys.exit(code)\n"
+    )
+    settings = recipe_settings(start, rows, tmp_path / "run", max_steps=1, per_device_train_batch_size=1)
+    said = torchrun(str(script), str(write_recipe(tmp_path / "recipe.yaml", settings)))
+    threads = [line for line in said.splitlines() if line.startswith("threads:")]
+    assert len(threads) == 2 and "gloo" not in "".join(threads), threads
+
+
 def test_noise_differs_between_processes_and_is_the_same_again():
     events = torch.tensor([5, 3])
     first, again, other = (SeededSelectionNoise(7, rank, 2) for rank in (0, 0, 1))

@@ -5,6 +5,7 @@ Fine-tuning from a recipe: `dynfocus train RECIPE`, or with many processes
     accelerate launch --config_file CONFIG -m dynfocus.training.train RECIPE [KEY=VALUE ...]
 """
 
+import gc
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import AutoModelForImageTextToText, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -246,6 +248,16 @@ def _check_login(repo_id: str) -> None:
         ) from error
 
 
+def _part() -> None:
+    """
+    Part from the other processes: one whose threads still hold gradients when the interpreter ends may abort
+    (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    # The trainer's model, which holds the group, too, stands in cycles.
+    gc.collect()
+    PartialState().destroy_process_group()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of one of many processes; see the module's docstring."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -253,10 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if words else 2
     try:
-        return 0 if train(load_recipe(words[0], words[1:])) is not None else 130
+        finished = train(load_recipe(words[0], words[1:])) is not None
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    _part()
+    return 0 if finished else 130
 
 
 if __name__ == "__main__":
