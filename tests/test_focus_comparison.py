@@ -158,19 +158,19 @@ def test_the_question_of_the_selector_is_asked_alone(focus, tiny, tmp_path):
     chats, write = [], batches.writer.write
     batches.writer.write = lambda turns, *args: chats.append([len(one) for one in turns]) or write(turns, *args)
 
-    def questions(name, **given):
+    def questions(name, guidance):
         lesson = row_training.Lesson(layouts.ROWS[name], Part(8, 4, 1, 3, (2,)), batches)
-        settings = AnswerTraining(bf16=False, alone=given.get("alone", 1.0))
-        rng, guidance = np.random.default_rng(0), given.get("guidance", 1.0)
+        rng, settings = np.random.default_rng(0), AnswerTraining(bf16=False)
         losses = row_training.step_losses(model, lesson, settings, rng, "cpu", 0, guidance)
         assert all(loss.isfinite() for loss in losses.values())
         return chats.pop()
 
-    assert questions("dynfocus") == [1] * 6
+    always = row_training.Guidance(alone=1.0)
+    assert questions("dynfocus", always) == [1] * 6
     for several in (
-        questions("dynfocus", alone=0.0),
-        questions("uniform"),
-        questions("dynfocus", guidance=0.0),
+        questions("dynfocus", row_training.Guidance(alone=0.0)),
+        questions("uniform", always),
+        questions("dynfocus", None),
     ):
         assert len(several) == 3 and max(several) > 1
 
@@ -265,7 +265,7 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
         questions = {(one["frames"], len(one["records"]["kind"])) for one in row["answers"]}
         assert len(questions) == (1 if row["row"] == "dense" else 2)
         assert all(set(one["records"]["right"]) <= {0, 1} for one in row["answers"])
-    run(*start, "--row", "dynfocus", "--checkpoint", tmp_path / "tiny")
+    run(*start, "--checkpoint", tmp_path / "tiny")
     assert {"model.safetensors", "config.json", "processor_config.json"} <= {
         path.name for path in (tmp_path / "tiny").iterdir()
     }

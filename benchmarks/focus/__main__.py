@@ -19,8 +19,8 @@ import torch
 from evaluation import answer_set
 from layouts import BASE, ROWS, Layout, lay_out
 from results import write_row
-from rounds import ROUNDS
-from row_training import at_random, train
+from rounds import CHECKPOINT, ROUNDS, Round
+from row_training import Guidance, at_random, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
 from sizes import SIZES, Part
@@ -40,8 +40,6 @@ from dynfocus.training.tiny.vision import tower_config, train_vision
 #: Of this seed, and these rows, all numbers of key frames are asked.
 FIRST_SEED = 1
 SWEPT = ("dynfocus", "uniform")
-#: Weight of the loss on where to look, in the shared start alone.
-GUIDANCE = 0.5
 
 
 def log(message: str) -> None:
@@ -56,7 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--start", type=Path, help="weights from which all rows start (default: trained in WORK)")
     parser.add_argument("--base-only", action="store_true", help="stop before the rows")
-    parser.add_argument("--checkpoint", type=Path, help="save `dynfocus` of the first seed here, as a model for users")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="no rows: train the model for users from the shared start, and save it here"
+    )
     parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tries that all of it runs")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
@@ -141,7 +141,7 @@ class Comparison:
         partial: Path,
         *,
         seed: int,
-        guidance: float = 0.0,
+        guidance: Guidance | None = None,
     ) -> float:
         """`train` for as many steps as the parts have."""
         return train(
@@ -184,12 +184,15 @@ class Comparison:
         model = self.aligned()
         lay_out(model, BASE)
         for seed, (one, parts) in enumerate(zip(ROUNDS, self.sizes.base, strict=True), start=2):
-            layouts = {ROWS[name]: share for name, share in one.mixture.items()}
-            draw = at_random(layouts, self.lessons(parts, one.later, one.kinds), parts[0].num_frames)
-            partial = self.work / f"{one.name}.partial"
-            self._train(model, draw, parts, one.settings, partial, seed=seed, guidance=GUIDANCE)
+            self._round(model, one, parts, seed)
         save_file(weights_of(model), self.base_path)
         return load_file(self.base_path, device=self.device)
+
+    def _round(self, model: Any, one: Round, parts: Sequence[Part], seed: int) -> None:
+        layouts = {ROWS[name]: share for name, share in one.mixture.items()}
+        draw = at_random(layouts, self.lessons(parts, one.later, one.kinds), parts[0].num_frames)
+        partial = self.work / f"{one.name}.partial"
+        self._train(model, draw, parts, one.settings, partial, seed=seed, guidance=one.guidance)
 
     def start(self, layout: Layout, base: dict[str, torch.Tensor]) -> Any:
         """A model with the base's weights in a row's layout."""
@@ -215,11 +218,11 @@ class Comparison:
         if wrong := [one for one in missing if not any(part in one for part in allowed)]:
             raise ValueError(f"{path} lacks {wrong[0]}: remove it, to train it anew.")
 
-    def save_checkpoint(self, seed: int, out: Path) -> None:
-        """The question-aware row of a seed as `from_pretrained` wants it."""
-        path = self._path(f"rows/dynfocus-{seed}")
-        model = self.new_model()
-        self._take(model, load_file(path, device=self.device), path, ("lm_head",))
+    def make_checkpoint(self, base: dict[str, torch.Tensor], out: Path) -> None:
+        """The question-aware model, trained for longer than a row, as `from_pretrained` wants it."""
+        model = self.start(ROWS["dynfocus"], base)
+        self.compiled(model)
+        self._round(model, CHECKPOINT, self.sizes.checkpoint, seed=1)
         save_for_hub(model, self.processor, out)
         log(f"saved {out}")
 
@@ -264,12 +267,12 @@ def main() -> None:
     base = comparison.base()
     if args.base_only:
         return
-    seeds = args.seed or (FIRST_SEED, 2, 3)
-    for seed in seeds:
+    if args.checkpoint:
+        comparison.make_checkpoint(base, args.checkpoint)
+        return
+    for seed in args.seed or (FIRST_SEED, 2, 3):
         for name in args.row or ROWS:
             comparison.run_row(ROWS[name], seed, base)
-    if args.checkpoint:
-        comparison.save_checkpoint(seeds[0], args.checkpoint)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""The rounds in which the model is trained from which all rows start: in the layouts of all rows by turns."""
+"""
+The rounds in which the model is trained from which all rows start, in the layouts of all rows by turns, and the one
+that makes the checkpoint of it.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from row_training import Guidance
 
 from dynfocus.training.tiny.answers import AnswerTraining
 from dynfocus.training.tiny.data import KIND_WEIGHTS
@@ -15,7 +20,7 @@ class Round:
         name (`str`): of the file that keeps what is unfinished.
         mixture (`dict`): the share of the steps in the layout of each row, so that none is new to the rows.
         kinds, later (`dict`): how often each kind is asked, in the first turn and in the later ones.
-        settings (`AnswerTraining`): of the training.
+        settings (`AnswerTraining`), guidance (`Guidance`): of the training.
     """
 
     name: str
@@ -23,6 +28,7 @@ class Round:
     kinds: dict[str, float]
     later: dict[str, float]
     settings: AnswerTraining
+    guidance: Guidance = Guidance()
 
 
 MIXTURE = {
@@ -51,11 +57,12 @@ LATER_AFTERWARDS = {
     "count": 2.0,
     "locating": 3.0,
 }
+SETTINGS_AFTERWARDS = AnswerTraining(
+    learning_rate=1e-3, matrix_learning_rate=3e-3, score_rate=10.0, warm_up=50, save_every=100
+)
 #: The selector's question is asked alone in half of the steps of the layouts whose tokens tell how well they fit it:
 #: among the other questions of a chat, that misleads.
-SETTINGS_AFTERWARDS = AnswerTraining(
-    learning_rate=1e-3, matrix_learning_rate=3e-3, score_rate=10.0, alone=0.5, warm_up=50, save_every=100
-)
+GUIDANCE_AFTERWARDS = Guidance(alone=0.5)
 
 ROUNDS = (
     Round(
@@ -66,9 +73,19 @@ ROUNDS = (
         AnswerTraining(learning_rate=1.2e-3, warm_up=50, save_every=100),
     ),
     *(
-        Round(name, MIXTURE_AFTERWARDS, KINDS_AFTERWARDS, LATER_AFTERWARDS, SETTINGS_AFTERWARDS)
+        Round(name, MIXTURE_AFTERWARDS, KINDS_AFTERWARDS, LATER_AFTERWARDS, SETTINGS_AFTERWARDS, GUIDANCE_AFTERWARDS)
         for name in ("base-again", "base-once-more")
     ),
 )
 
-__all__ = ["ROUNDS", "Round"]
+#: From the shared start to the checkpoint for users: in its layout alone, with more of what long videos make hard.
+CHECKPOINT = Round(
+    "checkpoint",
+    {"dynfocus": 1.0},
+    {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5},
+    LATER_AFTERWARDS,
+    replace(SETTINGS_AFTERWARDS, learning_rate=6e-4, matrix_learning_rate=1.5e-3, warm_up=30, save_every=50),
+    GUIDANCE_AFTERWARDS,
+)
+
+__all__ = ["CHECKPOINT", "ROUNDS", "Round"]

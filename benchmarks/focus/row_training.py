@@ -25,6 +25,22 @@ MOST_GUIDED_TOKENS = 1600
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """
+    What the shared start and the checkpoint are taught besides, and rows are not: chats also ask whatever the key
+    frames answer.
+
+    Args:
+        weight (`float`): of the loss on where to look.
+        alone (`float`): the share of the steps, where tokens tell how well they fit the first question of a chat, that
+            ask nothing else, of twice as many videos.
+    """
+
+    weight: float = 0.5
+    alone: float = 0.0
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One step's layout, part and questions."""
 
@@ -68,14 +84,13 @@ def train(
     device: str,
     log: Callable[[str], None],
     longest_position: int = 0,
-    guidance: float = 0.0,
+    guidance: Guidance | None = None,
 ) -> float:
     """
     Trains `model`, which has the layout, in place for `total` steps; `partial` is continued. Returns the seconds it
     took.
 
     longest_position: so far the tokens of a video are put apart (see `spread_positions`); 0 leaves them together.
-    guidance: see `step_losses`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
@@ -116,15 +131,9 @@ def step_losses(
     rng: np.random.Generator,
     device: str,
     longest_position: int,
-    guidance: float,
+    guidance: Guidance | None,
 ) -> dict[str, torch.Tensor]:
-    """
-    The losses of one batch by their names.
-
-    guidance: weight of the loss on where to look. Where it counts, chats also ask whatever the key frames answer, but
-        for a share of those whose tokens tell how well they fit the first question: they ask nothing else, and twice
-        as many videos are asked.
-    """
+    """The losses of one batch by their names."""
     layout, part, batches = lesson.layout, lesson.part, lesson.batches
     take_layout(model, layout)
     estimator = model.model.event_prototypes
@@ -132,8 +141,8 @@ def step_losses(
     noise_seed = int(rng.integers(2**31))
     plan = layout.plan(part.num_frames, num_key)
     size = part.batch_size
-    alone = guidance > 0 and layout.tells_score and rng.random() < settings.alone
-    rows, turns = batches.draw(rng, 2 * size if alone else size, later_cones=guidance > 0)
+    alone = guidance is not None and layout.tells_score and rng.random() < guidance.alone
+    rows, turns = batches.draw(rng, 2 * size if alone else size, later_cones=guidance is not None)
     if alone:
         turns = [chat[:1] for chat in turns]
     asked = batches.asked(turns, plan.num_frames).to(device)
@@ -150,7 +159,7 @@ def step_losses(
         inputs: dict[str, Any] = chats.inputs(device)
         num_tokens, before = inputs["input_ids"].shape[1], len(batches.writer.before)
         # Which of thousands of tokens are looked at takes much memory to show.
-        guided = guidance > 0 and num_tokens <= MOST_GUIDED_TOKENS
+        guided = guidance is not None and num_tokens <= MOST_GUIDED_TOKENS
         if guided:
             choose_attention(model, shown=True)
         positions = spread_positions(
@@ -161,9 +170,9 @@ def step_losses(
         inputs["position_ids"] = positions.to(device)
         outputs = model(**inputs, mm_encoder_outputs={"video": found}, output_attentions=guided)
     losses = {"answer": outputs.loss}
-    if guided:
+    if guidance is not None and guided:
         frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
-        losses["guidance"] = guidance * guidance_loss(outputs.attentions, chats, frames, before)[0]
+        losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]
     medoids = torch.stack(found.event_medoids)
     if estimator.blind_scorer is not None:
         aware, blind = estimator.own
@@ -176,4 +185,4 @@ def step_losses(
     return losses
 
 
-__all__ = ["Lesson", "at_random", "train"]
+__all__ = ["Guidance", "Lesson", "at_random", "train"]

@@ -25,6 +25,7 @@ class Sizes:
         training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
         base (`tuple`): the parts of each of `ROUNDS`, of which each step draws one.
         rows (`tuple`): the same of each row's own training.
+        checkpoint (`tuple`): the same of the training from the shared start to the checkpoint.
         longest_position (`int`): up to this position of the language model tokens are put apart in training.
         test (`dict`): test videos by their frames.
         key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
@@ -39,6 +40,7 @@ class Sizes:
     training: dict[int, VideoSet]
     base: tuple[tuple[Part, ...], ...]
     rows: tuple[Part, ...]
+    checkpoint: tuple[Part, ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
     longest_dense: int
@@ -78,6 +80,11 @@ SIZES = {
             Part(128, 2, 35, 8, (4, 8, 16)),
             Part(512, 2, 20, 3, (8, 16, 32)),
         ),
+        checkpoint=(
+            Part(32, 10, 180, 16, (1, 2, 4, 4, 8)),
+            Part(128, 10, 220, 8, (4, 8, 8, 16)),
+            Part(512, 10, 200, 3, (8, 8, 16)),
+        ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
         longest_dense=128,
@@ -97,6 +104,7 @@ SIZES = {
             (Part(16, 2, 1, 2, (2,)),),
         ),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
+        checkpoint=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2,))),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},
         longest_dense=8,

@@ -20,7 +20,6 @@ class AnswerTraining:
         learning_rate, weight_decay: of AdamW, after a warm-up of `warm_up` steps, with cosine decay.
         matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
         score_rate: by how much faster the score embedding learns; it starts at zero, and is soon as long as a token.
-        alone: share of the steps of a question-aware selector in which a chat has the selector's question alone.
         sigma: selection noise at the start; it falls linearly to 0.
         log_every, save_every: steps.
     """
@@ -28,7 +27,6 @@ class AnswerTraining:
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 4e-3
     score_rate: float = 1.0
-    alone: float = 0.0
     weight_decay: float = 0.05
     warm_up: int = 300
     sigma: float = 0.05
