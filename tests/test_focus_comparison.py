@@ -272,7 +272,24 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
     page = tmp_path / "results.md"
     page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("8 frames", "16 frames", "goals")))
     text = run(FOCUS / "table.py", "--rows", tmp_path / "rows", "--size", "smoke", "--docs", tmp_path)
-    assert text.count("| `rods_only` ") == 6 and len(list((tmp_path / "images").glob("*.png"))) == 6
+    assert text.count("| `rods_only` ") == 6 and len(list((tmp_path / "images").glob("*.png"))) == 8
     assert all(line in page.read_text() for line in text.splitlines())
     # Of the goals, those that compare with dense have none at the longer of two lengths.
     assert len(re.findall("^- (met|MISSED): ", text, re.MULTILINE)) == 11
+
+
+def test_first_tokens_are_timed_and_drawn(tmp_path):
+    plot, found = tmp_path / "first.png", tmp_path / "first.json"
+    words = ("--frames", "16", "--key-frames", "2", "--rounds", "1", "--plot", plot, "--json", found)
+    done = subprocess.run(
+        [sys.executable, *map(str, (FOCUS / "first_token.py", *words))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    rows = {line[0]: line[1:] for line in json.loads(found.read_text())["tables"][0]["rows"]}
+    # Tokens of 16 frames: 2 a frame and 38 a key frame.
+    assert rows["dense"] == ["640", "1x"] and rows["dynfocus"][0] == rows["uniform"][0] == "108"

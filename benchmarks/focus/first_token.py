@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from layouts import ROWS, lay_out, told_scores
+from matplotlib.figure import Figure
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.long_videos import sample_long_episode
@@ -23,7 +24,22 @@ from dynfocus.training.tiny.model import build_config, build_processor
 from dynfocus.training.tiny.tokenizer import build_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from measuring import Report, in_turn
+from measuring import Report, Spread, in_turn
+
+
+def bars(ratios: dict[str, Spread], tokens: dict[str, int], title: str) -> Figure:
+    """How many times as fast as the first row each is, with the lowest and the highest round."""
+    figure = Figure(figsize=(8, 0.6 + 0.5 * len(ratios)), layout="constrained")
+    axes = figure.add_subplot()
+    spreads = list(ratios.values())
+    medians = [one.median for one in spreads]
+    beside = [[one.median - one.lowest for one in spreads], [one.highest - one.median for one in spreads]]
+    names = [f"{name} ({tokens[name]:,} tokens)" for name in ratios]
+    axes.barh(names, medians, xerr=beside, capsize=3, color=[f"C{list(ROWS).index(name) % 10}" for name in ratios])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"times as fast as {next(iter(ratios))}", title=title)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
 
 
 def main() -> None:
@@ -34,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=["dense", "dynfocus", "uniform", "rods_only", "pooled"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the results here, too")
+    parser.add_argument("--plot", type=Path, help="draw them as a picture")
     args = parser.parse_args()
     settings = {"frames": args.frames, "key_frames": args.key_frames, "rounds": args.rounds}
     report = Report("first_token", settings, args.device)
@@ -76,6 +93,9 @@ def main() -> None:
     lines = [[name, tokens.get(name, ""), f"{ratio}x"] for name, ratio in ratios.items()]
     title = f"{args.frames} frames, {args.key_frames} key frames; medians of {args.rounds} rounds (lowest–highest)"
     report.add_table(title, ["row", "visual tokens", f"times as fast as {first}"], lines)
+    if args.plot:
+        rows = {name: ratio for name, ratio in ratios.items() if name in tokens}
+        bars(rows, tokens, f"{args.frames} frames: time to the first token").savefig(args.plot, dpi=110)
     if "dynfocus" in ratios and first == "dense":
         ratio = ratios["dynfocus"]
         report.add_goal(f"{ratio} times as fast as dense (goal: at least 2.1)", ratio.median >= 2.1)

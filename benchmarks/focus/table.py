@@ -58,21 +58,25 @@ def difference_table(rows: dict[str, Asked]) -> str:
     return markdown_table(["`dynfocus` against", "all questions", "detail", "the kind where it gains least"], lines)
 
 
-def curves(found: dict[tuple[str, int, int], Asked], frames: int, kind: str | None, title: str) -> Figure:
-    """Accuracy against visual tokens, a line a row."""
+def curves(
+    found: dict[tuple[str, int, int], Asked], frames: int, kind: str | None, title: str, of: str = "right"
+) -> Figure:
+    """Accuracy, or the share of questions whose event is among the key frames, against visual tokens, a line a row."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for number, name in enumerate(ROWS):
         some = sorted((one for key, one in found.items() if key[:2] == (name, frames)), key=lambda one: one.tokens)
-        if not some:
+        means = [100 * one.mean(kind, of) for one in some]
+        # Rows without key frames find none.
+        if not means or isnan(means[0]):
             continue
-        means = [100 * one.mean(kind) for one in some]
         style = {"marker": "o" if number < 10 else "s", "color": f"C{number % 10}", "label": name}
         axes.plot([one.tokens for one in some], means, linestyle="-" if len(some) > 1 else "none", **style)
         for one in some:
-            shares = [100 * share for share in one.shares(kind)]
+            shares = [100 * share for share in one.shares(kind, of)]
             axes.plot([one.tokens] * 2, [min(shares), max(shares)], color=style["color"], linewidth=1)
-    axes.set(xscale="log", xlabel="visual tokens of a video", ylabel="right answers in %", title=title)
+    label = "right answers in %" if of == "right" else "asked event among the key frames, in %"
+    axes.set(xscale="log", xlabel="visual tokens of a video", ylabel=label, title=title)
     # Powers of two, written out: a decade has too few of a logarithmic axis' own ticks.
     low, high = axes.get_xlim()
     axes.set_xticks([2**power for power in range(4, 16) if low <= 2**power <= high])
@@ -140,9 +144,11 @@ def main() -> None:
     page.write_text(filled, encoding="utf-8")
     (args.docs / "images").mkdir(exist_ok=True)
     for frames in sizes.test:
-        for kind, title in ((None, "all questions"), (DETAIL, "questions on a detail")):
-            figure = curves(found, frames, kind, f"{frames} frames: {title}")
-            figure.savefig(args.docs / "images" / f"focus_{frames}_{kind or 'all'}.png", dpi=110)
+        drawn = {"all": (None, "right"), DETAIL: (DETAIL, "right"), "found": (DETAIL, "found")}
+        for name, (kind, of) in drawn.items():
+            title = f"{frames} frames: {'questions on a detail' if kind else 'all questions'}"
+            figure = curves(found, frames, kind, title, of)
+            figure.savefig(args.docs / "images" / f"focus_{frames}_{name}.png", dpi=110)
         if rows := at_main_budget(found, sizes, frames):
             num_key = sizes.key_frames[frames][0]
             figure = kinds_plot(rows, f"{frames} frames, {num_key} key frames: right answers by kind of question")
