@@ -243,16 +243,17 @@ def test_goals_say_what_is_met(focus):
     assert not list(goals(lambda frames: {}, SIZES["full"]))
 
 
+def run(*words):
+    """Runs a script, and returns what it prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
     """All rows with two steps each; then the tables of what they answered."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def run(*words):
-        command = [sys.executable, *map(str, words)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     start = (FOCUS, "--work", tmp_path, "--size", "smoke", "--no-compile", "--seed", "1")
     run(*start, "--base-only")
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
@@ -281,14 +282,7 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
 def test_first_tokens_are_timed_and_drawn(tmp_path):
     plot, found = tmp_path / "first.png", tmp_path / "first.json"
     words = ("--frames", "16", "--key-frames", "2", "--rounds", "1", "--plot", plot, "--json", found)
-    done = subprocess.run(
-        [sys.executable, *map(str, (FOCUS / "first_token.py", *words))],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run(FOCUS / "first_token.py", *words)
     assert plot.read_bytes().startswith(b"\x89PNG")
     rows = {line[0]: line[1:] for line in json.loads(found.read_text())["tables"][0]["rows"]}
     # Tokens of 16 frames: 2 a frame and 38 a key frame.

@@ -224,10 +224,9 @@ class Comparison:
         """The question-aware model, trained for longer than a row, as `from_pretrained` wants it."""
         model = self.start(ROWS["dynfocus"], base)
         self.compiled(model)
-        start = {name: weight.clone() for name, weight in weights_of(model).items()}
-        self._round(model, CHECKPOINT, self.sizes.checkpoint, seed=1)
+        self._round(model, CHECKPOINT, self.sizes.checkpoint, seed=FIRST_SEED)
         # The small batches of long videos make the selector worse, so it stays what it was.
-        selector = {name: weight for name, weight in start.items() if any(part in name for part in SELECTOR)}
+        selector = {name: weight for name, weight in base.items() if any(part in name for part in SELECTOR)}
         model.load_state_dict(selector, strict=False)
         save_for_hub(model, self.processor, out)
         log(f"saved {out}")
