@@ -22,11 +22,11 @@ import typer
 from made_videos import FOLDER, make_video, read_number
 from measuring import MIB, HostMemory, Report, Spread, child_process, clock, in_turn
 
-from dynfocus.processing.video_decoders import DECODERS, PyAVDecoder
-from dynfocus.processing.video_index import build_index
-from dynfocus.processing.video_reading import read_video, resize_frame
-from dynfocus.processing.video_sampling import sample_indices
-from dynfocus.processing.video_sources import open_source
+from dynfocus.processing.reading.decoders import DECODERS, PyAVDecoder
+from dynfocus.processing.reading.index import build_index
+from dynfocus.processing.reading.sampling import sample_indices
+from dynfocus.processing.reading.sources import open_source
+from dynfocus.processing.reading.video_reading import read_video, resize_frame
 
 SIZE = (224, 224)
 #: Ways of PyAV other than its own choice: what a jump would cost by them.

@@ -18,9 +18,9 @@ import torch
 import typer
 from measuring import GIB, HostMemory, Report, clock, growth_exponent, in_child, peak_tensor_bytes
 
-from dynfocus.clustering import dpc_knn, medoids, merge_tokens
-from dynfocus.segmented_clustering import segmented_dpc_knn
-from dynfocus.token_distances import cross_distances
+from dynfocus.selecting.clustering import dpc_knn, medoids, merge_tokens
+from dynfocus.selecting.distances import cross_distances
+from dynfocus.selecting.segmented_clustering import segmented_dpc_knn
 
 NUM_EVENTS, NEIGHBORS = 25, 5
 GOAL_FRAMES, GOAL_WIDTH, GOAL_SECONDS, GOAL_BYTES = 100_000, 2048, 60, 2e9

@@ -23,10 +23,10 @@ from measuring import MIB, Report, Spread, growth_exponent, in_turn, peak_tensor
 from transformers import InstructBlipVisionConfig, InstructBlipVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from dynfocus import DynFocusConfig
+from dynfocus.encoding.patch_grouping import group_patches, pool_patches
 from dynfocus.modeling_dynfocus import DynFocusModel
-from dynfocus.patch_grouping import group_patches, pool_patches
 from dynfocus.processing.token_plan import TokenBudget
-from dynfocus.video_state import VideoState
+from dynfocus.states.video_state import VideoState
 
 QUESTION_TOKENS = 16
 #: Of the authors' released code, from patches to visual tokens, float32, D = 1408, on 2 cores: seconds, bytes at peak.

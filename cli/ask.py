@@ -186,10 +186,10 @@ def read_thumbnails(
     video: str, times: Sequence[float], decoder: str = "auto", size: int = _THUMBNAIL_PIXELS
 ) -> list[np.ndarray]:
     """The frames shown at ascending `times`, in seconds, with a shorter side of `size` pixels at most."""
-    from dynfocus.processing.video_decoders import open_decoder
-    from dynfocus.processing.video_index import build_index
-    from dynfocus.processing.video_reading import resize_frame, target_size
-    from dynfocus.processing.video_sources import open_source
+    from dynfocus.processing.reading.decoders import open_decoder
+    from dynfocus.processing.reading.index import build_index
+    from dynfocus.processing.reading.sources import open_source
+    from dynfocus.processing.reading.video_reading import resize_frame, target_size
 
     source = open_source(video)
     index = build_index(source)

@@ -21,7 +21,7 @@ _HTTP_ERROR: type[BaseException] = errors.HfHubHTTPError.__bases__[0]
 
 def export(out: Path, model: str | None, revision: str | None, max_shard_size: str, verbose: bool) -> None:
     """Writes the folder, and says how it is loaded."""
-    from dynfocus.hub_upload import export_model
+    from dynfocus.hub.upload import export_model
 
     source = _source(model)
     with quiet(verbose), _helpful(source, revision), spinner("Writing the folder"):
@@ -40,7 +40,7 @@ def push(
     repo_id: str, model: str | None, revision: str | None, private: bool | None, message: str | None, verbose: bool
 ) -> None:
     """Uploads, and prints the page's address and how to load what was uploaded."""
-    from dynfocus.hub_upload import push_model
+    from dynfocus.hub.upload import push_model
 
     source = _source(model)
     try:

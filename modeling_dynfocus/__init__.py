@@ -16,7 +16,6 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_dynfocus import DynFocusConfig
-from .configuration_vision_tower import VisionTowerConfig
 from .modeling_dynfocus import (
     DynFocusForConditionalGeneration,
     DynFocusModel,
@@ -29,8 +28,9 @@ from .processing import (
     DynFocusVideoProcessor,
     VideoQAPipeline,
 )
-from .video_state import VideoState
-from .vision_tower import VisionTower
+from .states.video_state import VideoState
+from .towers.configuration_vision_tower import VisionTowerConfig
+from .towers.vision_tower import VisionTower
 
 __version__ = "0.1.0.dev0"
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .cooperative_encoding import CooperativeEncoder
-from .event_prototypes import EventPrototypeEstimator
-from .question_encoder import QuestionEncoder
-from .vision_tower import VisionTower
+from .encoding.cooperative_encoding import CooperativeEncoder
+from .encoding.event_prototypes import EventPrototypeEstimator
+from .encoding.question_encoder import QuestionEncoder
+from .towers.vision_tower import VisionTower
 
 # Tokens of a question that the processor lets through.
 _MAX_QUESTION_TOKENS = 128

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from .backbone_initialization import default_question_config, initialize_new_parts, new_rows_like_the_old
 from .configuration_dynfocus import PRESETS, DynFocusConfig
 from .logit_scaling import scale_logits
-from .vision_tower import VisionTower
+from .towers.vision_tower import VisionTower
 
 OPEN_CLIP = "open_clip:"
 # Rows of the embeddings are added in such steps, which is what fast matrix kernels want.

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 
-from .configuration_vision_tower import VisionTowerConfig
+from .towers.configuration_vision_tower import VisionTowerConfig
 
 #: What distinguishes the authors' released code from the default (which mends it); everything else is shared.
 RELEASED_CODE: dict[str, Any] = {

@@ -15,9 +15,10 @@ from transformers.utils import can_return_tuple
 from .backbones import FromBackbones
 from .blank_video import BlankVideo
 from .configuration_dynfocus import DynFocusConfig
-from .cooperative_encoding import CooperativeEncoder
-from .event_prototypes import EventPrototypeEstimator
-from .event_scoring import ZeroLinear
+from .encoding.cooperative_encoding import CooperativeEncoder
+from .encoding.event_prototypes import EventPrototypeEstimator
+from .encoding.event_scoring import ZeroLinear
+from .encoding.question_encoder import FrameQueries, QuestionEncoder
 from .generation_fixes import GenerationFixes
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
@@ -26,11 +27,10 @@ from .modeling_outputs_dynfocus import (
     DynFocusModelOutputWithPast,
     DynFocusVideoFeatures,
 )
-from .question_encoder import FrameQueries, QuestionEncoder
-from .video_encoding import VideoEncoding
+from .states.video_encoding import VideoEncoding
+from .states.video_state import VideoState
+from .towers.vision_tower import VisionTower
 from .video_inputs import check_token_plan, stacked, without_padding
-from .video_state import VideoState
-from .vision_tower import VisionTower
 
 
 class DynFocusPreTrainedModel(PreTrainedModel):

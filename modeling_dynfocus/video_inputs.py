@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .video_state import VideoState
+from .states.video_state import VideoState
 
 
 def checked_frame_mask(pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """From a video file and a question to the tensors that the model reads."""
 
-from .collator import DynFocusCollator, merge_rows
-from .frame_stream import FrameChunk, FrameStream
 from .pipeline_video_qa import VideoQAPipeline
 from .processing_dynfocus import DynFocusProcessor
+from .reading.stream import FrameChunk, FrameStream
+from .reading.video_reading import DecodedVideo, iter_video, read_video
+from .rows.collator import DynFocusCollator, merge_rows
 from .token_plan import TokenBudget, TokenPlan, plan_tokens
 from .video_processing_dynfocus import DynFocusVideoMetadata, DynFocusVideoProcessor
-from .video_reading import DecodedVideo, iter_video, read_video
 
 __all__ = [
     "DecodedVideo",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from .collator import merge_rows
+from .rows.collator import merge_rows
 
 _VIDEO_INPUTS = (
     "pixel_values_videos",

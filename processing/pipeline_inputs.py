@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .decoded_frames import is_video
+from .reading.decoded_frames import is_video
 
 
 class RowsOf(Dataset):

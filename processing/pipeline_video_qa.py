@@ -12,10 +12,10 @@ from transformers import BatchFeature, GenerationConfig, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .batched_videos import features_of_rows, room_for_videos
-from .collator import merge_rows, pad_token_id
-from .conversations import as_messages, media_of
-from .decoded_frames import describe_video, flatten_videos, restated
 from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video, times_of_state
+from .reading.decoded_frames import describe_video, flatten_videos, restated
+from .rows.collator import merge_rows, pad_token_id
+from .rows.conversations import as_messages, media_of
 from .video_answers import event_list, key_frame_list, sequence_scores
 
 _SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "max_visual_tokens", "decoder", "on_truncated")

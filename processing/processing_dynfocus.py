@@ -9,7 +9,7 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
 from .backbone_processor import FromBackbones
-from .decoded_frames import Untouched, flatten_videos, is_video
+from .reading.decoded_frames import Untouched, flatten_videos, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 

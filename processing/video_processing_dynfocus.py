@@ -15,10 +15,10 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
-from .frame_stream import FrameStream
-from .video_reading import open_video, read_video, resize_frame
-from .video_sampling import check_sampling, sample_indices
+from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
+from .reading.sampling import check_sampling, sample_indices
+from .reading.stream import FrameStream
+from .reading.video_reading import open_video, read_video, resize_frame
 
 # Frames are normalised into the output this many at a time: a long video is not held twice in float32.
 _FRAMES_PER_CHUNK = 128

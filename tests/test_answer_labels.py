@@ -6,9 +6,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from dynfocus.processing import DynFocusCollator, DynFocusProcessor, DynFocusVideoProcessor
-from dynfocus.processing.answer_labels import answer_spans, label_table
 from dynfocus.processing.backbone_processor import readable_blocks
 from dynfocus.processing.processing_dynfocus import DEFAULT_CHAT_TEMPLATE
+from dynfocus.processing.rows.labels import answer_spans, label_table
 
 CHATML = """\
 {%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' -}}{%- endfor -%}

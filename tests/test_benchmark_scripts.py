@@ -30,7 +30,7 @@ from made_videos import FPS, make_video, read_number
 from measuring import MIB, HostMemory, Report, Spread, put_text, results_as_text
 from training_throughput import SCALES, Scale
 
-from dynfocus.processing.video_reading import read_video
+from dynfocus.processing.reading.video_reading import read_video
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL = Scale(SIZES, {**SIZES, "vocab_size": 64, "num_key_value_heads": 1}, torch.float32)

@@ -92,7 +92,7 @@ def test_a_state_in_place_of_the_video(ask, state, film, monkeypatch):
     from dynfocus import vision_tower
 
     monkeypatch.setattr(vision_tower.VisionTower, "forward", lambda *_: pytest.fail("the tower ran"))
-    monkeypatch.setattr("dynfocus.processing.video_index.build_index", lambda *_: pytest.fail("a video was read"))
+    monkeypatch.setattr("dynfocus.processing.reading.index.build_index", lambda *_: pytest.fail("a video was read"))
     done = ask(state, "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     same(json.loads(done.stdout), {**expected, "video": state})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynfocus.clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
+from dynfocus.selecting.clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
 
 REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
 
@@ -213,7 +213,7 @@ class LargestTensor(TorchDispatchMode):
 def test_dpc_memory_is_bounded(shape, chunk_elements, bound, monkeypatch):
     """No temporary is larger than T² or a chunk, however wide the tokens are, even for input that has to be cast."""
     # Slices of a few megabytes are allowed at any size; tiny inputs show the rule without them.
-    monkeypatch.setattr("dynfocus.token_distances.SMALLEST_SLICE", 1)
+    monkeypatch.setattr("dynfocus.selecting.distances.SMALLEST_SLICE", 1)
     tokens = random_tokens(*shape, dtype=torch.bfloat16)
     with LargestTensor() as largest:
         dpc_knn(tokens, 25, num_neighbors=5, chunk_elements=chunk_elements)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from videos import barcode_frames, cut_file, write_video
 
 from dynfocus.processing import DynFocusCollator, TokenBudget, video_processing_dynfocus
-from dynfocus.processing.row_fitting import fitting_plans
+from dynfocus.processing.rows.fitting import fitting_plans
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_estimated_lengths_are_true(processor, folder, sampling, monkeypatch):
         collator.estimate_length(broken)
     assert 0 < DynFocusCollator(processor, "skip", media_root=folder).estimate_length(broken) < 40
     # Asked again, files are not even opened.
-    monkeypatch.setattr("dynfocus.processing.frame_counts.open_source", None)
+    monkeypatch.setattr("dynfocus.processing.rows.counts.open_source", None)
     assert [collator.estimate_length(row) for row in rows[:2]] == lengths[:2]
 
 

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dynfocus.processing.conversations import as_messages, load_medium, media_of, row_label, text_of, without_media
+from dynfocus.processing.rows.conversations import (
+    as_messages,
+    load_medium,
+    media_of,
+    row_label,
+    text_of,
+    without_media,
+)
 
 
 def said(messages):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tiny_models import num_visual_tokens, of_videos, tiny_config, tiny_inputs, tiny_model
 
 from dynfocus.configuration_dynfocus import PRESETS
-from dynfocus.cooperative_encoding import ClusterGate, CooperativeEncoder, group_of_frame
-from dynfocus.event_prototypes import Events, Selection
+from dynfocus.encoding.cooperative_encoding import ClusterGate, CooperativeEncoder, group_of_frame
+from dynfocus.encoding.event_prototypes import Events, Selection
 from dynfocus.processing.token_plan import TokenBudget, plan_tokens
 
 #: Added to the frame of a cone, to tell it from a rod.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_models import make_question_aware, of_videos, scenes, tiny_config, tiny_inputs, tiny_model
 
 from dynfocus.configuration_dynfocus import PRESETS
-from dynfocus.event_prototypes import (
+from dynfocus.encoding.event_prototypes import (
     EventPrototypeEstimator,
     Events,
     event_time_features,

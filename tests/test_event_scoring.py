@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynfocus.event_scoring import EventAttention, EventOrder, EventScorer
+from dynfocus.encoding.event_scoring import EventAttention, EventOrder, EventScorer
 
 
 def test_an_event_is_scored_against_the_others_but_not_the_padding():

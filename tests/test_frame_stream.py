@@ -13,7 +13,7 @@ from videos import barcode_frames, cut_file, write_video
 
 from dynfocus import DynFocusVideoProcessor
 from dynfocus.processing import video_decoders
-from dynfocus.processing.frame_stream import read_ahead
+from dynfocus.processing.reading.stream import read_ahead
 
 NUM_FRAMES = 50
 

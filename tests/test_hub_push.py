@@ -14,7 +14,7 @@ from videos import barcode_frames, write_video
 
 from dynfocus import VideoQAPipeline, hub_upload
 from dynfocus.cli.app import app
-from dynfocus.hub_upload import export_model
+from dynfocus.hub.upload import export_model
 
 QUESTION = "which number is shown with the red star?"
 

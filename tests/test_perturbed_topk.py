@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dynfocus.perturbed_topk import hard_topk, min_max_normalize, perturbed_topk
+from dynfocus.selecting.topk import hard_topk, min_max_normalize, perturbed_topk
 
 REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
 

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import tiny_config, tiny_text_config
 
-from dynfocus.clustering import dpc_knn, merge_tokens, weighted_kmeans
-from dynfocus.cooperative_encoding import CooperativeEncoder
-from dynfocus.event_prototypes import EventPrototypeEstimator, Events
-from dynfocus.patch_grouping import group_patches, pool_patches
+from dynfocus.encoding.cooperative_encoding import CooperativeEncoder
+from dynfocus.encoding.event_prototypes import EventPrototypeEstimator, Events
+from dynfocus.encoding.patch_grouping import group_patches, pool_patches
+from dynfocus.selecting.clustering import dpc_knn, merge_tokens, weighted_kmeans
 
 FOLDER = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
 

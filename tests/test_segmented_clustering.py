@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_clustering import LargestTensor
 
-from dynfocus.clustering import dpc_knn
-from dynfocus.event_prototypes import find_events
-from dynfocus.segmented_clustering import segmented_dpc_knn
+from dynfocus.encoding.event_prototypes import find_events
+from dynfocus.selecting.clustering import dpc_knn
+from dynfocus.selecting.segmented_clustering import segmented_dpc_knn
 
 SMALL = {"num_neighbors": 5, "segment_tokens": 200, "num_candidates": 200}
 
@@ -119,7 +119,7 @@ def test_there_may_be_more_clusters_than_candidates():
 
 
 def test_memory_does_not_grow_with_the_video(monkeypatch):
-    monkeypatch.setattr("dynfocus.token_distances.SMALLEST_SLICE", 2**12)
+    monkeypatch.setattr("dynfocus.selecting.distances.SMALLEST_SLICE", 2**12)
     largest = []
     for frames in (1000, 8000):
         tokens = torch.randn(frames, 64)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from dynfocus import event_prototypes
 from dynfocus.configuration_dynfocus import PRESETS
 from dynfocus.processing.token_plan import TokenBudget
-from dynfocus.video_state import VideoState
+from dynfocus.states.video_state import VideoState
 
 LISTS = ("pooler_output", "key_frames", "event_of_frame", "event_scores", "event_medoids")
 QUESTIONS = torch.tensor([[5, 9, 14], [31, 8, 3], [40, 41, 42], [60, 7, 7]])
@@ -203,9 +203,9 @@ class LiveBytes(TorchDispatchMode):
 
 def peak(model, state, plans, monkeypatch):
     # Slices of a few megabytes are allowed at any size; tiny inputs show the rule without them.
-    monkeypatch.setattr("dynfocus.token_distances.SMALLEST_SLICE", 2**15)
-    monkeypatch.setattr("dynfocus.token_distances._BLOCK_ELEMENTS", 2**15)
-    monkeypatch.setattr("dynfocus.clustering._CHUNK_ELEMENTS", 2**16)
+    monkeypatch.setattr("dynfocus.selecting.distances.SMALLEST_SLICE", 2**15)
+    monkeypatch.setattr("dynfocus.selecting.distances._BLOCK_ELEMENTS", 2**15)
+    monkeypatch.setattr("dynfocus.selecting.clustering._CHUNK_ELEMENTS", 2**16)
     with LiveBytes() as live:
         ask(model, state, plans)
     return live.peak

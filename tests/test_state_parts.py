@@ -12,8 +12,8 @@ from tiny import make_tiny_processor
 from videos import barcode_frames, write_video
 
 from dynfocus import VideoState, state_parts
-from dynfocus.processing.video_reading import read_video
-from dynfocus.video_fingerprint import difference, model_fingerprint
+from dynfocus.processing.reading.video_reading import read_video
+from dynfocus.states.fingerprint import difference, model_fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from videos import barcode_frames, cut_file, write_video
 
 from dynfocus import VideoQAPipeline, VideoState, state_parts
 from dynfocus.configuration_dynfocus import PRESETS
-from dynfocus.video_fingerprint import difference
+from dynfocus.states.fingerprint import difference
 
 NUM_FRAMES = 60
 

@@ -22,11 +22,11 @@ from PIL import Image
 from videos import barcode_frames, cut_file, read_barcode, write_sound, write_video
 
 from dynfocus.processing import video_decoders, video_reading
-from dynfocus.processing.video_decoders import PyAVDecoder, open_decoder
-from dynfocus.processing.video_index import build_index, plan_reading
-from dynfocus.processing.video_reading import iter_video, open_video, read_video, resize_frame, target_size
-from dynfocus.processing.video_sampling import sample_indices
-from dynfocus.processing.video_sources import open_source
+from dynfocus.processing.reading.decoders import PyAVDecoder, open_decoder
+from dynfocus.processing.reading.index import build_index, plan_reading
+from dynfocus.processing.reading.sampling import sample_indices
+from dynfocus.processing.reading.sources import open_source
+from dynfocus.processing.reading.video_reading import iter_video, open_video, read_video, resize_frame, target_size
 
 EVERY_FRAME = 1000.0
 NUM_FRAMES = 36

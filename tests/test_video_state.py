@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny_models import VIDEO_TOKEN_ID, of_prompt, of_videos, one_row, tiny_inputs, tiny_model
 
 from dynfocus.configuration_dynfocus import PRESETS
-from dynfocus.video_state import VideoState
+from dynfocus.states.video_state import VideoState
 
 PIXELS = ("pixel_values_videos", "video_frame_mask")
 

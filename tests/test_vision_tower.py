@@ -26,9 +26,9 @@ from transformers import (
     ViTModel,
 )
 
-from dynfocus.configuration_vision_tower import VisionTowerConfig
-from dynfocus.open_clip_trunk import OpenClipTrunk, build_open_clip_visual
-from dynfocus.vision_tower import VisionTower
+from dynfocus.towers.configuration_vision_tower import VisionTowerConfig
+from dynfocus.towers.open_clip_trunk import OpenClipTrunk, build_open_clip_visual
+from dynfocus.towers.vision_tower import VisionTower
 
 TINY = {
     "hidden_size": 32,

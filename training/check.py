@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from dynfocus.processing.answer_labels import label_table
+from dynfocus.processing.rows.labels import label_table
 
 from .recipe import Recipe
 from .setup import Data, load_data, load_model, training_arguments, with_lora

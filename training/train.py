@@ -21,8 +21,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
 from dynfocus.hub import save_for_hub
-from dynfocus.hub_upload import PushedModel, push_model
-from dynfocus.model_card import make_model_card
+from dynfocus.hub.card import make_model_card
+from dynfocus.hub.upload import PushedModel, push_model
 
 from .checkpoints import SaveOnSignal, claim_folder, last_checkpoint
 from .lengths import row_lengths

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dynfocus.cooperative_encoding import CooperativeEncoder
-from dynfocus.event_prototypes import EventPrototypeEstimator, Events, Selection
-from dynfocus.event_scoring import EventScorer
+from dynfocus.encoding.cooperative_encoding import CooperativeEncoder
+from dynfocus.encoding.event_prototypes import EventPrototypeEstimator, Events, Selection
+from dynfocus.encoding.event_scoring import EventScorer
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing.token_plan import TokenPlan
 

@@ -12,8 +12,8 @@ from dynfocus.eval.synthetic.long_videos import events_for
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
+from dynfocus.states.video_state import VideoState
 from dynfocus.training.tiny.data import FeatureSet
-from dynfocus.video_state import VideoState
 
 TEST_SEED = 301
 

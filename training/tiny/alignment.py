@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dynfocus.encoding.event_prototypes import Selection
 from dynfocus.eval.synthetic.questions import Question
-from dynfocus.event_prototypes import Selection
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .data import QuestionBatches

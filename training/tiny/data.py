@@ -16,7 +16,7 @@ from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, truth
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
-from dynfocus.video_state import VideoState
+from dynfocus.states.video_state import VideoState
 
 from .chats import QUESTION_MULTIPLE, ChatWriter, padded
 from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade

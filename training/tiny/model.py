@@ -6,9 +6,9 @@ import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
-from dynfocus.configuration_vision_tower import VisionTowerConfig
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor, DynFocusVideoProcessor
+from dynfocus.towers.configuration_vision_tower import VisionTowerConfig
 
 from .vision import IMAGE_SIZE, NAMES, tower_config
 

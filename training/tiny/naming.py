@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from dynfocus.encoding.event_scoring import QuestionScorer
 from dynfocus.eval.synthetic.world import COLORS, SHAPES
-from dynfocus.event_scoring import QuestionScorer
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .vision import NAMES, NUM_DIGITS

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .decoded_frames import flatten_videos, is_decoded
-from .video_index import build_index
-from .video_processing_dynfocus import DynFocusVideoProcessor
-from .video_sampling import check_sampling, sample_indices
-from .video_sources import open_source
+from ..reading.decoded_frames import flatten_videos, is_decoded
+from ..reading.index import build_index
+from ..reading.sampling import check_sampling, sample_indices
+from ..reading.sources import open_source
+from ..video_processing_dynfocus import DynFocusVideoProcessor
 
 
 class FrameCounts:

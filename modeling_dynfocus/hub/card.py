@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from .configuration_dynfocus import DynFocusConfig
+from ..configuration_dynfocus import DynFocusConfig
 
 _BODY = """
 # {title}

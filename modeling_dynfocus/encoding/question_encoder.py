@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import InstructBlipQFormerModel
 
-from .configuration_dynfocus import DynFocusConfig
+from ..configuration_dynfocus import DynFocusConfig
 
 
 class QuestionEncoder(nn.Module):

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 
-from .configuration_dynfocus import DynFocusConfig
-from .modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusModel
+from ..configuration_dynfocus import DynFocusConfig
+from ..modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusModel
 
 _MODEL_OF_AUTO_CLASS: dict[str, type[PreTrainedModel]] = {
     "AutoModel": DynFocusModel,

@@ -15,8 +15,8 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from .hub import save_for_hub
-from .model_card import make_model_card
+from .card import make_model_card
+from .saving import save_for_hub
 
 #: What goes with a model beside weights, settings and code.
 _DOCUMENTS = ["README.md", ".eval_results/*"]

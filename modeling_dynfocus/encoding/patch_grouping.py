@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from .clustering import dpc_knn, merge_tokens
+from ..selecting.clustering import dpc_knn, merge_tokens
 
 
 def pool_patches(patches: torch.Tensor, grid_size: tuple[int, int], pooled_side: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from .token_plan import TokenBudget, TokenPlan
+from ..token_plan import TokenBudget, TokenPlan
 
 
 def fitting_plans(num_frames: Sequence[int], budget: TokenBudget, max_tokens: int) -> list[TokenPlan]:

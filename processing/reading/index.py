@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .video_sources import VideoSource
+from .sources import VideoSource
 
 # Decoders give frames back out of packet order by 16 frames at most; a longer way back is a clock that was reset.
 _LONGEST_REORDERING = 64

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .density_peaks import choose_centers, neighbor_spread, peak_scores
-from .token_distances import SquaredDistances, cross_distances
+from .distances import SquaredDistances, cross_distances
 
 #: Up to so many tokens [`dpc_knn`] is used, which is exact; above it [`segmented_dpc_knn`].
 EXACT_TOKENS = 4096

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .token_distances import SquaredDistances
+from .distances import SquaredDistances
 
 
 def neighbor_spread(distances: SquaredDistances, num_neighbors: int) -> Tensor:

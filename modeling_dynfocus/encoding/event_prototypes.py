@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from .clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
-from .configuration_dynfocus import DynFocusConfig
+from ..configuration_dynfocus import DynFocusConfig
+from ..selecting.clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
+from ..selecting.segmented_clustering import EXACT_TOKENS, segmented_dpc_knn
+from ..selecting.topk import hard_topk, min_max_normalize, perturbed_topk
+from ..states.video_state import VideoState
 from .event_scoring import EventScorer, QuestionScorer
-from .perturbed_topk import hard_topk, min_max_normalize, perturbed_topk
 from .question_encoder import FrameQueries
-from .segmented_clustering import EXACT_TOKENS, segmented_dpc_knn
-from .video_state import VideoState
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from .encoding_progress import Progress, progress_reports
-from .patch_grouping import group_patches, pool_patches
+from ..encoding.patch_grouping import group_patches, pool_patches
+from ..video_inputs import checked_frame_mask
+from .fingerprint import difference, model_fingerprint, with_pixel_settings
+from .progress import Progress, progress_reports
 from .state_parts import StateParts
-from .video_fingerprint import difference, model_fingerprint, with_pixel_settings
-from .video_inputs import checked_frame_mask
 from .video_state import VideoState
 
 _NAMES = ("frame_features", "grouped_tokens", "parent_of_token", "patches")

@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from .fingerprint import difference
 from .state_file import Column, write_state_file, written_whole
-from .video_fingerprint import difference
 from .video_state import VideoState
 
 _FORMAT = "dynfocus-state-parts-1"

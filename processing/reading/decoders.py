@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from .video_index import PacketIndex, import_av, open_stream, plan_reading
-from .video_sources import VideoSource
+from .index import PacketIndex, import_av, open_stream, plan_reading
+from .sources import VideoSource
 
 DECODERS = ("pyav", "decord", "torchcodec")
 # What "auto" tries, in this order. torchcodec may bring decoders that PyAV was built without; decord's FFmpeg is older

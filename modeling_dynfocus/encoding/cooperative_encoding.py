@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .clustering import merge_tokens
-from .configuration_dynfocus import DynFocusConfig
+from ..configuration_dynfocus import DynFocusConfig
+from ..selecting.clustering import merge_tokens
 from .event_prototypes import Events, Selection, take_frames
 from .event_scoring import ZeroLinear
 from .question_encoder import FrameQueries

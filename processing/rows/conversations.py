@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers.image_utils import load_image
 
-from .decoded_frames import describe_video, is_video
+from ..reading.decoded_frames import describe_video, is_video
 
 # The roles of LLaVA's `conversations`, and the names that other sets in this form use for them.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .answer_labels import answer_spans, render_or_refuse
+from ..processing_dynfocus import DynFocusProcessor
+from ..reading.decoded_frames import restated
+from ..token_plan import TokenBudget, TokenPlan
 from .bad_rows import BadRows
 from .conversations import as_messages, load_medium, media_of, row_label, text_of, without_media
-from .decoded_frames import restated
-from .frame_counts import FrameCounts
-from .processing_dynfocus import DynFocusProcessor
-from .row_fitting import fitting_plans, with_plans
-from .token_plan import TokenBudget, TokenPlan
+from .counts import FrameCounts
+from .fitting import fitting_plans, with_plans
+from .labels import answer_spans, render_or_refuse
 
 logger = logging.get_logger(__name__)
 

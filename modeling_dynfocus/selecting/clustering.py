@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .density_peaks import choose_centers, neighbor_spread, peak_scores
-from .token_distances import ZERO_DISTANCE_ROUNDINGS, SquaredDistances, centered_parts, compute_dtype, take
+from .distances import ZERO_DISTANCE_ROUNDINGS, SquaredDistances, centered_parts, compute_dtype, take
 
 # Members whose squared distance to the mean differs by less than this share are equally near: the mean is rounded, and
 # the two members of a pair are equally far from it.

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 from transformers.image_utils import PILImageResampling
 
-from .video_decoders import DECODERS, VideoDecoder, open_decoder
-from .video_index import PacketIndex, build_index
-from .video_sampling import Sampling, check_sampling, sample_indices
-from .video_sources import VideoInput, VideoSource, open_source
+from .decoders import DECODERS, VideoDecoder, open_decoder
+from .index import PacketIndex, build_index
+from .sampling import Sampling, check_sampling, sample_indices
+from .sources import VideoInput, VideoSource, open_source
 
 DecoderName: TypeAlias = Literal["auto", "pyav", "decord", "torchcodec"]
 FrameTransform: TypeAlias = Callable[[np.ndarray], np.ndarray]

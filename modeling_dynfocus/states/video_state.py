@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from .fingerprint import difference
 from .state_file import Column, read_state_file, write_state_file
-from .video_fingerprint import difference
 
 _TENSORS = ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask", "patches", "frame_times")
 _FEATURES = ("frame_features", "grouped_tokens", "patches")

@@ -1,0 +1,1 @@
+"""The trained parts: event scores, question encoder, CCE."""
