@@ -108,7 +108,7 @@ def _finished(pipe: Any, request: Request, options: dict[str, Any]) -> Any:
     if not request.out.exists():
         return None
     from dynfocus import VideoState
-    from dynfocus.states.video_encoding import difference_of_states, state_sampling
+    from dynfocus.states.encoding import difference_of_states, state_sampling
 
     state = VideoState.load(request.out)
     fingerprint = pipe.model.video_fingerprint(pipe.processor)

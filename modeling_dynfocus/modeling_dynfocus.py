@@ -1,6 +1,7 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from .configuration_dynfocus import DynFocusConfig
 from .encoding.cooperative_encoding import CooperativeEncoder
 from .encoding.event_prototypes import EventPrototypeEstimator
 from .encoding.event_scoring import ZeroLinear
+from .encoding.patch_grouping import group_patches, pool_patches
 from .encoding.question_encoder import FrameQueries, QuestionEncoder
 from .generation_fixes import GenerationFixes
 from .logit_scaling import scale_logits
@@ -27,10 +29,12 @@ from .modeling_outputs_dynfocus import (
     DynFocusModelOutputWithPast,
     DynFocusVideoFeatures,
 )
-from .states.video_encoding import VideoEncoding
+from .states.encoding import encode_stream, finite_pixels
+from .states.fingerprint import model_fingerprint, with_pixel_settings
+from .states.progress import Progress
 from .states.video_state import VideoState
 from .towers.vision_tower import VisionTower
-from .video_inputs import check_token_plan, stacked, without_padding
+from .video_inputs import check_token_plan, checked_frame_mask, stacked, without_padding
 
 
 class DynFocusPreTrainedModel(PreTrainedModel):
@@ -64,7 +68,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
+class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
     """Vision tower, DPE, CCE and language model, without the language-modelling head."""
 
     def __init__(self, config: DynFocusConfig):
@@ -86,6 +90,121 @@ class DynFocusModel(DynFocusPreTrainedModel, VideoEncoding, BlankVideo):
 
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
+
+    def encode_video(
+        self,
+        video: Any,
+        video_frame_mask: torch.Tensor | None = None,
+        *,
+        processor: Any = None,
+        save_to: str | os.PathLike | None = None,
+        progress: Progress = False,
+        dtype: torch.dtype | None = None,
+        **sampling: Any,
+    ) -> VideoState:
+        """
+        Everything that can be known of videos before a question is asked, to be asked later.
+
+        With `processor`, one video is read, prepared and encoded chunk by chunk (`frames_per_chunk` of the vision
+        tower), however long it is. A frame takes `(g² + fine + coarse groups)·D` numbers, 38·D by default, and 31
+        bytes more. Without it, `video` is pixels.
+
+        Args:
+            video: a video in any form (a path, a URL, bytes, an array, …) with `processor`, else `pixel_values_videos`
+                (`torch.Tensor` of shape `(V, T, 3, H, W)`).
+            video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames of pixels; all by
+                default.
+            processor ([`DynFocusProcessor`], *optional*): what reads and prepares the video.
+            save_to, progress: see [`encode_stream`].
+            dtype (`torch.dtype`, *optional*): of the state's features, such as `torch.float16`; the model's by
+                default.
+            sampling: `fps`, `num_frames`, `max_frames`, `sampling`, `decoder`, `on_truncated`, …: settings of the
+                video processor for this call.
+
+        Raises:
+            `ValueError`: where a pixel is NaN or infinite, a video has no frames or cannot be read, or an interrupted
+                encoding in `save_to` is of another video, sampling or model.
+            `FileNotFoundError`: for a video that is not there. `OSError`: where `save_to` cannot be written.
+        """
+        if processor is not None:
+            if video_frame_mask is not None:
+                raise ValueError("`video_frame_mask` goes with pixels: with `processor`, leave it out.")
+            weight = next(self.vision_tower.parameters())
+            # Weights that accelerate has offloaded are on meta until their own module runs.
+            device = torch.device("cpu") if weight.is_meta else weight.device
+            fingerprint = self.video_fingerprint()
+            return encode_stream(
+                processor.video_processor.stream(
+                    video, self.config.vision_config.frames_per_chunk, pin_memory=device.type == "cuda", **sampling
+                ),
+                lambda pixels: self._columns_to_keep(self.vision_tower(pixels.to(device, non_blocking=True))),
+                dtype=dtype or self.vision_tower.dtype,
+                fingerprint=fingerprint,
+                save_to=save_to,
+                progress=progress,
+            )
+        options = {**sampling, "save_to": save_to, "progress": progress or None, "dtype": dtype}
+        if given := sorted(name for name, value in options.items() if value is not None):
+            raise ValueError(f"`{given[0]}` needs `processor=`, which reads the video.")
+        if not isinstance(video, torch.Tensor):
+            raise ValueError(f"To encode a {type(video).__name__}, give `processor=`, which reads the video.")
+        state = self.encode_pixels(video, video_frame_mask)
+        state.fingerprint = self.video_fingerprint()
+        return state
+
+    def encode_pixels(
+        self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
+    ) -> VideoState:
+        """As `encode_video`, of pixels alone and without a fingerprint: what training does at each step."""
+        mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
+
+        def chunks() -> Iterator[torch.Tensor]:
+            # The pixels of a long video are never held twice.
+            for places in mask.nonzero().split(self.config.vision_config.frames_per_chunk):
+                yield finite_pixels(pixel_values_videos[places[:, 0], places[:, 1]])
+
+        def padded(parts: list[torch.Tensor]) -> torch.Tensor:
+            tensor = torch.cat(parts)
+            return tensor.new_zeros(*mask.shape, *tensor.shape[1:]).index_put(mask.nonzero(as_tuple=True), tensor)
+
+        found = self.vision_tower(chunks(), self._columns)
+        columns = {name: padded([chunk[name] for chunk in found]) for name in found[0]}
+        return VideoState(**columns, frame_mask=mask)
+
+    def video_fingerprint(self, processor: Any = None) -> str | None:
+        """
+        Of the tower's weights and of all settings on which a state depends, with `processor` also those of pixels;
+        `None` where not all weights are here.
+
+        It is the same in any precision. States carry it, and a model with another one refuses them.
+        """
+        config = self.config
+        vision = config.vision_config
+        settings = {
+            "encoder": "open_clip" if vision.is_open_clip else vision.backbone_config.model_type,
+            "geometry": list(vision.geometry),
+            "layers": vision.num_layers_run,
+            "pooling_grid": config.pooling_grid,
+            "spatial_clusters": config.spatial_clusters,
+            "spatial_neighbors": config.spatial_neighbors,
+        }
+        pixels = None if processor is None else processor.video_processor.pixel_fingerprint()
+        return with_pixel_settings(model_fingerprint(self.vision_tower, settings), pixels)
+
+    def _columns(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The patches `(n, P, D)` of n frames, pooled and grouped, and themselves where the model looks at them."""
+        config = self.config
+        pooled = pool_patches(patches, config.vision_config.grid_size, config.pooling_grid)
+        grouped, parents = group_patches(patches, config.spatial_clusters, config.spatial_neighbors)
+        columns = {"frame_features": pooled, "grouped_tokens": grouped, "parent_of_token": parents}
+        return {**columns, "patches": patches} if config.question_context == "patches" else columns
+
+    def _columns_to_keep(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `_columns`, in fewer bytes: a group's number fits into one but in configurations of another kind."""
+        columns = self._columns(patches)
+        if self.config.spatial_clusters[1] <= 256:
+            columns["parent_of_token"] = columns["parent_of_token"].to(torch.uint8)
+        return columns
 
     @can_return_tuple
     def get_video_features(

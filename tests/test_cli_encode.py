@@ -154,7 +154,7 @@ def test_a_file_that_is_cut_off(encode, out, tmp_path):
 # Each chunk takes long enough for a signal to come in its middle.
 SLOWED = """
 import sys, time
-import dynfocus.states.video_encoding as encoding
+import dynfocus.modeling_dynfocus as encoding
 from dynfocus.cli import main
 group_patches = encoding.group_patches
 def slowly(*arguments):

@@ -11,8 +11,9 @@ from encodings_of_videos import chunked_model, same, stopping_at
 from tiny import make_tiny_processor
 from videos import barcode_frames, write_video
 
-from dynfocus import VideoState, state_parts
+from dynfocus import VideoState
 from dynfocus.processing.reading.video_reading import read_video
+from dynfocus.states import state_parts
 from dynfocus.states.fingerprint import difference, model_fingerprint
 
 
@@ -159,7 +160,7 @@ def test_a_precision_that_cannot_hold_features(model, film, processor, tmp_path,
 
 def test_a_clip_that_does_not_begin_with_a_key_frame(tmp_path, monkeypatch):
     """As an edit list makes them: no frame comes twice, and there is always one."""
-    from dynfocus.processing import video_reading
+    from dynfocus.processing.reading import video_reading
 
     film = write_video(tmp_path / "film.mp4", barcode_frames(30), fps=10, gop=10)
     build = video_reading.build_index

@@ -14,8 +14,9 @@ from tiny import make_tiny_processor
 from tiny_models import tiny_model
 from videos import barcode_frames, cut_file, write_video
 
-from dynfocus import VideoQAPipeline, VideoState, state_parts
+from dynfocus import VideoQAPipeline, VideoState
 from dynfocus.configuration_dynfocus import PRESETS
+from dynfocus.states import state_parts
 from dynfocus.states.fingerprint import difference
 
 NUM_FRAMES = 60

@@ -30,7 +30,7 @@ class VideoState:
         patches (`torch.Tensor` of shape `(V, T, P, D)`, *optional*):
             kept only where the question encoder looks at all patches (`question_context="patches"`).
         frame_times (`torch.Tensor` of shape `(V, T)`, float64, *optional*): seconds of each frame in its video.
-        fingerprint (`str`, *optional*): of what encoded it, see `VideoEncoding.video_fingerprint`.
+        fingerprint (`str`, *optional*): of what encoded it, see `DynFocusModel.video_fingerprint`.
         sampling (`dict`, *optional*):
             where a single video's frames came from: `source`, `size` in bytes, `duration` in seconds, and the settings
             by which they were chosen.

@@ -1,0 +1,166 @@
+"""One video to its state: chunk by chunk as it is read, in memory or in a file that an interruption leaves whole."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from .fingerprint import difference, with_pixel_settings
+from .progress import Progress, progress_reports
+from .state_parts import StateParts
+from .video_state import VideoState
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@torch.no_grad()
+def encode_stream(
+    stream: Any,
+    look: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+    fingerprint: str | None = None,
+    save_to: str | os.PathLike | None = None,
+    progress: Progress = False,
+) -> VideoState:
+    """
+    The state of a video that is read and encoded chunk by chunk, however long it is.
+
+    The chunks are read ahead in a thread, and the state, which alone grows with the video, stays in host memory or in
+    a file. The stream is closed in the end.
+
+    Args:
+        stream ([`FrameStream`]): chunks of pixels `(n, 3, H, W)` with their times and numbers.
+        look (`Callable`): takes the pixels of a chunk, and returns the columns `(n, …)` of its frames by name, always
+            the same ones.
+        dtype (`torch.dtype`): of the columns of floating-point numbers; the others stay as they are.
+        fingerprint (`str`, *optional*): of the encoder, see `model_fingerprint`; that of the pixels is added.
+        save_to (path, *optional*): write the state into this file, in place of another one that is there. Parts of it
+            are kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on where it
+            stopped, and after its end it returns what is there. The state that is returned lies in the file, and is
+            read when it is used.
+        progress (`bool` or `Callable`, defaults to `False`): draw a bar, or call this with the numbers of frames that
+            are done and of all frames.
+
+    Raises:
+        `ValueError`: where a pixel is NaN or infinite, the video cannot be read, or an interrupted encoding in
+            `save_to` is of another video, sampling or encoder. `OSError`: where `save_to` cannot be written.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"`dtype` of a state is {dtype}: it must be torch.float32, float16, bfloat16 or float64.")
+    with stream:
+        fingerprint = with_pixel_settings(fingerprint, stream.pixel_fingerprint)
+        parts: StateParts | StateInMemory
+        if save_to is None:
+            parts = StateInMemory(stream.num_frames)
+        elif (finished := _finished(save_to, state_sampling(stream), fingerprint, dtype)) is not None:
+            return finished
+        else:
+            parts = StateParts(save_to, stream.source, stream.sampling, fingerprint, dtype)
+            stream.start_after(parts.last_frame_index)
+        with (
+            progress_reports(progress, parts.num_frames, stream.num_frames) as report,
+            parts.kept_when_interrupted(stream.num_frames),
+        ):
+            for pixels, times, frame_indices in stream:
+                found = look(finite_pixels(pixels))
+                host = {name: column.to("cpu", _kept_dtype(column, dtype)) for name, column in found.items()}
+                parts.add({**host, "frame_times": times, "frame_indices": frame_indices})
+                del pixels, found, host
+                report(parts.num_frames, float(times[-1]))
+            return parts.finish(fingerprint, state_sampling(stream))
+
+
+class StateInMemory:
+    """A state that grows by chunks; like [`StateParts`], which keeps it in files."""
+
+    last_frame_index = -1
+
+    def __init__(self, num_frames: int):
+        self.num_frames = 0
+        self._expected = num_frames
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def add(self, chunk: dict[str, torch.Tensor]) -> None:
+        """The tensors `(n, …)` of the next n frames."""
+        count = len(chunk["frame_indices"])
+        for name, tensor in chunk.items():
+            if name not in self._tensors:
+                # All at once: putting chunks together in the end would hold the state twice.
+                self._tensors[name] = tensor.new_empty(self._expected, *tensor.shape[1:])
+            self._tensors[name][self.num_frames : self.num_frames + count] = tensor
+        self.num_frames += count
+
+    def kept_when_interrupted(self, expected: int) -> AbstractContextManager[None]:
+        """What is not written anywhere is lost."""
+        return nullcontext()
+
+    def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
+        """The state of the frames that came, which may be fewer than expected where a file is damaged."""
+        tensors = {name: tensor[None, : self.num_frames] for name, tensor in self._tensors.items()}
+        del tensors["frame_indices"]
+        mask = torch.ones(1, self.num_frames, dtype=torch.bool)
+        return VideoState(**tensors, frame_mask=mask, fingerprint=fingerprint, sampling=sampling)
+
+
+def state_sampling(stream: Any) -> dict[str, Any]:
+    """`VideoState.sampling` of a `FrameStream`."""
+    source = stream.source
+    found = {
+        "source": source["name"],
+        "size": source["size"],
+        "digest": source["digest"],
+        "duration": stream.duration,
+        **stream.sampling,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def difference_of_states(
+    state: VideoState, sampling: dict[str, Any], fingerprint: str | None, dtype: torch.dtype
+) -> str | None:
+    """
+    What makes `state` another one than an encoding would give, such as "video" or "model"; `None` where nothing does.
+
+    The others describe the encoding: `state_sampling`, what encodes, and the features' precision.
+    """
+    found, of_file = state.sampling or {}, ("size", "digest")
+
+    def settings(of: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in of.items() if name not in ("source", "duration", *of_file)}
+
+    differs = {
+        "video": any(found.get(name) != sampling.get(name) for name in of_file),
+        "sampling": settings(found) != settings(sampling),
+        "model": state.fingerprint is None or difference(state.fingerprint, fingerprint) is not None,
+        "precision": state.frame_features.dtype != dtype,
+    }
+    return next((what for what, is_other in differs.items() if is_other), None)
+
+
+def _finished(
+    path: str | os.PathLike, sampling: dict[str, Any], fingerprint: str | None, dtype: torch.dtype
+) -> VideoState | None:
+    """The state in `path`, where an encoding would only make it again."""
+    try:
+        state = VideoState.load(path)
+    except (ValueError, OSError):
+        # Nothing yet, or something else; whether that can be written over is seen when it is.
+        return None
+    return None if difference_of_states(state, sampling, fingerprint, dtype) else state
+
+
+def _kept_dtype(column: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if column.is_floating_point() else column.dtype
+
+
+def finite_pixels(chunk: torch.Tensor) -> torch.Tensor:
+    """The same frames `(n, 3, H, W)`; `ValueError` where one of them is broken."""
+    if not torch.stack(chunk.aminmax()).isfinite().all():
+        raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
+    return chunk
+
+
+__all__ = ["StateInMemory", "difference_of_states", "encode_stream", "finite_pixels", "state_sampling"]
