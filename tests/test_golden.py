@@ -52,8 +52,10 @@ INPUT_OF = {
 }
 NUM_TIME_FEATURES = 4
 TENSORS = [*OUTPUT_OF, "late interaction", "late interaction, last", "time features", "embeddings of the prompt"]
-# Matrix kernels of other processors round otherwise; that moves these numbers by less than a tenth of this.
+# Matrix kernels of other processors round otherwise, which changes these numbers by up to a tenth of this.
 RTOL = 1e-4
+# Rounding may also decide which group a patch of one frame belongs to.
+RTOL_OF = {"embeddings of the prompt": 2e-3}
 
 
 def load() -> Any:
@@ -112,15 +114,15 @@ def measure(pipe: Any, video: str, question: str) -> dict[str, Any]:
     }
 
 
-def check_summary(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_summary(found: dict[str, Any], expected: dict[str, Any], rtol: float) -> None:
     assert found["shape"] == expected["shape"]
     squares = expected["sum of squares"]
     norm, size = math.sqrt(squares), math.sqrt(squares / math.prod(expected["shape"]))
-    assert found["sum of squares"] == pytest.approx(squares, rel=RTOL)
+    assert found["sum of squares"] == pytest.approx(squares, rel=rtol)
     # Rounding of single entries adds up as their norm does.
-    assert found["sum"] == pytest.approx(expected["sum"], rel=0, abs=RTOL * norm)
-    assert found["wave"] == pytest.approx(expected["wave"], rel=0, abs=RTOL * norm)
-    assert found["entries"] == pytest.approx(expected["entries"], rel=RTOL, abs=RTOL * size)
+    assert found["sum"] == pytest.approx(expected["sum"], rel=0, abs=rtol * norm)
+    assert found["wave"] == pytest.approx(expected["wave"], rel=0, abs=rtol * norm)
+    assert found["entries"] == pytest.approx(expected["entries"], rel=rtol, abs=rtol * size)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,8 @@ def test_events_and_key_frames(name, found, expected):
 @pytest.mark.parametrize("tensor", TENSORS)
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_what_leads_to_the_answers(name, tensor, found, expected):
-    check_summary(found[name]["tensors"][tensor], expected[name]["tensors"][tensor])
+    rtol = RTOL_OF.get(tensor, RTOL)
+    check_summary(found[name]["tensors"][tensor], expected[name]["tensors"][tensor], rtol)
 
 
 def test_words_of_a_new_question_encoder_are_centered(tmp_path):
