@@ -6,16 +6,15 @@ from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 
 from .towers.configuration_vision_tower import VisionTowerConfig
 
-#: What distinguishes the authors' released code from the default (which mends it); everything else is shared.
-RELEASED_CODE: dict[str, Any] = {
-    "event_clustering": "kmeans",
-    "question_aware_score": False,
-    "cone_source": "centroid",
-    "rods_on_key_frames": False,
-    "cluster_gate": "softmax",
-    "question_context": "patches",
+PRESETS = ("default", "released_code")
+#: Settings by which configurations of earlier versions told the presets apart.
+_EARLIER_SETTINGS: dict[str, tuple[Any, Any]] = {
+    "event_clustering": ("dpc_knn", "kmeans"),
+    "cone_source": ("medoid", "centroid"),
+    "cluster_gate": ("bounded", "softmax"),
+    "question_aware_score": (True, False),
+    "rods_on_key_frames": (True, False),
 }
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "released_code": RELEASED_CODE}
 
 
 class DynFocusConfig(PreTrainedConfig):
@@ -47,21 +46,11 @@ class DynFocusConfig(PreTrainedConfig):
         rod_tokens (`int`, defaults to 2):
             Coarse tokens of a frame: the mean of its grouped tokens, and `rod_tokens - 1` tokens that the question
             attends to.
-        event_clustering (`"dpc_knn"` or `"kmeans"`, defaults to `"dpc_knn"`):
-            How frames become events. k-means starts from fixed pseudo-random frames, and only where frames outnumber
-            events.
-        cone_source (`"medoid"` or `"centroid"`, defaults to `"medoid"`):
-            Where a key frame's g² prototype tokens come from: the frame itself or the mean of its event.
-        cluster_gate (`"bounded"` or `"softmax"`, defaults to `"bounded"`):
-            Weight of the coarse groups of patches: `1 + 0.5·tanh(·)`, which is 1 at initialisation, or a softmax over
-            them.
-        question_aware_score (`bool`, defaults to `True`):
-            Whether the events' score sees the question, and the visual tokens tell their event's score (both branches
-            are zero at initialisation).
-        question_context (`"grouped"` or `"patches"`, defaults to `"grouped"`):
-            What the question encoder looks at: a frame's grouped tokens or all its patches.
-        rods_on_key_frames (`bool`, defaults to `True`):
-            Whether key frames keep their rods besides their cones. The processor's plan must say the same.
+        preset (`"default"` or `"released_code"`, defaults to `"default"`):
+            the paper's method, or what the authors' released code does (see `encoding/released_code.py`).
+        question_context (`"grouped"` or `"patches"`, *optional*):
+            what the question encoder looks at: a frame's grouped tokens (the default preset's) or all its patches (the
+            other's).
         selection_sigma (`float`, defaults to 0.05):
             Standard deviation of the selection noise in training, on scores normalised to [0, 1]. 0 selects hard.
         selection_samples (`int`, defaults to 100):
@@ -82,7 +71,7 @@ class DynFocusConfig(PreTrainedConfig):
     Example:
 
     ```python
-    >>> config = DynFocusConfig.from_preset("released_code", video_token_id=32000)
+    >>> config = DynFocusConfig(preset="released_code", video_token_id=32000)
     ```
     """
 
@@ -104,12 +93,8 @@ class DynFocusConfig(PreTrainedConfig):
     temporal_neighbors: int = 5
     num_question_queries: int = 32
     rod_tokens: int = 2
-    event_clustering: Literal["dpc_knn", "kmeans"] = "dpc_knn"
-    cone_source: Literal["medoid", "centroid"] = "medoid"
-    cluster_gate: Literal["bounded", "softmax"] = "bounded"
-    question_aware_score: bool = True
-    question_context: Literal["grouped", "patches"] = "grouped"
-    rods_on_key_frames: bool = True
+    preset: Literal["default", "released_code"] = "default"
+    question_context: Literal["grouped", "patches"] | None = None
     selection_sigma: float = 0.05
     selection_samples: int = 100
     frames_per_chunk: int = 64
@@ -118,6 +103,11 @@ class DynFocusConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
+        self._take_earlier_settings(kwargs)
+        if self.preset not in PRESETS:
+            raise ValueError(f"Unknown preset {self.preset!r}: choose one of {', '.join(map(repr, PRESETS))}.")
+        if self.question_context is None:
+            self.question_context = "patches" if self.preset == "released_code" else "grouped"
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = VisionTowerConfig(**(self.vision_config or {}))
         if not isinstance(self.text_config, PreTrainedConfig):
@@ -132,6 +122,21 @@ class DynFocusConfig(PreTrainedConfig):
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         self._check()
+
+    def _take_earlier_settings(self, kwargs: dict[str, Any]) -> None:
+        """Single settings that earlier versions saved, as the preset that they make up."""
+        given = {name: kwargs.pop(name) for name in _EARLIER_SETTINGS if name in kwargs}
+        fitting = [
+            preset
+            for number, preset in enumerate(PRESETS)
+            if all(_EARLIER_SETTINGS[name][number] == value for name, value in given.items())
+        ]
+        if given and fitting:
+            self.preset = fitting[0]
+        elif given:
+            raise ValueError(
+                f"The settings {given} are of no preset: choose one of {', '.join(map(repr, PRESETS))} as `preset`."
+            )
 
     def _check(self):
         vision, text, question = self.vision_config, self.text_config, self.question_config
@@ -171,16 +176,19 @@ class DynFocusConfig(PreTrainedConfig):
             )
 
     @property
+    def rods_on_key_frames(self) -> bool:
+        """Whether key frames keep their rods besides their cones. The processor's plan must say the same."""
+        return self.preset == "default"
+
+    @property
     def cone_tokens(self) -> int:
         """Fine tokens of a key frame: g² + the two numbers of groups (38 by default)."""
         return self.pooling_grid**2 + sum(self.spatial_clusters)
 
     @classmethod
     def from_preset(cls, preset: str = "default", **kwargs) -> "DynFocusConfig":
-        """A configuration in one of the presets `"default"` and `"released_code"`; `kwargs` win over the preset."""
-        if preset not in PRESETS:
-            raise ValueError(f"Unknown preset {preset!r}: choose one of {', '.join(map(repr, PRESETS))}.")
-        return cls(**{**PRESETS[preset], **kwargs})
+        """A configuration in one of the presets `"default"` and `"released_code"`."""
+        return cls(preset=preset, **kwargs)
 
 
 __all__ = ["PRESETS", "DynFocusConfig", "VisionTowerConfig"]

@@ -1,27 +1,27 @@
 """DynFocus: a vision tower, DPE and CCE, and any causal language model, as transformers classes."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from .backbones import FromBackbones
-from .blank_video import BlankVideo
 from .configuration_dynfocus import DynFocusConfig
 from .encoding.cooperative_encoding import CooperativeEncoder
 from .encoding.event_prototypes import EventPrototypeEstimator
 from .encoding.event_scoring import ZeroLinear
 from .encoding.patch_grouping import group_patches, pool_patches
 from .encoding.question_encoder import FrameQueries, QuestionEncoder
-from .generation_fixes import GenerationFixes
+from .encoding.released_code import ReleasedEncoder, ReleasedEstimator
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
     CACHE_NAME,
@@ -29,12 +29,17 @@ from .modeling_outputs_dynfocus import (
     DynFocusModelOutputWithPast,
     DynFocusVideoFeatures,
 )
+from .selecting.focus import Focus
 from .states.encoding import encode_stream, finite_pixels
 from .states.fingerprint import model_fingerprint, with_pixel_settings
 from .states.progress import Progress
 from .states.video_state import VideoState
 from .towers.vision_tower import VisionTower
 from .video_inputs import check_token_plan, checked_frame_mask, stacked, without_padding
+
+logger = logging.get_logger(__name__)
+
+_CHUNKS_LOSE_VIDEOS = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
 
 
 class DynFocusPreTrainedModel(PreTrainedModel):
@@ -45,7 +50,13 @@ class DynFocusPreTrainedModel(PreTrainedModel):
     input_modalities: Any = ("video", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values", "cache"]
-    _no_split_modules = ["EventPrototypeEstimator", "CooperativeEncoder", "QuestionEncoder"]
+    _no_split_modules = [
+        "EventPrototypeEstimator",
+        "CooperativeEncoder",
+        "QuestionEncoder",
+        "ReleasedEstimator",
+        "ReleasedEncoder",
+    ]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -68,15 +79,16 @@ class DynFocusPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
+class DynFocusModel(DynFocusPreTrainedModel):
     """Vision tower, DPE, CCE and language model, without the language-modelling head."""
 
     def __init__(self, config: DynFocusConfig):
         super().__init__(config)
         self.vision_tower = VisionTower(config.vision_config)
         self.question_encoder = QuestionEncoder(config)
-        self.event_prototypes = EventPrototypeEstimator(config)
-        self.cooperative_encoder = CooperativeEncoder(config)
+        is_released = config.preset == "released_code"
+        self.event_prototypes = (ReleasedEstimator if is_released else EventPrototypeEstimator)(config)
+        self.cooperative_encoder = (ReleasedEncoder if is_released else CooperativeEncoder)(config)
         self.language_model = AutoModel.from_config(config.text_config)
         #: Standard deviation of the selection noise while training; a schedule may lower it, 0 selects hard.
         self.selection_sigma = config.selection_sigma
@@ -215,10 +227,11 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
         video_token_plan: torch.Tensor | None = None,
         question_input_ids: torch.Tensor | list[torch.Tensor] | None = None,
         question_attention_mask: torch.Tensor | list[torch.Tensor] | None = None,
+        choose: Callable[..., Focus] | None = None,
         **kwargs,
     ) -> DynFocusVideoFeatures:
         """
-        The visual tokens of videos for their questions. Either pixels or a state goes in.
+        The visual tokens of videos for their questions: choose frames, then show them. Pixels or a state goes in.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`, *optional*).
@@ -228,6 +241,9 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
                 L events, K key frames and R rod groups of each video, as the processor planned them.
             question_input_ids (`torch.Tensor` of shape `(V, Q)`): the question for each video.
             question_attention_mask (`torch.Tensor` of shape `(V, Q)`, *optional*): 0 on its padding.
+            choose (`Callable`, *optional*):
+                the rule of choice, called as `choose(estimator, state, queries, plan, sigma=…, noise=…)`; gives a
+                [`Focus`]. By default [`EventPrototypeEstimator.choose`].
 
         Questions and masks may also be lists of rows of different lengths, as vLLM gives those of several requests.
 
@@ -248,53 +264,45 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
         reference = self.question_encoder.query_tokens
         # Weights that accelerate has offloaded are on meta until their own module runs.
         placed = (weight.device for weight in (reference, *self.parameters()) if not weight.is_meta)
-        device, dtype = next(placed, state.frame_mask.device), reference.dtype
+        device = next(placed, state.frame_mask.device)
         plan = video_token_plan.to(device)
         questions = stacked(question_input_ids).to(device)
         if question_attention_mask is None:
             question_attention_mask = [torch.ones_like(row) for row in question_input_ids]
-        question_mask = stacked(question_attention_mask).to(device)
         check_token_plan(plan, questions, state)
-        num_events, num_key, num_groups = plan.unbind(1)
         # Only what a chunk of frames needs is moved, cast and encoded at a time. Not with gradients, which keep all of
         # it anyway; and weights that are sharded are gathered once, for all frames.
         is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
         is_long = int(state.frame_mask.sum()) > self.question_encoder.frames_per_chunk
         in_chunks = is_long and not torch.is_grad_enabled() and not is_sharded
         if not in_chunks:
-            state = state.to(device=device, dtype=dtype)
-        estimator, encoder = self.event_prototypes, self.cooperative_encoder
+            state = state.to(device=device, dtype=reference.dtype)
         frame_mask, frame_tokens = state.frame_mask.to(device), state.grouped_tokens
         if self.config.question_context == "patches":
             if state.patches is None:
                 raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
             frame_tokens = state.patches
-        events = estimator.events_of(state, num_events, device, dtype)
-        encode_queries = partial(FrameQueries, self.question_encoder) if in_chunks else self.question_encoder
-        queries = encode_queries(questions, question_mask, frame_tokens, frame_mask)
-        scores = estimator(events, queries, state.grouped_tokens, frame_mask)
+        queries = FrameQueries(
+            self.question_encoder,
+            questions,
+            stacked(question_attention_mask).to(device),
+            frame_tokens,
+            frame_mask,
+            in_chunks,
+        )
         sigma, noise = self.selection_sigma if self.training else 0.0, None
         if sigma > 0 and torch.is_grad_enabled() and self.selection_noise is not None:
-            noise = self.selection_noise(num_events, self.config.selection_samples).to(scores.device)
-        selection = estimator.select(scores, events.mask, num_key, sigma, noise)
-        key_frames = events.medoids.gather(1, selection.key_events)
-        tokens = encoder(
-            state.frame_features,
-            state.grouped_tokens,
-            state.parent_of_token,
-            queries,
-            events,
-            scores,
-            selection,
-            frame_mask,
-            num_groups,
-        )
+            noise = self.selection_noise(plan[:, 0], self.config.selection_samples).to(device)
+        rule = choose or type(self.event_prototypes).choose
+        focus = rule(self.event_prototypes, state, queries, plan, sigma=sigma, noise=noise)
+        tokens = self.cooperative_encoder(state, queries, focus)
+        num_events = focus.events.mask.sum(1)
         return DynFocusVideoFeatures(
             pooler_output=tokens,
-            key_frames=without_padding(key_frames, num_key),
-            event_of_frame=without_padding(events.event_of_frame, frame_mask.sum(1)),
-            event_scores=without_padding(scores, num_events),
-            event_medoids=without_padding(events.medoids, num_events),
+            key_frames=without_padding(focus.key_frames, focus.key_mask.sum(1)),
+            event_of_frame=without_padding(focus.events.event_of_frame, frame_mask.sum(1)),
+            event_scores=None if focus.scores is None else without_padding(focus.scores, num_events),
+            event_medoids=without_padding(focus.events.medoids, num_events),
         )
 
     def get_placeholder_mask(
@@ -386,8 +394,32 @@ class DynFocusModel(DynFocusPreTrainedModel, BlankVideo):
             video_features=features,
         )
 
+    def _others_may_have_videos(self, cache: Cache | None) -> bool:
+        """Whether other processes may wait for this one to run the modules of videos, which it does not need."""
+        if self.training and torch.is_grad_enabled():
+            return True
+        is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
+        # While an answer is generated, videos are read with the prompt.
+        return is_sharded and (cache is None or cache.get_seq_length() == 0)
 
-class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, GenerationFixes, GenerationMixin):
+    def _blank_video(self) -> torch.Tensor:
+        """
+        The sum of a blank frame's visual tokens, a scalar.
+
+        Added with weight 0 to a batch without videos: every process then runs the same modules and has gradients of
+        the same parameters, without which training on many of them hangs.
+        """
+        side = self.config.vision_config.image_size
+        features = self.get_video_features(
+            pixel_values_videos=torch.zeros(1, 1, 3, side, side, device=self.device),
+            video_token_plan=torch.ones(1, 3, dtype=torch.long),
+            question_input_ids=torch.zeros(1, 1, dtype=torch.long),
+            return_dict=True,
+        )
+        return features.pooler_output[0].sum()
+
+
+class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, GenerationMixin):
     """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
 
     def __init__(self, config: DynFocusConfig):
@@ -520,6 +552,31 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
             # `generate` multiplies the features for beams in place: the caller's own must serve again.
             kwargs["mm_encoder_outputs"] = {name: replace(output) for name, output in features.items()}
         return super().generate(*args, **kwargs)
+
+    # The two methods below mend what `generate` of transformers before 5.23 does wrong with videos; they can go when
+    # 5.23 is the oldest version that is supported.
+
+    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, *args, **kwargs):
+        # transformers 5.18 repeats the videos of a prompt one by one, out of their order: as one tensor a prompt they
+        # stay together.
+        features = mm_encoder_output.get("video")
+        if features is not None:
+            tokens = torch.cat(features.pooler_output)
+            has_ids = input_ids is not None and input_ids.numel() > 0
+            where = (input_ids, tokens) if has_ids else (None, kwargs["inputs_embeds"])
+            counts = self.model.get_placeholder_mask(*where, len(tokens)).sum((1, 2))
+            features.pooler_output = list(tokens.split(counts.tolist()))
+        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
+        if generation_config.prefill_chunk_size and model_kwargs.get("mm_encoder_outputs") and _CHUNKS_LOSE_VIDEOS:
+            logger.warning_once(
+                f"transformers {transformers.__version__} cannot prefill prompts with videos in chunks: they go in as "
+                "a whole. The answers are the same; transformers 5.23 needs less memory."
+            )
+            generation_config = copy.deepcopy(generation_config)
+            generation_config.prefill_chunk_size = None
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
 
 __all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]

@@ -5,6 +5,7 @@ from torch import nn
 from transformers import InstructBlipQFormerModel
 
 from ..configuration_dynfocus import DynFocusConfig
+from ..selecting.events import take_frames
 
 
 class QuestionEncoder(nn.Module):
@@ -62,15 +63,17 @@ class QuestionEncoder(nn.Module):
 
 class FrameQueries:
     """
-    The question encoder's output at single frames, `(V, T, queries, D)`, encoded where it is asked for.
+    The question encoder's output at the frames of V videos, `(V, T, queries, D)`: all of it, or parts on demand.
 
-    Of a long video all of it would be as large as the video's state. Nothing is kept but what `take` gave, as those
-    frames are asked for again.
+    Of a long video all of it would be as large as the video's state: in chunks nothing is kept but what `take` gave,
+    as those frames are asked for again. With gradients, which keep all of it anyway, and where weights are sharded,
+    which are then gathered once, all frames are one chunk.
 
     Args:
         encoder (`QuestionEncoder`).
-        input_ids, attention_mask, frame_tokens, frame_mask: see [`QuestionEncoder`]; `frame_tokens` may be on another
-            device or of another precision than the encoder.
+        input_ids, attention_mask, frame_tokens, frame_mask:
+            see [`QuestionEncoder`]; in chunks, `frame_tokens` may be on another device or of another precision.
+        in_chunks (`bool`): whether to encode `encoder.frames_per_chunk` frames at a time.
     """
 
     def __init__(
@@ -80,15 +83,22 @@ class FrameQueries:
         attention_mask: torch.Tensor,
         frame_tokens: torch.Tensor,
         frame_mask: torch.Tensor,
+        in_chunks: bool,
     ):
         self.encoder, self.frame_tokens = encoder, frame_tokens
         self.input_ids, self.attention_mask = input_ids, attention_mask
+        self.device, self.dtype = frame_mask.device, encoder.query_tokens.dtype
         self.num_frames = frame_mask.shape[1]
+        #: Frames of a chunk, for all that goes on with these queries.
+        self.frames_per_chunk = encoder.frames_per_chunk if in_chunks else frame_mask.numel()
+        self._all = None if in_chunks else encoder(input_ids, attention_mask, frame_tokens, frame_mask)
         self._taken: torch.Tensor | None = None
         self._row = torch.full((frame_mask.numel(),), -1, dtype=torch.long, device=frame_mask.device)
 
     def take(self, frames: torch.Tensor) -> torch.Tensor:
         """At `frames` `(V, K)` of each video: `(V, K, queries, D)`."""
+        if self._all is not None:
+            return take_frames(self._all, frames)
         videos = torch.arange(len(frames), device=frames.device)[:, None]
         places, row = (videos * self.num_frames + frames).unique(return_inverse=True)
         step = self.encoder.frames_per_chunk
@@ -98,6 +108,8 @@ class FrameQueries:
 
     def at(self, videos: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """At the places `videos`, `frames`, each of shape `(n,)`: `(n, queries, D)`."""
+        if self._all is not None:
+            return self._all[videos, frames]
         row = self._row[videos * self.num_frames + frames]
         if self._taken is None or not bool((row >= 0).any()):
             return self._encode(videos, frames)
