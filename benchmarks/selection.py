@@ -164,7 +164,7 @@ class Selector:
             {
                 "events (T-DPC, prototypes, medoids)": (estimator, "events_of"),
                 "score": (estimator, "forward"),
-                "select": (estimator, "select"),
+                "choose": (estimator, "choose"),
                 "gate": (encoder, "cluster_gate"),
                 "rods": (encoder, "_coarse"),
                 "projector": (encoder, "_project"),

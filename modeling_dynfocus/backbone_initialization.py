@@ -124,8 +124,7 @@ def _tokens_as_large_as(size: float, model: Any, generator: torch.Generator) -> 
     context = state.grouped_tokens if state.patches is None else state.patches
     queries = model.question_encoder(question, torch.ones_like(question), context, state.frame_mask)
     gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
-    cones = encoder.projector(torch.cat([state.frame_features, gated], dim=2))
-    rods = encoder.rods(gated, queries, state.frame_mask, state.frame_mask.sum(1))
+    cones, rods = encoder.cones(state.frame_features, gated), encoder.rods(gated, queries)
     for layer, tokens in ((encoder.projector.linear_2, cones), (encoder.value_projector, rods[:, :, 1:])):
         # The biases are zero yet, so the tokens grow as the weights do.
         layer.weight *= size / tokens.square().mean().sqrt()

@@ -31,9 +31,10 @@ def focus():
 
 @pytest.fixture(scope="module")
 def tiny():
+    from recipe.model import build_config, build_processor
+    from recipe.tokenizer import build_tokenizer
+
     from dynfocus import DynFocusForConditionalGeneration
-    from dynfocus.training.tiny.model import build_config, build_processor
-    from dynfocus.training.tiny.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(episodes=20)
     torch.manual_seed(0)
@@ -146,10 +147,9 @@ def test_lessons_are_drawn_by_their_shares(focus):
 def test_the_question_of_the_selector_is_asked_alone(focus, tiny, tmp_path):
     """In the share of steps that says so, and only where the tokens tell how well they fit that question."""
     layouts, _, row_training = focus
+    from recipe.answers import AnswerTraining
+    from recipe.data import QuestionBatches, VideoSet, encode_videos
     from sizes import Part
-
-    from dynfocus.training.tiny.answers import AnswerTraining
-    from dynfocus.training.tiny.data import QuestionBatches, VideoSet, encode_videos
 
     model, processor = copy.deepcopy(tiny[0]), tiny[1]
     features = encode_videos(model, VideoSet(21, 4, 8), tmp_path / "train8.safetensors", "cpu", print)

@@ -133,8 +133,9 @@ def test_a_kind_with_nothing_to_ask_is_left_out():
 
 def test_labels_of_patches_say_what_lies_there():
     """Of each patch's own pixels: digits are bright on dark, objects have their color."""
+    from recipe.vision import patch_labels
+
     from dynfocus.eval.synthetic.world import sample_single_frames
-    from dynfocus.training.tiny.vision import patch_labels
 
     frames, labels = sample_single_frames(np.random.default_rng(0), 200, size=64, digits=3)
     found = patch_labels({name: torch.from_numpy(values) for name, values in labels.items()})

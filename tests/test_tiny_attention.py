@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from recipe.attention import CAUSAL, SHOWN
+from recipe.guidance import GUIDED_LAYERS
+from recipe.model import build_config
+from recipe.tokenizer import build_tokenizer
 from transformers import AutoModel
-
-from dynfocus.training.tiny.attention import CAUSAL, SHOWN
-from dynfocus.training.tiny.guidance import GUIDED_LAYERS
-from dynfocus.training.tiny.model import build_config
-from dynfocus.training.tiny.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from recipe.chats import Chats, ChatWriter
+from recipe.data import frame_labels, needs_cones
+from recipe.guidance import GUIDED_LAYERS, guidance_loss
+from recipe.model import build_config, build_processor
+from recipe.naming import NAMES, Naming
+from recipe.positions import spread_positions
+from recipe.reading import CONES, READERS, Reader, draw_chats, read, told_tokens
+from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.questions import Question
-from dynfocus.training.tiny.chats import Chats, ChatWriter
-from dynfocus.training.tiny.data import frame_labels, needs_cones
-from dynfocus.training.tiny.guidance import GUIDED_LAYERS, guidance_loss
-from dynfocus.training.tiny.model import build_config, build_processor
-from dynfocus.training.tiny.naming import NAMES, Naming
-from dynfocus.training.tiny.positions import spread_positions
-from dynfocus.training.tiny.reading import CONES, READERS, Reader, draw_chats, read, told_tokens
-from dynfocus.training.tiny.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
+from recipe.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, frame_labels, tell_story
+from recipe.model import build_config, build_processor
+from recipe.naming import NAMES, Naming, named_in
+from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, truth_table
 from dynfocus.processing.token_plan import TokenPlan
-from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers, set_learning_rates
-from dynfocus.training.tiny.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, frame_labels, tell_story
-from dynfocus.training.tiny.model import build_config, build_processor
-from dynfocus.training.tiny.naming import NAMES, Naming, named_in
-from dynfocus.training.tiny.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

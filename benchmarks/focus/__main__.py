@@ -18,6 +18,14 @@ import numpy as np
 import torch
 from evaluation import answer_set
 from layouts import BASE, ROWS, Layout, lay_out
+from recipe.alignment import SELECTION_WEIGHTS, align
+from recipe.answers import AnswerTraining
+from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
+from recipe.model import build_model, build_processor
+from recipe.naming import Naming
+from recipe.reading import learn_to_read
+from recipe.tokenizer import build_tokenizer
+from recipe.vision import tower_config, train_vision
 from results import write_row
 from rounds import CHECKPOINT, ROUNDS, Round
 from row_training import Guidance, at_random, train
@@ -26,16 +34,7 @@ from sets import encode_test_set
 from sizes import SIZES, Part
 from transformers import SiglipVisionModel
 
-from dynfocus.configuration_dynfocus import RELEASED_CODE
 from dynfocus.hub import save_for_hub
-from dynfocus.training.tiny.alignment import SELECTION_WEIGHTS, align
-from dynfocus.training.tiny.answers import AnswerTraining
-from dynfocus.training.tiny.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
-from dynfocus.training.tiny.model import build_model, build_processor
-from dynfocus.training.tiny.naming import Naming
-from dynfocus.training.tiny.reading import learn_to_read
-from dynfocus.training.tiny.tokenizer import build_tokenizer
-from dynfocus.training.tiny.vision import tower_config, train_vision
 
 #: Of this seed, and these rows, all numbers of key frames are asked.
 FIRST_SEED = 1
@@ -199,7 +198,7 @@ class Comparison:
     def start(self, layout: Layout, base: dict[str, torch.Tensor]) -> Any:
         """A model with the base's weights in a row's layout."""
         # The question encoder reads grouped tokens in every row, so that all rows share the same cached features.
-        released = {**RELEASED_CODE, "question_context": "grouped"} if layout.released else {}
+        released = {"preset": "released_code", "question_context": "grouped"} if layout.released else {}
         model = self.new_model(**released)
         weights = {name: weight for name, weight in base.items() if "blind_scorer" not in name}
         if layout.selector == "blind":

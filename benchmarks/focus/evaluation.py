@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Layout, told_scores
+from layouts import Layout, choice_of, video_features
+from recipe.answers import exact_answers
+from recipe.attention import choose_attention
+from recipe.data import QuestionBatches
 
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
-from dynfocus.training.tiny.answers import exact_answers
-from dynfocus.training.tiny.attention import choose_attention
-from dynfocus.training.tiny.data import QuestionBatches
 
 
 @torch.no_grad()
@@ -42,10 +42,11 @@ def answer_set(
             np.array([video for video, _ in part]), [[question] for _, question in part], device, plan
         )
         asked = inputs.pop("asked")
-        model.model.event_prototypes.told = told_scores(layout, asked, num_key, (num_frames, start))
-        outputs = model(**inputs)
-        right = exact_answers(outputs.logits, inputs["labels"])
-        key_frames = outputs.video_features.key_frames
+        text = {name: inputs.pop(name) for name in ("input_ids", "attention_mask", "labels")}
+        found = video_features(model, choice_of(layout, asked, num_key, (num_frames, start)), inputs)
+        outputs = model(**text, mm_encoder_outputs={"video": found})
+        right = exact_answers(outputs.logits, text["labels"])
+        key_frames = found.key_frames
         for row, (video, question) in enumerate(part):
             episode = batches.features.episodes[video]
             keys = set(key_frames[row].tolist())

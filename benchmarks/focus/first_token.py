@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import ROWS, lay_out, told_scores
+from layouts import ROWS, choice_of, lay_out, video_features
 from matplotlib.figure import Figure
+from recipe.data import FeatureSet, QuestionBatches
+from recipe.model import build_config, build_processor
+from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.questions import make_questions
-from dynfocus.training.tiny.data import FeatureSet, QuestionBatches
-from dynfocus.training.tiny.model import build_config, build_processor
-from dynfocus.training.tiny.tokenizer import build_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import Report, Spread, in_turn
@@ -74,15 +74,16 @@ def main() -> None:
         inputs = batches.collate(np.array([0]), [question], args.device, plan)
         asked = inputs.pop("asked")
         inputs.pop("labels")
-        told = told_scores(layout, asked, args.key_frames, 0)
+        text = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}
+        choice = choice_of(layout, asked, args.key_frames, 0)
         tokens[name] = plan.num_visual_tokens
 
-        def first_token(model: Any = model, inputs: Any = inputs, told: Any = told) -> None:
-            model.model.event_prototypes.told = told
+        def first_token(model: Any = model, text: Any = text, inputs: Any = inputs, choice: Any = choice) -> None:
             with torch.no_grad():
                 # What a state remembers of its events would be of use to a second question only.
                 inputs["video_state"].event_cache.clear()
-                model(**inputs, logits_to_keep=1).logits.argmax(-1)
+                found = video_features(model, choice, inputs)
+                model(**text, mm_encoder_outputs={"video": found}, logits_to_keep=1).logits.argmax(-1)
 
         contenders[name] = first_token
     with torch.no_grad():

@@ -1,19 +1,21 @@
 """The rows of the comparison: how each chooses frames, and which visual tokens its language model reads."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dynfocus.encoding.cooperative_encoding import CooperativeEncoder
-from dynfocus.encoding.event_prototypes import EventPrototypeEstimator, Events, Selection
 from dynfocus.encoding.event_scoring import EventScorer
+from dynfocus.encoding.question_encoder import FrameQueries
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.modeling_outputs_dynfocus import DynFocusVideoFeatures
 from dynfocus.processing.token_plan import TokenPlan
+from dynfocus.selecting.focus import Focus
+from dynfocus.selecting.topk import hard_topk
+from dynfocus.states.video_state import VideoState
 
 CONES, RODS, POOLED = 38, 2, 4
 
@@ -26,7 +28,7 @@ class Layout:
     Args:
         name, says (`str`): in tables, and in words.
         selector (`str`): `"aware"` and `"blind"` learn to choose; `"uniform"`, `"random"`, `"oracle"` (the frames of
-            the asked events, then random ones) and `"all"` are told; `"none"` has no key frames.
+            the asked events, then random ones) and `"all"` are given; `"none"` has no key frames.
         rods, cones (`bool`): which tokens are kept.
         pooled (`bool`): every frame is pooled to the same number of tokens instead.
         released (`bool`): the preset `released_code`.
@@ -47,12 +49,12 @@ class Layout:
         return self.selector in ("aware", "blind")
 
     @property
-    def tells_score(self) -> bool:
-        """Whether its tokens tell the language model how well they fit the question."""
+    def embeds_scores(self) -> bool:
+        """Whether how well they fit the question is embedded into its tokens."""
         return self.selector == "aware"
 
     def plan(self, num_frames: int, num_key: int, prototypes: int = 64) -> TokenPlan:
-        """The plan of a video; told choices are among all frames."""
+        """The plan of a video; where nothing is learned, the choice is among all frames."""
         num_events = min(num_frames, 80 if self.released else prototypes) if self.learns else num_frames
         num_key = num_frames if self.selector == "all" else min(num_key, num_events)
         tokens = RODS * self.rods * num_frames + CONES * self.cones * num_key
@@ -81,115 +83,66 @@ ROWS = {
 }
 
 
-class ToldEstimator(EventPrototypeEstimator):
-    """
-    DPE that takes the frames' scores `(V, T)` from `told`, where there are some.
-
-    While the model is trained from which all rows start, both selectors learn, whoever chooses: `blind_scorer` is
-    there then, and `own` holds the scores `(V, L)` of the question-aware and of the question-blind one.
-    """
-
-    layout: Layout
-    told: torch.Tensor | None = None
-    blind_scorer: EventScorer | None
-    own: tuple[torch.Tensor, ...] = ()
-
-    def forward(self, events: Any, queries: Any, grouped_tokens: Any, frame_mask: Any) -> torch.Tensor:
-        scores = None
-        if self.blind_scorer is not None:
-            pooled = torch.cat([events.prototypes.mean(2), events.prototypes.amax(2)], dim=-1)
-            aware = super().forward(events, queries, grouped_tokens, frame_mask)
-            self.own = aware, self.blind_scorer(pooled, events.mask).float()
-            scores = self.own[self.layout.selector == "blind"]
-        if self.told is None:
-            return super().forward(events, queries, grouped_tokens, frame_mask) if scores is None else scores
-        scores = self.told.gather(1, events.medoids).float()
-        return scores.masked_fill(~events.mask, float("-inf"))
-
-
-class PartialEncoder(CooperativeEncoder):
-    """CCE that leaves out what its layout does not keep."""
-
-    layout: Layout
-
-    def forward(
-        self,
-        frame_features: torch.Tensor,
-        grouped_tokens: torch.Tensor,
-        parent_of_token: torch.Tensor,
-        queries: Any,
-        events: Events,
-        scores: torch.Tensor,
-        selection: Selection,
-        frame_mask: torch.Tensor,
-        num_groups: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        if self.layout.pooled:
-            side = int(frame_features.shape[2] ** 0.5)
-            cells = frame_features.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
-            pooled = F.adaptive_avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
-            return list(self.projector(pooled).unflatten(0, frame_features.shape[:2]).flatten(1, 2))
-        with self._scores_of_this_layout():
-            tokens = super().forward(
-                frame_features,
-                grouped_tokens,
-                parent_of_token,
-                queries,
-                events,
-                scores,
-                selection,
-                frame_mask,
-                num_groups,
-            )
-        if self.layout.rods and self.layout.cones:
-            return tokens
-        key_frames = events.medoids.gather(1, selection.key_events).tolist()
-        return [video[self._kept(frames, len(video))] for video, frames in zip(tokens, key_frames, strict=True)]
-
-    @contextmanager
-    def _scores_of_this_layout(self) -> Iterator[None]:
-        """Scores are told to the language model where the question-aware selector made them."""
-        tell = self.score_embedding
-        if not self.layout.tells_score:
-            self.score_embedding = None
-        try:
-            yield
-        finally:
-            self.score_embedding = tell
-
-    def _kept(self, key_frames: list[int], num_tokens: int) -> torch.Tensor:
-        """Which of a video's tokens are of the kind that is kept: a key frame's cones come before its rods."""
-        is_cone = torch.zeros(num_tokens, dtype=torch.bool)
-        for slot, frame in enumerate(key_frames):
-            start = RODS * frame + CONES * slot
-            is_cone[start : start + CONES] = True
-        return is_cone if self.layout.cones else ~is_cone
-
-
 #: What the model from which all rows start keeps: the parts of all rows, so that both selectors learn.
 BASE = Layout("base", "has the layouts of all rows by turns", "oracle")
 
 
-def lay_out(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
-    """Give `model` a layout, in place; parts that it does not use are taken out. The base keeps the parts of all."""
-    inner = model.model
-    inner.event_prototypes.__class__ = ToldEstimator
-    inner.cooperative_encoder.__class__ = PartialEncoder
-    is_base = layout.name == BASE.name
-    blind = EventScorer(model.config.vision_config.hidden_size).to(model.device) if is_base else None
-    inner.event_prototypes.register_module("blind_scorer", blind)
-    if not is_base and layout.selector != "aware":
-        inner.cooperative_encoder.score_embedding = None
-        inner.event_prototypes.question_scorer = None
-    take_layout(model, layout)
+@dataclass
+class Choice:
+    """
+    The rule of choice of a layout, for `get_video_features(choose=…)`; it keeps the scores on which it rests.
+
+    Args:
+        layout (`Layout`).
+        frame_scores (`torch.Tensor` of shape `(V, T)`, *optional*): the K highest are chosen; see `frame_scores`.
+
+    Attributes:
+        aware, blind (`torch.Tensor` of shape `(V, L)`, *optional*):
+            scores of the events by the question-aware and by the question-blind selector, where the layout has them.
+    """
+
+    layout: Layout
+    frame_scores: torch.Tensor | None = None
+    aware: torch.Tensor | None = None
+    blind: torch.Tensor | None = None
+
+    def __call__(
+        self,
+        estimator: Any,
+        state: VideoState,
+        queries: FrameQueries,
+        plan: torch.Tensor,
+        *,
+        sigma: float,
+        noise: torch.Tensor | None,
+    ) -> Focus:
+        _, num_key, num_groups = plan.unbind(1)
+        is_base = hasattr(estimator, "blind_scorer")
+        if is_base or self.layout.learns:
+            events = estimator.events_of(state, plan[:, 0], queries.device, queries.dtype)
+            if is_base or self.layout.selector == "aware":
+                self.aware = estimator(events, queries, state.grouped_tokens, state.frame_mask)
+            if is_base or self.layout.selector == "blind":
+                scorer = estimator.blind_scorer if is_base else estimator.scorer
+                pooled = torch.cat([events.prototypes.mean(2), events.prototypes.amax(2)], dim=-1)
+                self.blind = scorer(pooled, events.mask).float().masked_fill(~events.mask, float("-inf"))
+        if self.frame_scores is not None:
+            key_frames = hard_topk(self.frame_scores.to(queries.device), num_key, mask=state.frame_mask)
+            return Focus.on_frames(key_frames, state.frame_mask, num_groups)
+        scores = self.aware if self.layout.selector == "aware" else self.blind
+        focus = Focus.on_events(
+            events, scores, num_key, num_groups, sigma=sigma, num_samples=estimator.num_samples, noise=noise
+        )
+        # Only what the question-aware selector found is embedded into the tokens.
+        return focus if self.layout.embeds_scores else replace(focus, scores=None)
 
 
-def take_layout(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
-    """Let the base do for the next steps what a row does."""
-    model.model.event_prototypes.layout = model.model.cooperative_encoder.layout = layout
+def choice_of(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> Choice:
+    """How a layout chooses among the frames of videos, where `asked` `(V, T)` marks those of the asked events."""
+    return Choice(layout, frame_scores(layout, asked, num_key, seed))
 
 
-def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> torch.Tensor | None:
+def frame_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> torch.Tensor | None:
     """Scores of the frames where the layout does not learn to choose; `asked` `(V, T)` marks the asked events."""
     if layout.learns:
         return None
@@ -204,6 +157,44 @@ def told_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) ->
         if layout.selector == "oracle":
             scores = scores + asked.cpu()
     return scores.to(asked.device)
+
+
+def video_features(
+    model: DynFocusForConditionalGeneration, choice: Choice, inputs: Mapping[str, Any]
+) -> DynFocusVideoFeatures:
+    """`get_video_features` of `inputs`, with the visual tokens that the layout keeps."""
+    layout = choice.layout
+    found = model.get_video_features(**inputs, choose=choice, return_dict=True)
+    if layout.pooled:
+        features = inputs["video_state"].frame_features
+        side = int(features.shape[2] ** 0.5)
+        cells = features.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
+        pooled = F.adaptive_avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
+        tokens = model.model.cooperative_encoder.projector(pooled).unflatten(0, features.shape[:2]).flatten(1, 2)
+        return replace(found, pooler_output=list(tokens))
+    if layout.rods and layout.cones:
+        return found
+    videos = zip(found.pooler_output, found.key_frames, strict=True)
+    return replace(found, pooler_output=[video[_kept(layout, keys.tolist(), len(video))] for video, keys in videos])
+
+
+def _kept(layout: Layout, key_frames: list[int], num_tokens: int) -> torch.Tensor:
+    """Which of a video's tokens are of the kind that is kept: a key frame's cones come before its rods."""
+    is_cone = torch.zeros(num_tokens, dtype=torch.bool)
+    for slot, frame in enumerate(key_frames):
+        start = RODS * frame + CONES * slot
+        is_cone[start : start + CONES] = True
+    return is_cone if layout.cones else ~is_cone
+
+
+def lay_out(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
+    """Leave `model` the parts that a layout uses, in place; the base keeps those of all, and a second selector."""
+    inner = model.model
+    if layout.name == BASE.name:
+        inner.event_prototypes.blind_scorer = EventScorer(model.config.vision_config.hidden_size).to(model.device)
+    elif layout.selector != "aware":
+        inner.cooperative_encoder.score_embedding = None
+        inner.event_prototypes.question_scorer = None
 
 
 def frame_of_token(layout: Layout, key_frames: Sequence[torch.Tensor], num_frames: int) -> torch.Tensor:
@@ -221,12 +212,4 @@ def frame_of_token(layout: Layout, key_frames: Sequence[torch.Tensor], num_frame
     return torch.stack(rows)
 
 
-__all__ = [
-    "BASE",
-    "ROWS",
-    "Layout",
-    "frame_of_token",
-    "lay_out",
-    "take_layout",
-    "told_scores",
-]
+__all__ = ["BASE", "ROWS", "Choice", "Layout", "choice_of", "frame_of_token", "lay_out", "video_features"]

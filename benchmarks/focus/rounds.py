@@ -6,11 +6,10 @@ that makes the checkpoint of it.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from recipe.answers import AnswerTraining
+from recipe.data import KIND_WEIGHTS
+from recipe.reading import DETAIL_WEIGHTS
 from row_training import Guidance
-
-from dynfocus.training.tiny.answers import AnswerTraining
-from dynfocus.training.tiny.data import KIND_WEIGHTS
-from dynfocus.training.tiny.reading import DETAIL_WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from layouts import Layout, frame_of_token, take_layout, told_scores
+from layouts import Layout, choice_of, frame_of_token, video_features
+from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
+from recipe.attention import choose_attention
+from recipe.data import QuestionBatches, answerable
+from recipe.guidance import guidance_loss
+from recipe.positions import spread_positions
+from recipe.progress import load_progress, relevance_loss, save_progress
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
-from dynfocus.training.tiny.answers import AnswerTraining, build_optimizers, set_learning_rates
-from dynfocus.training.tiny.attention import choose_attention
-from dynfocus.training.tiny.data import QuestionBatches, answerable
-from dynfocus.training.tiny.guidance import guidance_loss
-from dynfocus.training.tiny.positions import spread_positions
-from dynfocus.training.tiny.progress import load_progress, relevance_loss, save_progress
 
 #: Longer chats are not guided.
 MOST_GUIDED_TOKENS = 1600
@@ -103,7 +103,7 @@ def train(
         torch.manual_seed(seed * 1_000_003 + step)
         set_learning_rates(optimizers, settings, step, total)
         lesson = draw(rng, step)
-        learns = lesson.layout.learns and model.model.event_prototypes.blind_scorer is None
+        learns = lesson.layout.learns and not hasattr(model.model.event_prototypes, "blind_scorer")
         model.model.selection_sigma = settings.sigma * (1 - step / total) if learns else 0.0
         losses = step_losses(model, lesson, settings, rng, device, longest_position, guidance)
         model.zero_grad(set_to_none=True)
@@ -135,21 +135,19 @@ def step_losses(
 ) -> dict[str, torch.Tensor]:
     """The losses of one batch by their names."""
     layout, part, batches = lesson.layout, lesson.part, lesson.batches
-    take_layout(model, layout)
-    estimator = model.model.event_prototypes
     num_key = int(rng.choice(part.key_frames))
     noise_seed = int(rng.integers(2**31))
     plan = layout.plan(part.num_frames, num_key)
     size = part.batch_size
-    alone = guidance is not None and layout.tells_score and rng.random() < guidance.alone
+    alone = guidance is not None and layout.embeds_scores and rng.random() < guidance.alone
     rows, turns = batches.draw(rng, 2 * size if alone else size, later_cones=guidance is not None)
     if alone:
         turns = [chat[:1] for chat in turns]
     asked = batches.asked(turns, plan.num_frames).to(device)
-    estimator.told = told_scores(layout, asked, plan.num_key_frames, noise_seed)
+    choice = choice_of(layout, asked, plan.num_key_frames, noise_seed)
     choose_attention(model)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
-        found = model.get_video_features(**batches.videos(rows, turns, device, plan))
+        found = video_features(model, choice, batches.videos(rows, turns, device, plan))
         key_frames = found.key_frames if layout.cones and not layout.pooled else [torch.empty(0)] * len(rows)
         turns = [
             [first, *answerable(later, set(keys.tolist()))]
@@ -174,14 +172,11 @@ def step_losses(
         frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
         losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]
     medoids = torch.stack(found.event_medoids)
-    if estimator.blind_scorer is not None:
-        aware, blind = estimator.own
-        losses["relevance"] = layout.relevance * relevance_loss(aware, medoids, asked)
-        losses["blind relevance"] = layout.relevance * relevance_loss(blind, medoids, asked)
-    elif layout.learns:
-        relevance = relevance_loss(torch.stack(found.event_scores), medoids, asked)
-        # A weight of 0 is still looked at.
-        losses["relevance"] = layout.relevance * relevance if layout.relevance else relevance.detach()
+    for name, scores in (("relevance", choice.aware), ("blind relevance", choice.blind)):
+        if scores is not None:
+            relevance = relevance_loss(scores, medoids, asked)
+            # A weight of 0 is still looked at.
+            losses[name] = layout.relevance * relevance if layout.relevance else relevance.detach()
     return losses
 
 

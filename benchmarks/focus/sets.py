@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recipe.data import FeatureSet
 from safetensors.torch import load_file, save_file
 
 from dynfocus.eval.synthetic.builder import Recipe, synthesize
@@ -13,7 +14,6 @@ from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.states.video_state import VideoState
-from dynfocus.training.tiny.data import FeatureSet
 
 TEST_SEED = 301
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dynfocus.training.tiny.data import VideoSet
+from recipe.data import VideoSet
 
 
 @dataclass(frozen=True)

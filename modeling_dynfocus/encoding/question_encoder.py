@@ -91,14 +91,15 @@ class FrameQueries:
         self.num_frames = frame_mask.shape[1]
         #: Frames of a chunk, for all that goes on with these queries.
         self.frames_per_chunk = encoder.frames_per_chunk if in_chunks else frame_mask.numel()
-        self._all = None if in_chunks else encoder(input_ids, attention_mask, frame_tokens, frame_mask)
+        #: Of all frames, where they are one chunk.
+        self.all_frames = None if in_chunks else encoder(input_ids, attention_mask, frame_tokens, frame_mask)
         self._taken: torch.Tensor | None = None
         self._row = torch.full((frame_mask.numel(),), -1, dtype=torch.long, device=frame_mask.device)
 
     def take(self, frames: torch.Tensor) -> torch.Tensor:
         """At `frames` `(V, K)` of each video: `(V, K, queries, D)`."""
-        if self._all is not None:
-            return take_frames(self._all, frames)
+        if self.all_frames is not None:
+            return take_frames(self.all_frames, frames)
         videos = torch.arange(len(frames), device=frames.device)[:, None]
         places, row = (videos * self.num_frames + frames).unique(return_inverse=True)
         step = self.encoder.frames_per_chunk
@@ -108,8 +109,8 @@ class FrameQueries:
 
     def at(self, videos: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """At the places `videos`, `frames`, each of shape `(n,)`: `(n, queries, D)`."""
-        if self._all is not None:
-            return self._all[videos, frames]
+        if self.all_frames is not None:
+            return self.all_frames[videos, frames]
         row = self._row[videos * self.num_frames + frames]
         if self._taken is None or not bool((row >= 0).any()):
             return self._encode(videos, frames)

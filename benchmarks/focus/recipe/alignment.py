@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dynfocus.encoding.event_prototypes import Selection
+from dynfocus.encoding.question_encoder import FrameQueries
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.selecting.events import take_frames
 
 from .data import QuestionBatches
 from .naming import Naming, named_in
@@ -99,23 +100,23 @@ def alignment_losses(
     inputs, labels = batches.collate(rows, turns, device), batches.labels(rows, device)
     named = torch.from_numpy(np.stack([named_in(questions[0].question) for questions in turns])).to(device)
     state, asked = inputs["video_state"], inputs["asked"]
-    num_events, num_key, num_groups = inputs["video_token_plan"].unbind(1)
+    num_events, num_key, _ = inputs["video_token_plan"].unbind(1)
     estimator, encoder = model.model.event_prototypes, model.model.cooperative_encoder
     with torch.autocast(torch.device(device).type, torch.bfloat16):
-        queries = model.model.question_encoder(
-            inputs["question_input_ids"], inputs["question_attention_mask"], state.grouped_tokens, state.frame_mask
+        question = inputs["question_input_ids"], inputs["question_attention_mask"]
+        queries = FrameQueries(
+            model.model.question_encoder, *question, state.grouped_tokens, state.frame_mask, in_chunks=False
         )
         events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
         scores = estimator(events, queries, state.grouped_tokens, state.frame_mask)
         gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
-        rods = encoder.rods(gated, queries, state.frame_mask, num_groups)
+        rods = encoder.rods(gated, queries.all_frames)
         # Any frame's cones must name what it shows: these are some, whatever the question.
         chances = torch.rand(scores.shape, device=device).masked_fill(~events.mask, -1)
         key_events = chances.topk(int(num_key.max())).indices.sort().values
-        selection = Selection(key_events, torch.ones_like(key_events, dtype=torch.bool))
-        cones = encoder.cones(state.frame_features, gated, events, selection)
-        matches = naming.matches(estimator.question_scorer, queries, state.grouped_tokens, named, labels)
-    of_keys = events.medoids.gather(1, key_events)
+        of_keys = events.medoids.gather(1, key_events)
+        cones = encoder.cones(take_frames(state.frame_features, of_keys), take_frames(gated, of_keys))
+        matches = naming.matches(estimator.question_scorer, queries.all_frames, state.grouped_tokens, named, labels)
     losses = {
         "relevance": 2 * relevance_loss(scores, events.medoids, asked),
         **matches,
