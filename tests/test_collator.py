@@ -225,7 +225,7 @@ def test_plans_that_fit_are_the_largest(num_frames, budget, room):
 @pytest.mark.parametrize("kept", [True, False])
 def test_long_rows_shrink_to_what_fits(kept):
     processor = make_tiny_processor(rods_on_key_frames=kept)
-    model = tiny_model(rods_on_key_frames=kept)
+    model = tiny_model("default" if kept else "released_code")
     two = chat(frames_of(12), text="a", answer="yes")
     two[0]["content"].insert(1, {"type": "video", "video": frames_of(3, seed=1)})
     rows = [{"messages": chat(frames_of(9), answer="47")}, {"messages": two}]

@@ -15,7 +15,8 @@ def test_config_round_trip(preset, tmp_path):
     loaded = DynFocusConfig.from_pretrained(tmp_path)
     again = DynFocusConfig.from_dict(json.loads(config.to_json_string()))
     assert settings_of(loaded) == settings_of(again) == settings_of(config)
-    assert {name: getattr(loaded, name) for name in PRESETS[preset]} == PRESETS[preset]
+    assert loaded.preset == preset
+    assert loaded.question_context == {"default": "grouped", "released_code": "patches"}[preset]
     assert loaded.cone_tokens == 16 + 8 + 4
 
 
@@ -26,8 +27,43 @@ def test_default_config_is_whole():
 
 
 def test_arguments_win_over_the_preset():
-    assert tiny_config("released_code", rods_on_key_frames=True).rods_on_key_frames
-    assert not tiny_config("released_code").rods_on_key_frames
+    assert tiny_config("released_code", question_context="grouped").question_context == "grouped"
+
+
+EARLIER = {
+    "default": {
+        "event_clustering": "dpc_knn",
+        "cone_source": "medoid",
+        "cluster_gate": "bounded",
+        "question_aware_score": True,
+        "rods_on_key_frames": True,
+        "question_context": "grouped",
+    },
+    "released_code": {
+        "event_clustering": "kmeans",
+        "cone_source": "centroid",
+        "cluster_gate": "softmax",
+        "question_aware_score": False,
+        "rods_on_key_frames": False,
+        "question_context": "patches",
+    },
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_configurations_of_earlier_versions(preset, tmp_path):
+    """They had a setting for each difference between the presets."""
+    saved = tiny_config(preset).to_dict()
+    del saved["preset"]
+    (tmp_path / "config.json").write_text(json.dumps({**saved, **EARLIER[preset]}))
+    assert settings_of(DynFocusConfig.from_pretrained(tmp_path)) == settings_of(tiny_config(preset))
+
+
+def test_settings_of_no_preset_are_refused():
+    with pytest.raises(ValueError, match="'cone_source': 'centroid'.* are of no preset: choose one of 'default', "):
+        tiny_config(**{**EARLIER["default"], "cone_source": "centroid"})
+    with pytest.raises(ValueError, match="'event_clustering': 'evil'"):
+        tiny_config(event_clustering="evil")
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_focus import CONE, token_order
 from tiny_models import num_visual_tokens, of_videos, tiny_config, tiny_inputs, tiny_model
 
 from dynfocus.configuration_dynfocus import PRESETS
-from dynfocus.encoding.cooperative_encoding import ClusterGate, CooperativeEncoder, group_of_frame
-from dynfocus.encoding.event_prototypes import Events, Selection
-from dynfocus.processing.token_plan import TokenBudget, plan_tokens
+from dynfocus.encoding.cooperative_encoding import ClusterGate, CooperativeEncoder
+from dynfocus.encoding.released_code import ReleasedEncoder, SoftmaxGate
+from dynfocus.processing.token_plan import TokenBudget
+from dynfocus.selecting.events import Events
+from dynfocus.selecting.focus import Focus, group_of_frame
+from dynfocus.states.video_state import VideoState
 
-#: Added to the frame of a cone, to tell it from a rod.
-CONE = 10_000
+ENCODERS = {"default": CooperativeEncoder, "released_code": ReleasedEncoder}
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -20,85 +23,58 @@ def model(request):
     return tiny_model(request.param)
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+@pytest.fixture(scope="module", params=ENCODERS)
 def encoder(request):
     torch.manual_seed(0)
-    return CooperativeEncoder(tiny_config(request.param)).eval()
-
-
-@pytest.fixture(scope="module")
-def encoders():
-    return {preset: CooperativeEncoder(tiny_config(preset)) for preset in PRESETS}
-
-
-def assemble(encoder, videos, *, cone_tokens=3):
-    """
-    Put together rods and cones that tell what they are, for videos given as (frames, key frames, rod groups).
-
-    Of each video, for each token: the group of its rod, or 10,000 plus the key frame of its cone.
-    """
-    num_frames, keys, groups = zip(*videos, strict=True)
-    slots, frames, limit = max(map(len, keys)), max(num_frames), max(groups)
-    key_frames = torch.zeros(len(videos), slots, dtype=torch.long)
-    slot_mask = torch.zeros(len(videos), slots, dtype=torch.bool)
-    for video, key in enumerate(keys):
-        key_frames[video, : len(key)] = torch.tensor(key)
-        slot_mask[video, : len(key)] = True
-    rods = torch.arange(limit).float()[None, :, None, None].expand(len(videos), -1, 2, 1)
-    cones = (CONE + key_frames).float()[..., None, None].expand(-1, -1, cone_tokens, 1)
-    frame_mask = torch.arange(frames) < torch.tensor(num_frames)[:, None]
-    tokens = encoder.assemble(rods, cones, key_frames, slot_mask, frame_mask, torch.tensor(groups))
-    return [video[:, 0].int().tolist() for video in tokens]
+    return ENCODERS[request.param](tiny_config(request.param)).eval()
 
 
 # ---- the order in time ----
 
 
-def test_a_key_frames_cones_come_before_its_rods(encoders):
-    assert assemble(encoders["default"], [(4, [1, 3], 4)]) == [
-        [0, 0, *[CONE + 1] * 3, 1, 1, 2, 2, *[CONE + 3] * 3, 3, 3]
-    ]
+def test_a_key_frames_cones_come_before_its_rods():
+    assert token_order([(4, [1, 3], 4)], True) == [[0, 0, *[CONE + 1] * 3, 1, 1, 2, 2, *[CONE + 3] * 3, 3, 3]]
 
 
-def test_released_cones_take_the_place_of_rods(encoders):
-    assert assemble(encoders["released_code"], [(4, [1, 3], 4)]) == [[0, 0, *[CONE + 1] * 3, 2, 2, *[CONE + 3] * 3]]
+def test_released_cones_take_the_place_of_rods():
+    assert token_order([(4, [1, 3], 4)], False) == [[0, 0, *[CONE + 1] * 3, 2, 2, *[CONE + 3] * 3]]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_where_all_frames_are_key_frames_all_keep_their_rods(encoders, preset):
+def test_where_all_frames_are_key_frames_all_keep_their_rods(preset):
     expected = [*[CONE] * 3, 0, 0, *[CONE + 1] * 3, 1, 1]
-    assert assemble(encoders[preset], [(2, [0, 1], 2)]) == [expected]
+    assert token_order([(2, [0, 1], 2)], ENCODERS[preset].rods_on_key_frames) == [expected]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_shared_rods_follow_the_cones_of_all_their_frames(encoders, preset):
+def test_shared_rods_follow_the_cones_of_all_their_frames(preset):
     """Six frames in three groups: frames 2 and 3 share group 1, their cones come in time order before its rods."""
     expected = [0, 0, *[CONE + 2] * 3, *[CONE + 3] * 3, 1, 1, *[CONE + 4] * 3, 2, 2]
-    assert assemble(encoders[preset], [(6, [2, 3, 4], 3)]) == [expected]
+    assert token_order([(6, [2, 3, 4], 3)], ENCODERS[preset].rods_on_key_frames) == [expected]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_assembly_of_a_batch_is_that_of_its_videos(encoders, preset):
+def test_assembly_of_a_batch_is_that_of_its_videos(preset):
     videos = [(6, [2, 3, 4], 3), (1, [0], 1), (4, [1, 3], 4), (2, [0, 1], 2)]
-    alone = [assemble(encoders[preset], [video])[0] for video in videos]
-    assert assemble(encoders[preset], videos) == alone
+    alone = [token_order([video], ENCODERS[preset].rods_on_key_frames)[0] for video in videos]
+    assert token_order(videos, ENCODERS[preset].rods_on_key_frames) == alone
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @settings(max_examples=60, deadline=None)
 @given(frames=st.integers(1, 4000), data=st.data())
-def test_tokens_are_as_many_as_planned_and_in_time_order(encoders, preset, frames, data):
+def test_tokens_are_as_many_as_planned_and_in_time_order(preset, frames, data):
     budget = TokenBudget(
         num_prototypes=data.draw(st.integers(1, 40)),
         key_ratio=data.draw(st.sampled_from([0.1, 0.45, 0.8, 1.0])),
         cone_tokens=3,
-        rods_on_key_frames=encoders[preset].rods_on_key_frames,
+        rods_on_key_frames=ENCODERS[preset].rods_on_key_frames,
         max_visual_tokens=data.draw(st.none() | st.integers(5, 3 * frames + 5)),
     )
     plan = budget.plan(frames)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     key_frames = torch.randperm(frames, generator=generator)[: plan.num_key_frames].sort().values.tolist()
-    (tokens,) = assemble(encoders[preset], [(frames, key_frames, plan.num_rod_groups)])
+    (tokens,) = token_order([(frames, key_frames, plan.num_rod_groups)], ENCODERS[preset].rods_on_key_frames)
     assert len(tokens) == plan.num_visual_tokens
     cones = [token - CONE for token in tokens if token >= CONE]
     assert cones == [frame for frame in key_frames for _ in range(3)]
@@ -119,31 +95,13 @@ def test_groups_of_frames():
 # ---- what tokens are made of ----
 
 
-def pieces(encoder, frames=6, videos=1, events=4, seed=0):
-    """Random inputs of CCE: frame features, gated tokens, queries, frame mask, events."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def random(*shape):
-        return torch.randn(*shape, 24, generator=generator)
-
-    medoids = torch.arange(0, frames, max(1, frames // events))[:events].expand(videos, -1)
-    found = Events(
-        torch.zeros(videos, frames, dtype=torch.long),
-        medoids,
-        torch.ones_like(medoids, dtype=torch.bool),
-        random(videos, medoids.shape[1], 16),
-    )
-    mask = torch.ones(videos, frames, dtype=torch.bool)
-    return random(videos, frames, 16), random(videos, frames, 22), random(videos, frames, 4), mask, found
-
-
-def chosen(*events):
-    return Selection(torch.tensor([events]), torch.ones(1, len(events), dtype=torch.bool))
+def random_tokens(*shape, seed=0):
+    return torch.randn(*shape, 24, generator=torch.Generator().manual_seed(seed))
 
 
 def test_rods_are_the_frames_mean_and_what_the_question_attends_to(encoder):
-    _, gated, queries, mask, _ = pieces(encoder)
-    rods = encoder.rods(gated, queries, mask, torch.tensor([6]))
+    gated, queries = random_tokens(1, 6, 22), random_tokens(1, 6, 4, seed=1)
+    rods = encoder.rods(gated, queries)
     assert rods.shape == (1, 6, 2, 32)
     torch.testing.assert_close(rods[:, :, 0], encoder.projector(gated.mean(2)))
     # As scaled dot-product attention of the queries over the tokens, averaged over the queries.
@@ -151,61 +109,119 @@ def test_rods_are_the_frames_mean_and_what_the_question_attends_to(encoder):
     torch.testing.assert_close(rods[:, :, 1], encoder.value_projector(attended), atol=1e-5, rtol=1e-5)
 
 
-def test_shared_rods_are_means_over_their_frames(encoder):
-    _, gated, queries, mask, _ = pieces(encoder)
-    gated = gated.detach()
-    shared = encoder.rods(gated, queries, mask, torch.tensor([2]))
-    assert shared.shape[1] == 2
-    torch.testing.assert_close(shared[0, 0, 0], encoder.projector(gated[0, :3].mean((0, 1))))
-    own = encoder.rods(gated, queries, mask, torch.tensor([6]))
-    # The second rod's map is linear: the mean may be taken before or after it.
-    torch.testing.assert_close(shared[0, 1, 1], own[0, 3:, 1].mean(0), atol=1e-5, rtol=1e-5)
-
-
 def test_more_rods_split_the_queries():
     torch.manual_seed(0)
     encoder = CooperativeEncoder(tiny_config(rod_tokens=3))
-    _, gated, queries, mask, _ = pieces(encoder)
-    rods = encoder.rods(gated, queries, mask, torch.tensor([6]))
+    gated, queries = random_tokens(1, 6, 22), random_tokens(1, 6, 4, seed=1)
+    rods = encoder.rods(gated, queries)
     assert rods.shape == (1, 6, 3, 32)
     other = queries.clone()
     other[:, :, 2:] += 1
-    moved = (encoder.rods(gated, other, mask, torch.tensor([6])) - rods).abs().amax((0, 1, 3)) > 1e-6
+    moved = (encoder.rods(gated, other) - rods).abs().amax((0, 1, 3)) > 1e-6
     assert moved.tolist() == [False, False, True]
 
 
+class Queries:
+    """Stands for `FrameQueries`, with random queries."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, num_frames, frames_per_chunk=1000):
+        self.frames_per_chunk = frames_per_chunk
+        self.queries = random_tokens(1, num_frames, 4, seed=2)
+
+    def at(self, videos, frames):
+        return self.queries[videos, frames]
+
+
+def pieces(num_groups=6):
+    """A state of six frames, and its four events, of which frames 0, 1, 2 and 3 are the medoids."""
+    parents = torch.cat([torch.arange(6), torch.arange(16) % 6]).sort().values
+    state = VideoState(
+        frame_features=random_tokens(1, 6, 16, seed=3),
+        grouped_tokens=random_tokens(1, 6, 22, seed=4),
+        parent_of_token=parents.expand(1, 6, -1),
+        frame_mask=torch.ones(1, 6, dtype=torch.bool),
+    )
+    events = Events(
+        torch.tensor([[0, 1, 2, 3, 3, 3]]),
+        torch.arange(4)[None],
+        torch.ones(1, 4, dtype=torch.bool),
+        random_tokens(1, 4, 16, seed=5),
+    )
+    return state, events, torch.tensor([num_groups])
+
+
+def focused(events, groups, key_events, scores=None, indicators=None):
+    mask = torch.ones(1, len(key_events), dtype=torch.bool)
+    return Focus(events, scores, torch.tensor([key_events]), mask, groups, indicators)
+
+
+def cones_of(encoder, tokens, key_frames):
+    """Cones out of the visual tokens of six frames, `(K, 38, H)`."""
+    (order,) = token_order([(6, key_frames, 6)], encoder.rods_on_key_frames, cone_tokens=38)
+    return torch.stack([tokens[torch.tensor(order) == CONE + frame] for frame in key_frames])
+
+
+def test_shared_rods_are_means_over_their_frames(encoder):
+    state, events, groups = pieces(num_groups=2)
+    queries = Queries(6)
+    (tokens,) = encoder(state, queries, focused(events, groups, [0]))
+    gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)[0]
+    own = encoder.rods(gated, queries.queries[0])
+    torch.testing.assert_close(tokens[38], encoder.projector(gated[:3].mean((0, 1))), atol=1e-5, rtol=1e-5)
+    # The second rod's map is linear: the mean may be taken before or after it.
+    torch.testing.assert_close(tokens[-1], own[3:, 1].mean(0), atol=1e-5, rtol=1e-5)
+
+
 def test_cones_are_the_prototype_and_the_groups_of_its_frame(encoder):
-    frame_features, gated, _, _, events = pieces(encoder)
-    cones = encoder.cones(frame_features, gated, events, chosen(1, 3))
-    frames = events.medoids[0, [1, 3]]
-    is_medoid = encoder.cone_source == "medoid"
-    coarse = frame_features[0, frames] if is_medoid else events.prototypes[0, [1, 3]]
-    expected = encoder.projector(torch.cat([coarse, gated[0, frames]], dim=1))
-    torch.testing.assert_close(cones[0], expected)
+    state, events, groups = pieces()
+    (tokens,) = encoder(state, Queries(6), focused(events, groups, [1, 3]))
+    is_medoid = isinstance(encoder, CooperativeEncoder) and not isinstance(encoder, ReleasedEncoder)
+    pooled = (state.frame_features if is_medoid else events.prototypes)[0, [1, 3]]
+    gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)[0, [1, 3]]
+    torch.testing.assert_close(cones_of(encoder, tokens, [1, 3]), encoder.cones(pooled, gated))
 
 
 def test_a_soft_choice_that_is_one_event_is_the_hard_choice(encoder):
-    frame_features, gated, _, _, events = pieces(encoder)
-    hard = chosen(0, 2)
-    indicators = torch.nn.functional.one_hot(hard.key_events, events.medoids.shape[1]).float()
-    soft = Selection(hard.key_events, hard.mask, indicators)
-    torch.testing.assert_close(
-        encoder.cones(frame_features, gated, events, soft), encoder.cones(frame_features, gated, events, hard)
-    )
+    state, events, groups = pieces()
+    indicators = torch.nn.functional.one_hot(torch.tensor([[0, 2]]), 4).float()
+    for scores in (None, random_tokens(1)[:, :4]):
+        hard = encoder(state, Queries(6), focused(events, groups, [0, 2], scores))
+        soft = encoder(state, Queries(6), focused(events, groups, [0, 2], scores, indicators))
+        torch.testing.assert_close(soft, hard)
 
 
 def test_a_soft_choice_blends_events_and_carries_a_gradient(encoder):
-    frame_features, gated, _, _, events = pieces(encoder)
+    state, events, groups = pieces()
     weights = torch.tensor([[[0.5, 0.5, 0.0, 0.0]]], requires_grad=True)
-    soft = Selection(torch.tensor([[0]]), torch.tensor([[True]]), weights)
-    cones = encoder.cones(frame_features, gated, events, soft)
-    cones.square().sum().backward()
+    (tokens,) = encoder(state, Queries(6), focused(events, groups, [0], indicators=weights))
+    cones_of(encoder, tokens, [0]).square().sum().backward()
     assert weights.grad.abs().min() > 0
+
+
+def test_scores_are_embedded_where_there_are_some():
+    """How well a frame's event fits is added to its rods, and to the cones of key frames; more for a better fit."""
+    torch.manual_seed(0)
+    encoder = CooperativeEncoder(tiny_config()).eval()
+    torch.nn.init.normal_(encoder.score_embedding.rods.weight)
+    torch.nn.init.normal_(encoder.score_embedding.cones.weight)
+    state, events, groups = pieces()
+    scores = torch.tensor([[-1.0, 0.0, 1.0, 2.0]])
+    with torch.no_grad():
+        (plain,) = encoder(state, Queries(6), focused(events, groups, [1]))
+        (embedded,) = encoder(state, Queries(6), focused(events, groups, [1], scores))
+    (order,) = token_order([(6, [1], 6)], True, cone_tokens=38)
+    fit = scores.sigmoid()[0, [0, 1, 2, 3, 3, 3]]
+    for place, token in enumerate(order):
+        layer = encoder.score_embedding.cones if token >= CONE else encoder.score_embedding.rods
+        added = layer(fit[token % CONE, None])
+        torch.testing.assert_close(embedded[place] - plain[place], added, atol=1e-5, rtol=1e-4)
 
 
 def test_the_bounded_gate_weighs_groups_between_a_half_and_one_and_a_half():
     torch.manual_seed(0)
-    gate = ClusterGate(6, "bounded")
+    gate = ClusterGate(6)
     torch.nn.init.normal_(gate.score.weight, std=10)
     tokens = torch.randn(2, 22, 5)
     parents = torch.arange(22).remainder(6).sort().values.expand(2, -1)
@@ -217,7 +233,7 @@ def test_the_bounded_gate_weighs_groups_between_a_half_and_one_and_a_half():
 
 
 def test_the_softmax_gate_shares_one_among_the_groups():
-    gate = ClusterGate(6, "softmax")
+    gate = SoftmaxGate(6)
     tokens = torch.randn(2, 22, 5)
     parents = torch.arange(22).remainder(6).sort().values.expand(2, -1)
     weights = (gate(tokens, parents) / tokens)[:, :, 0]
@@ -231,13 +247,13 @@ def test_the_softmax_gate_shares_one_among_the_groups():
 @settings(max_examples=25, deadline=None)
 @given(frames=st.integers(1, 20), data=st.data())
 def test_the_model_gives_the_planned_number_of_tokens(model, frames, data):
-    plan = plan_tokens(
-        frames,
+    budget = TokenBudget(
         num_prototypes=data.draw(st.integers(1, 12)),
         key_ratio=data.draw(st.sampled_from([0.1, 0.45, 0.8, 1.0])),
         rods_on_key_frames=model.config.rods_on_key_frames,
         max_visual_tokens=data.draw(st.none() | st.integers(40, 600)),
     )
+    plan = budget.plan(frames)
     inputs = tiny_inputs(model.config, [frames], plans=[list(plan.as_row())])
     with torch.no_grad():
         (tokens,) = model.get_video_features(**of_videos(inputs)).pooler_output

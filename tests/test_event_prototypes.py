@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 from tiny_models import make_question_aware, of_videos, scenes, tiny_config, tiny_inputs, tiny_model
 
 from dynfocus.configuration_dynfocus import PRESETS
-from dynfocus.encoding.event_prototypes import (
-    EventPrototypeEstimator,
-    Events,
-    event_time_features,
-    find_events,
-    kmeans_start_frames,
-)
+from dynfocus.encoding.event_prototypes import EventPrototypeEstimator
+from dynfocus.encoding.released_code import ReleasedEstimator, kmeans_start_frames
+from dynfocus.selecting.events import Events, event_time_features, find_events
+from dynfocus.selecting.focus import Focus
 
-METHODS = ("dpc_knn", "kmeans")
+ESTIMATORS = {"dpc_knn": EventPrototypeEstimator, "kmeans": ReleasedEstimator}
+METHODS = tuple(ESTIMATORS)
 FRAMES_AND_EVENTS = st.integers(1, 14).flatmap(lambda frames: st.tuples(st.just(frames), st.integers(1, frames)))
 
 
@@ -54,6 +52,10 @@ def ask(model, pixels, plan, words, **kwargs):
         )
 
 
+def events_by(method, tokens, mask, counts):
+    return ESTIMATORS[method](tiny_config()).find_events(tokens, mask, counts)
+
+
 # ---- frames to events ----
 
 
@@ -63,7 +65,7 @@ def ask(model, pixels, plan, words, **kwargs):
 def test_events_divide_the_frames(method, videos, seed):
     num_frames, num_events = zip(*videos, strict=True)
     tokens, mask = features(num_frames, seed=seed), mask_of(num_frames)
-    events = find_events(tokens, mask, torch.tensor(num_events), method=method)
+    events = events_by(method, tokens, mask, torch.tensor(num_events))
     assert torch.equal(events.event_of_frame == -1, ~mask)
     assert events.mask.sum(1).tolist() == list(num_events)
     for video, (frames, count) in enumerate(videos):
@@ -84,7 +86,7 @@ def test_events_divide_the_frames(method, videos, seed):
 @pytest.mark.parametrize("method", METHODS)
 def test_as_many_events_as_frames(method):
     tokens = features([6])
-    events = find_events(tokens, mask_of([6]), torch.tensor([6]), method=method)
+    events = events_by(method, tokens, mask_of([6]), torch.tensor([6]))
     assert torch.equal(events.event_of_frame, torch.arange(6)[None])
     assert torch.equal(events.medoids, torch.arange(6)[None])
     torch.testing.assert_close(events.prototypes, tokens)
@@ -133,78 +135,87 @@ def test_time_features_are_fractions_of_the_video():
 # ---- score and selection ----
 
 
-@pytest.fixture(scope="module")
-def estimator():
-    return EventPrototypeEstimator(tiny_config(selection_samples=200))
-
-
 SCORES = torch.tensor([[0.1, 2.0, 0.4, 1.9, -1.0], [3.0, 3.0, 3.0, float("-inf"), float("-inf")]])
 EVENTS = torch.tensor([[True] * 5, [True, True, True, False, False]])
 NUM_KEY = torch.tensor([3, 2])
 
 
-def test_hard_selection_takes_the_best_in_time_order(estimator):
-    selection = estimator.select(SCORES, EVENTS, NUM_KEY, sigma=0.0)
+def choose(scores, mask, num_key, **options):
+    frames = torch.arange(scores.shape[1]).expand_as(scores)
+    events = Events(frames, frames, mask)
+    return Focus.on_events(events, scores, num_key, torch.full_like(num_key, 5), num_samples=200, **options)
+
+
+def test_hard_selection_takes_the_best_in_time_order():
+    selection = choose(SCORES, EVENTS, NUM_KEY)
     assert selection.indicators is None
-    assert selection.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert selection.key_mask.tolist() == [[True, True, True], [True, True, False]]
     # Of equal scores the earlier events win.
     assert selection.key_events.tolist() == [[1, 2, 3], [0, 1, 0]]
 
 
-def test_noise_never_moves_a_slot(estimator):
+def test_noise_never_moves_a_slot():
     """Whatever the noise, slots stand where the unperturbed top-K puts them: no frame twice, none shifted in time."""
     scores = SCORES.clone().requires_grad_()
     for seed in range(5):
         torch.manual_seed(seed)
-        selection = estimator.select(scores, EVENTS, NUM_KEY, sigma=2.0)
+        selection = choose(scores, EVENTS, NUM_KEY, sigma=2.0)
         assert selection.key_events.tolist() == [[1, 2, 3], [0, 1, 0]]
         weights = selection.indicators
-        torch.testing.assert_close(weights.sum(-1), selection.mask.float())
+        torch.testing.assert_close(weights.sum(-1), selection.key_mask.float())
         assert not weights[1, :, 3:].any(), "padding events are never chosen"
         assert (weights[0] > 0).sum() > 3, "the noise blends events"
 
 
-def test_noise_that_is_almost_none_selects_hard(estimator):
+def test_noise_that_is_almost_none_selects_hard():
     scores = SCORES[:1].clone().requires_grad_()
-    selection = estimator.select(scores, EVENTS[:1], NUM_KEY[:1], sigma=1e-6)
+    selection = choose(scores, EVENTS[:1], NUM_KEY[:1], sigma=1e-6)
     expected = torch.nn.functional.one_hot(selection.key_events, 5).float()
     torch.testing.assert_close(selection.indicators, expected)
 
 
-def test_without_gradients_there_is_no_noise(estimator):
+def test_without_gradients_there_is_no_noise():
     with torch.no_grad():
-        assert estimator.select(SCORES, EVENTS, NUM_KEY, sigma=2.0).indicators is None
+        assert choose(SCORES, EVENTS, NUM_KEY, sigma=2.0).indicators is None
+
+
+class Taken:
+    """Stands for `FrameQueries`: the queries of events whose medoids are all frames."""
+
+    def __init__(self, queries):
+        self.queries = queries
+
+    def take(self, frames):
+        return self.queries
 
 
 def test_the_selection_learns_what_a_question_needs():
     """From the worth of the chosen events alone; a score that is blind to the question cannot learn it."""
     torch.manual_seed(0)
-    config = tiny_config(selection_samples=100)
-    width, num_events = config.vision_config.hidden_size, 5
+    width, num_events = tiny_config().vision_config.hidden_size, 5
     prototypes = torch.randn(1, num_events, 2, width).expand(2, -1, -1, -1)
     frames = torch.arange(num_events).expand(2, -1)
     mask = torch.ones(2, num_events, dtype=torch.bool)
     events = Events(frames, frames, mask, prototypes)
-    queries = torch.randn(2, 1, 4, width).expand(-1, num_events, -1, -1)
+    queries = Taken(torch.randn(2, 1, 4, width).expand(-1, num_events, -1, -1))
     tokens = torch.randn(1, num_events, 6, width).expand(2, -1, -1, -1)
     wanted = torch.tensor([1, 3])
 
-    def hits(question_aware):
+    def hits(estimator_class):
         torch.manual_seed(0)
-        estimator = EventPrototypeEstimator(tiny_config(selection_samples=100, question_aware_score=question_aware))
+        estimator = estimator_class(tiny_config())
         optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-3)
         for _ in range(200):
-            scores = estimator(events, queries, tokens, mask)
-            selection = estimator.select(scores, mask, torch.tensor([1, 1]), sigma=0.3)
+            selection = choose(estimator(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.3)
             worth = selection.indicators[torch.arange(2), 0, wanted]
             optimizer.zero_grad()
             (-worth.mean()).backward()
             optimizer.step()
-        selection = estimator.select(estimator(events, queries, tokens, mask), mask, torch.tensor([1, 1]), sigma=0.0)
+        selection = choose(estimator(events, queries, tokens, mask), mask, torch.tensor([1, 1]))
         return int((selection.key_events[:, 0] == wanted).sum())
 
-    assert hits(question_aware=True) == 2
-    assert hits(question_aware=False) <= 1
+    assert hits(EventPrototypeEstimator) == 2
+    assert hits(ReleasedEstimator) <= 1
 
 
 # ---- in the whole model ----
@@ -227,7 +238,7 @@ def test_key_frames_are_unique_sorted_medoids_of_their_events(model, frames, dat
     # The K best events, not just any.
     scores, is_key = found.event_scores[0], torch.isin(medoids, key_frames)
     assert is_key.all() or scores[is_key].min() >= scores[~is_key].max()
-    if model.config.event_clustering == "dpc_knn":
+    if model.config.preset == "default":
         assert torch.equal(labels[medoids], torch.arange(events))
 
 

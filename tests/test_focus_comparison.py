@@ -18,15 +18,11 @@ FOCUS = Path(__file__).parent.parent / "benchmarks" / "focus"
 @pytest.fixture(scope="module")
 def focus():
     """The comparison's modules, which are no package."""
-    sys.path.insert(0, str(FOCUS))
-    try:
-        import layouts
-        import results
-        import row_training
+    import layouts
+    import results
+    import row_training
 
-        yield layouts, results, row_training
-    finally:
-        sys.path.remove(str(FOCUS))
+    return layouts, results, row_training
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +50,15 @@ def tokens_and_keys(focus, model, layout, num_key=3, seed=0):
     plan = layout.plan(12, num_key)
     asked = torch.zeros(1, 12)
     asked[0, 4:6] = 1
-    model.model.event_prototypes.told = focus[0].told_scores(layout, asked, num_key, seed)
+    choice = focus[0].choice_of(layout, asked, num_key, seed)
     pixels = torch.randn(1, 12, 3, 64, 64, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        features = model.model.get_video_features(
-            pixel_values_videos=pixels,
-            video_token_plan=torch.tensor([plan.as_row()]),
-            question_input_ids=torch.tensor([[5, 6, 7]]),
-        )
+        inputs = {
+            "video_state": model.encode_video(pixels),
+            "video_token_plan": torch.tensor([plan.as_row()]),
+            "question_input_ids": torch.tensor([[5, 6, 7]]),
+        }
+        features = focus[0].video_features(model, choice, inputs)
     assert len(features.pooler_output[0]) == plan.num_visual_tokens
     return features.pooler_output[0], features.key_frames[0].tolist()
 
@@ -113,12 +110,19 @@ def test_the_base_trains_the_layout_of_every_row(focus, tiny):
         blind = {name.replace("blind_scorer", "scorer"): weights[name] for name in weights if "blind_scorer" in name}
         own = weights if layout.selector != "blind" else {**weights, **blind}
         row.load_state_dict({key: own[key] for key in row.state_dict()})
-        layouts.take_layout(model, layout)
         tokens, keys = zip(*(tokens_and_keys(focus, one, layout) for one in (model, row)), strict=True)
         assert keys[0] == keys[1]
         torch.testing.assert_close(*tokens)
-    estimator = model.model.event_prototypes
-    assert len(estimator.own) == 2 and model.model.cooperative_encoder.score_embedding is not None
+        choice = layouts.choice_of(layout, torch.zeros(1, 12), 3, 0)
+        with torch.no_grad():
+            state = model.encode_video(torch.randn(1, 12, 3, 64, 64))
+            plan = torch.tensor([layout.plan(12, 3).as_row()])
+            question = torch.tensor([[5, 6, 7]])
+            model.get_video_features(
+                video_state=state, video_token_plan=plan, question_input_ids=question, choose=choice
+            )
+        assert choice.aware is not None and choice.blind is not None, "both selectors learn, whoever chooses"
+    assert model.model.cooperative_encoder.score_embedding is not None
 
 
 def test_lessons_are_drawn_by_their_shares(focus):

@@ -14,10 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import tiny_config, tiny_text_config
 
-from dynfocus.encoding.cooperative_encoding import CooperativeEncoder
-from dynfocus.encoding.event_prototypes import EventPrototypeEstimator, Events
 from dynfocus.encoding.patch_grouping import group_patches, pool_patches
+from dynfocus.encoding.released_code import ReleasedEncoder, ReleasedEstimator
 from dynfocus.selecting.clustering import dpc_knn, merge_tokens, weighted_kmeans
+from dynfocus.selecting.events import Events
+from dynfocus.selecting.focus import Focus
+from dynfocus.states.video_state import VideoState
 
 FOLDER = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
 
@@ -73,9 +75,9 @@ class Reference:
         text = tiny_text_config(hidden_size=text_hidden)
         config = tiny_config("released_code", text_config=text, backbone_config=backbone, encoder_hidden_size=hidden)
         self.grid, self.config = (side, side), config
-        self.encoder = CooperativeEncoder(config)
+        self.encoder = ReleasedEncoder(config)
         self.encoder.load_state_dict(self.weights(ENCODER_NAMES, "weights."))
-        self.estimator = EventPrototypeEstimator(config)
+        self.estimator = ReleasedEstimator(config)
         self.estimator.scorer.load_state_dict(self.weights(SCORER_NAMES, "weights.selective_net.score_network."))
 
     def weights(self, names: dict[str, str], prefix: str) -> dict[str, torch.Tensor]:
@@ -110,11 +112,36 @@ class Reference:
         return Events(labels[None], starts[None], torch.ones(1, self.events, dtype=torch.bool), prototypes[None])
 
     def scores(self, events: Events) -> torch.Tensor:
-        queries, frame_mask = self["question_queries"][None], torch.ones(1, self.frames, dtype=torch.bool)
-        return self.estimator(events, queries, self.grouped()[0][None], frame_mask)
+        frame_mask = torch.ones(1, self.frames, dtype=torch.bool)
+        return self.estimator(events, GivenQueries(self["question_queries"]), self.grouped()[0][None], frame_mask)
 
-    def select(self, events: Events):
-        return self.estimator.select(self.scores(events), events.mask, torch.tensor([self.num_key]), sigma=0.0)
+    def choose(self, events: Events) -> Focus:
+        num_key, num_groups = torch.tensor([self.num_key]), torch.tensor([self.frames])
+        return Focus.on_events(events, self.scores(events), num_key, num_groups)
+
+    def state(self) -> VideoState:
+        tokens, parents = self.grouped()
+        return VideoState(
+            frame_features=self.pooled()[None],
+            grouped_tokens=tokens[None],
+            parent_of_token=parents[None],
+            frame_mask=torch.ones(1, self.frames, dtype=torch.bool),
+        )
+
+
+class GivenQueries:
+    """The question encoder's output of one video, which is an input here: stands for `FrameQueries`."""
+
+    device, dtype, frames_per_chunk = torch.device("cpu"), torch.float32, 10_000
+
+    def __init__(self, queries: torch.Tensor):
+        self.queries = queries
+
+    def take(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.queries[frames]
+
+    def at(self, videos: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        return self.queries[frames]
 
 
 @pytest.fixture(params=PIPELINE, ids=lambda path: path.stem)
@@ -161,20 +188,13 @@ def test_structured_tokens(reference):
 def test_scores_and_key_frames(reference):
     events = reference.find_events()
     assert_near(reference.scores(events)[0], reference["expect.prototype_scores"])
-    selection = reference.select(events)
-    assert torch.equal(selection.key_events[0], reference["expect.selected_prototypes"])
-    key_frames = events.medoids.gather(1, selection.key_events)[0]
-    assert torch.equal(key_frames.sort().values, reference["expect.key_frames"])
-
-
-def _rods(reference: Reference) -> torch.Tensor:
-    frame_mask = torch.ones(1, reference.frames, dtype=torch.bool)
-    groups = torch.tensor([reference.frames])
-    return reference.encoder.rods(reference.gated()[None], reference["question_queries"][None], frame_mask, groups)
+    focus = reference.choose(events)
+    assert torch.equal(focus.key_events[0], reference["expect.selected_prototypes"])
+    assert torch.equal(focus.key_frames[0].sort().values, reference["expect.key_frames"])
 
 
 def test_rods(reference):
-    assert_near(_rods(reference)[0], reference["expect.rods_all"])
+    assert_near(reference.encoder.rods(reference.gated(), reference["question_queries"]), reference["expect.rods_all"])
 
 
 def test_visual_tokens(reference):
@@ -187,10 +207,6 @@ def test_visual_tokens(reference):
         events.mask,
         events.prototypes.gather(1, order[..., None, None].expand_as(events.prototypes)),
     )
-    selection = reference.select(events)
-    key_frames = events.medoids.gather(1, selection.key_events)
-    frame_mask = torch.ones(1, reference.frames, dtype=torch.bool)
-    cones = reference.encoder.cones(reference.pooled()[None], reference.gated()[None], events, selection)
-    groups = torch.tensor([reference.frames])
-    (tokens,) = reference.encoder.assemble(_rods(reference), cones, key_frames, selection.mask, frame_mask, groups)
+    queries = GivenQueries(reference["question_queries"])
+    (tokens,) = reference.encoder(reference.state(), queries, reference.choose(events))
     assert_near(tokens, reference["expect.visual_tokens"])

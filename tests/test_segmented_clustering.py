@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_clustering import LargestTensor
 
-from dynfocus.encoding.event_prototypes import find_events
+from dynfocus.selecting import events as events_module
 from dynfocus.selecting.clustering import dpc_knn
+from dynfocus.selecting.events import find_events
 from dynfocus.selecting.segmented_clustering import segmented_dpc_knn
 
 SMALL = {"num_neighbors": 5, "segment_tokens": 200, "num_candidates": 200}
@@ -132,47 +133,51 @@ def test_memory_does_not_grow_with_the_video(monkeypatch):
 # ---- in DPE ----
 
 
-def test_a_few_frames_are_clustered_exactly():
+def test_a_few_frames_are_clustered_exactly(monkeypatch):
     tokens = torch.randn(2, 60, 4, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(60) < torch.tensor([[60], [41]])
     counts = torch.tensor([7, 5])
-    exact, at_the_limit = (find_events(tokens, mask, counts, exact_frames=frames) for frames in (10**6, 60))
+    exact = find_events(tokens, mask, counts)
+    monkeypatch.setattr(events_module, "EXACT_TOKENS", 60)
+    at_the_limit = find_events(tokens, mask, counts)
     assert torch.equal(exact.event_of_frame, at_the_limit.event_of_frame)
     assert torch.equal(exact.prototypes, at_the_limit.prototypes)
 
 
-def test_a_batch_of_long_and_short_videos_gives_what_they_give_alone():
+def test_a_batch_of_long_and_short_videos_gives_what_they_give_alone(monkeypatch):
+    monkeypatch.setattr(events_module, "EXACT_TOKENS", 60)
     lengths, counts = [90, 30, 61, 60], torch.tensor([9, 4, 25, 5])
     tokens = torch.full((4, 95, 4, 8), torch.nan)
     mask = torch.arange(95) < torch.tensor(lengths)[:, None]
     tokens[mask] = torch.randn(sum(lengths), 4, 8, generator=torch.Generator().manual_seed(0))
-    together = find_events(tokens, mask, counts, exact_frames=60)
+    together = find_events(tokens, mask, counts)
     assert torch.equal(together.event_of_frame >= 0, mask)
     for row, (length, count) in enumerate(zip(lengths, counts.tolist(), strict=True)):
         one = slice(row, row + 1)
-        alone = find_events(tokens[one, :length], mask[one, :length], counts[one], exact_frames=60)
+        alone = find_events(tokens[one, :length], mask[one, :length], counts[one])
         assert torch.equal(alone.event_of_frame[0], together.event_of_frame[row, :length])
         assert torch.equal(alone.medoids[0], together.medoids[row, :count])
         assert torch.equal(alone.mask[0], together.mask[row, :count]) and not together.mask[row, count:].any()
         torch.testing.assert_close(alone.prototypes[0], together.prototypes[row, :count])
 
 
-def test_features_on_another_device_are_moved_video_by_video():
+def test_features_on_another_device_are_moved_video_by_video(monkeypatch):
     """`cpu:0` stands for that device here."""
     tokens = torch.randn(2, 90, 4, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(90) < torch.tensor([[90], [41]])
     for exact_frames in (60, 100):
-        settings = {"num_events": torch.tensor([7, 5]), "exact_frames": exact_frames}
-        here = find_events(tokens, mask, **settings)
-        there = find_events(tokens, mask, **settings, device=torch.device("cpu", 0))
+        monkeypatch.setattr(events_module, "EXACT_TOKENS", exact_frames)
+        here = find_events(tokens, mask, torch.tensor([7, 5]))
+        there = find_events(tokens, mask, torch.tensor([7, 5]), device=torch.device("cpu", 0))
         assert torch.equal(here.event_of_frame, there.event_of_frame)
         assert torch.equal(here.medoids, there.medoids)
         torch.testing.assert_close(here.prototypes, there.prototypes)
 
 
-def test_long_events_are_differentiable_in_the_features():
+def test_long_events_are_differentiable_in_the_features(monkeypatch):
+    monkeypatch.setattr(events_module, "EXACT_TOKENS", 60)
     tokens = torch.randn(1, 90, 4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    events = find_events(tokens, torch.ones(1, 90, dtype=torch.bool), torch.tensor([6]), exact_frames=60)
+    events = find_events(tokens, torch.ones(1, 90, dtype=torch.bool), torch.tensor([6]))
     events.prototypes.sum().backward()
     sizes = events.event_of_frame[0].bincount()
     expected = (1 / sizes[events.event_of_frame[0]]).view(90, 1, 1).expand(90, 4, 8)

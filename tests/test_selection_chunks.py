@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cooperative_encoding import assemble
+from tiny_focus import token_order
 from tiny_models import make_question_aware, of_videos, tiny_inputs, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynfocus import event_prototypes
 from dynfocus.configuration_dynfocus import PRESETS
 from dynfocus.processing.token_plan import TokenBudget
+from dynfocus.selecting import events as events_module
 from dynfocus.states.video_state import VideoState
 
 LISTS = ("pooler_output", "key_frames", "event_of_frame", "event_scores", "event_medoids")
@@ -121,9 +121,7 @@ def test_half_precision_stays_half(model):
 
 def test_long_videos_in_the_whole_model(model, monkeypatch):
     """A batch with a video above the bound of exact clustering gives what its videos give alone."""
-    monkeypatch.setattr(event_prototypes.find_events, "__kwdefaults__", {
-        **event_prototypes.find_events.__kwdefaults__, "exact_frames": 12,
-    })  # fmt: skip
+    monkeypatch.setattr(events_module, "EXACT_TOKENS", 12)
     small, plans = in_chunks(model, 8), [[5, 2, 30], [4, 3, 6]]
     states = [random_state(model.config, frames, seed=frames) for frames in (30, 10)]
     together = ask(small, VideoState.stack(states), plans)
@@ -145,9 +143,10 @@ def test_a_shared_state_gives_what_separate_states_give(model):
 
 def test_events_of_a_state_are_found_once(model, monkeypatch):
     found = []
-    find = event_prototypes.find_events
+    estimator = type(model.model.event_prototypes)
+    find = estimator.find_events
     monkeypatch.setattr(
-        event_prototypes, "find_events", lambda *args, **kwargs: found.append(kwargs) or find(*args, **kwargs)
+        estimator, "find_events", lambda *args, **kwargs: found.append(kwargs) or find(*args, **kwargs)
     )
     state = random_state(model.config, 30)
     for asked in (model, in_chunks(model, 8)):
@@ -256,7 +255,8 @@ def test_the_budget_holds_for_every_length(frames, limit, prototypes, ratio, rod
 def test_visual_tokens_of_days_of_video(model):
     frames, groups = 200_000, 900
     key_frames = [0, 17, 100_000, 199_999]
-    (tokens,) = assemble(model.model.cooperative_encoder, [(frames, key_frames, groups)])
+    rods_on_key_frames = model.model.cooperative_encoder.rods_on_key_frames
+    (tokens,) = token_order([(frames, key_frames, groups)], rods_on_key_frames)
     assert len(tokens) == 2 * groups + 3 * len(key_frames)
     assert [token - 10_000 for token in tokens if token >= 10_000] == [f for f in key_frames for _ in range(3)]
 
