@@ -61,7 +61,7 @@ mkdir -p "$work" 2>/dev/null || refuse "the folder $work cannot be made: give an
 work="$(cd "$work" && pwd)"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-tests=(tests/test_remote_code.py tests/test_hub_loading.py tests/test_vllm_contract.py)
+tests=(tests/hub/test_remote_code.py tests/hub/test_hub_loading.py tests/modeling/test_vllm_contract.py)
 # What the package imports at once, what its command line does, and what runs the tests.
 packages=(torch torchvision av numpy pillow safetensors "typer>=0.16" rich accelerate pytest pytest-timeout hypothesis)
 unset PYTHONPATH PYTHONHOME

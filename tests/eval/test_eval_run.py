@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from judge_server import JudgeServer
-from test_training_distributed import torchrun
 from tiny_models import save_question_aware
+from training_runs import torchrun
 
 from dynfocus.eval import run as run_module
 from dynfocus.eval.answering import Answerer

@@ -1,37 +1,17 @@
 """Many processes: two of them on a CPU, started as a user would start them."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import losses, recipe_settings, save_start, write_recipe, write_rows
+from training_runs import TESTS, losses, recipe_settings, save_start, torchrun, write_recipe, write_rows
 
 from dynfocus.training import SeededSelectionNoise
 from dynfocus.training.recipe import load_recipe
 from dynfocus.training.train import train
-
-TESTS = Path(__file__).parent
-
-
-def torchrun(*words: str) -> str:
-    """Runs two processes, and returns what they print."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    # Two processes on the interface that every machine has.
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

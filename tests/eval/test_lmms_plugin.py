@@ -17,7 +17,7 @@ from videos import barcode_frames, write_video
 from dynfocus.eval.lmms_plugin import DynFocusLmms, generation_arguments
 from dynfocus.processing import VideoQAPipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENTRY_POINT = "dynfocus.eval.lmms_plugin:manifest"
 needs_lmms_eval = pytest.mark.skipif(importlib.util.find_spec("lmms_eval") is None, reason="needs lmms-eval")
 without_lmms_eval = pytest.mark.skipif(importlib.util.find_spec("lmms_eval") is not None, reason="lmms-eval is there")

@@ -12,7 +12,7 @@ from PIL import Image
 from videos import barcode_frames, cut_file, write_video
 
 from dynfocus import DynFocusVideoProcessor
-from dynfocus.processing import video_decoders
+from dynfocus.processing.reading import decoders as video_decoders
 from dynfocus.processing.reading.stream import read_ahead
 
 NUM_FRAMES = 50

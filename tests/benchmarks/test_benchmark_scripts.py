@@ -16,7 +16,7 @@ from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.video_llama_3 import VideoLlama3Processor, VideoLlama3VideoProcessor
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import ask_many
 import decoders

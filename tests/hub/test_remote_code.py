@@ -18,7 +18,7 @@ from videos import barcode_frames, write_video
 from dynfocus import DynFocusForConditionalGeneration, VideoQAPipeline
 from dynfocus.hub import refresh_code
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "checkpoints" / "dynfocus-tiny"
 REFRESH = "run `python -m dynfocus.hub checkpoints/dynfocus-tiny model_card.md`"
 QUESTION = "which number is shown with the red star?"
@@ -46,7 +46,7 @@ def elsewhere(saved, video, tmp_path_factory) -> Path:
     environment = {**os.environ, "HF_HOME": str(out / "cache"), "HF_HUB_OFFLINE": "1"}
     for name in ("HF_MODULES_CACHE", "PYTHONPATH"):
         environment.pop(name, None)
-    script = Path(__file__).with_name("without_package.py")
+    script = Path(__file__).parents[1] / "without_package.py"
     command = [sys.executable, "-P", str(script), str(saved), str(video), QUESTION, str(out)]
     done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

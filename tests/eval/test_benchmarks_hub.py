@@ -79,7 +79,7 @@ def found(tmp_path_factory):
         fill(hub)
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(out / "home"), "HF_TOKEN": "hf_stranger"}
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("benchmark_loader.py")), str(out)],
+            [sys.executable, str(Path(__file__).parents[1] / "benchmark_loader.py"), str(out)],
             input=json.dumps({"answer": NAMES, "load": CASES, "model": str(model), "videos": str(videos)}),
             env={**environment, **settings, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
             cwd=out,

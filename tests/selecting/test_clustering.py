@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from dynfocus.selecting.clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
 
-REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
+REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parents[1] / "fixtures" / "reference"))
 
 
 def references(key):

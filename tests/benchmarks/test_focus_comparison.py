@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-FOCUS = Path(__file__).parent.parent / "benchmarks" / "focus"
+FOCUS = Path(__file__).parents[2] / "benchmarks" / "focus"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dynfocus.selecting.topk import hard_topk, min_max_normalize, perturbed_topk
 
-REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
+REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parents[1] / "fixtures" / "reference"))
 
 
 def random_scores(*shape, seed=0):

@@ -21,7 +21,7 @@ from dynfocus.selecting.events import Events
 from dynfocus.selecting.focus import Focus
 from dynfocus.states.video_state import VideoState
 
-FOLDER = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parent / "fixtures" / "reference"))
+FOLDER = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parents[1] / "fixtures" / "reference"))
 
 
 def _files() -> dict[Path, dict[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Benchmarks share `measuring.py`, which they find beside them.
 sys.path.append(str(ROOT / "benchmarks"))
 
