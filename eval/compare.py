@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .run_folder import Run, flat_settings
 from .scoring import Unit, accuracy, macro_group, units
-from .statistics import Interval, mcnemar, paired_bootstrap, sign_flip_test
+from .statistics import PairedDifference, paired_difference
 
 #: Settings that differ between any two runs, or follow from others.
 _ASIDE = ("about", "command", "date", "num_processes", "videos", "judge", "num_questions")
@@ -24,7 +24,7 @@ class Difference:
     Args:
         name: "duration: short".
         first, second: accuracies of the two runs.
-        interval ([`Interval`]): of `second - first`, with a bootstrap over videos.
+        interval ([`PairedDifference`]): of `second - first`, clustered by video, with its p-value.
         only_first, only_second: questions that only this run got right.
         total: questions that both were asked.
     """
@@ -32,10 +32,20 @@ class Difference:
     name: str
     first: float
     second: float
-    interval: Interval
+    interval: PairedDifference
     only_first: int
     only_second: int
     total: int
+
+    @property
+    def num_differing(self) -> int:
+        """Questions that one of the two runs alone got right."""
+        return self.only_first + self.only_second
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether p is below 0.05: then, and only then, the interval excludes 0."""
+        return self.interval.p_value < 0.05
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,8 @@ class Comparison:
         first, second ([`Run`]).
         all ([`Difference`]): of the main score's accuracy.
         groups ([`Difference`]): by group.
-        mcnemar: p-value of McNemar's exact test, which takes questions for independent.
-        sign_flip: p-value of the same question where whole videos are swapped.
         num_videos, left_out: videos of the questions that both were asked, and questions that one alone was asked.
-        settings: what the runs were made with, where it differs: name, first, second.
+        settings: the settings that differ between the runs: name, first, second.
         judges: of the two runs: models and hashes of prompts.
     """
 
@@ -58,8 +66,6 @@ class Comparison:
     second: Run
     all: Difference
     groups: list[Difference]
-    mcnemar: float
-    sign_flip: float
     num_videos: int
     left_out: int
     settings: list[tuple[str, Any, Any]]
@@ -89,7 +95,6 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     if not common:
         raise ValueError(f"{first.folder} and {second.folder} have no question in common that both have a verdict on.")
     a, b = [one[key] for key in common], [other[key] for key in common]
-    right_a, right_b, videos = _columns(a, b)
     macro = macro_group(main_scores[0], a)
     groups = []
     for group in dict.fromkeys(name for unit in a for name in unit.groups):
@@ -101,9 +106,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
         second=second,
         all=_difference("all", a, b, macro),
         groups=groups,
-        mcnemar=mcnemar(right_a, right_b),
-        sign_flip=sign_flip_test(right_a, right_b, videos),
-        num_videos=len(set(videos)),
+        num_videos=len({unit.video for unit in a}),
         left_out=len(one.keys() ^ other.keys()),
         settings=_differing_settings(first, second),
         judges=(_judges(first), _judges(second)),
@@ -111,31 +114,31 @@ def compare_runs(first: Run, second: Run) -> Comparison:
 
 
 def print_comparison(console: Console, found: Comparison) -> None:
-    """A table, the tests, and what a reader must know."""
+    """Prints a table, whether the runs can be told apart, and what else a reader must know."""
     title = found.first.settings["about"]["title"]
     console.print(Text(f"{title}: A is {found.first.folder}, B is {found.second.folder}", style="bold"))
     table = Table(box=None)
-    for heading in ("", "A", "B", "B − A", "95 % interval", "only A", "only B", "of"):
+    for heading in ("", "A", "B", "B − A", "95 % interval", "p", "only A", "only B", "of"):
         table.add_column(heading, justify="right" if heading else "left", header_style="dim", no_wrap=bool(heading))
     for one in (found.all, *found.groups):
-        sure = one.interval.low > 0 or one.interval.high < 0
+        interval = f"{_points(one.interval.low)} … {_points(one.interval.high)}"
         table.add_row(
             Text(one.name, style="bold" if one is found.all else ""),
             *(f"{100 * share:.1f} %" for share in (one.first, one.second)),
-            Text(_points(one.interval.estimate), style="bold" if sure else ""),
-            f"{_points(one.interval.low)} … {_points(one.interval.high)}",
+            Text(_points(one.interval.estimate), style="bold" if one.is_significant else ""),
+            *((interval, _p(one.interval.p_value)) if one.num_differing else ("no answer differs", "")),
             *(f"{count:,}" for count in (one.only_first, one.only_second, one.total)),
         )
         if one is found.all and found.groups:
             table.add_section()
     console.print(table)
+    console.print(Text(_conclusion(found.all), style="bold"))
     console.print(
-        f"Differences in points, intervals by a bootstrap over {found.num_videos:,} videos; only A: questions that A "
-        f"alone got right. McNemar's exact test: {_p(found.mcnemar)}; with whole videos swapped: "
-        f"{_p(found.sign_flip)}."
+        f"Differences are in points; only A: questions that A alone got right. Intervals and p are clustered by video "
+        f"({found.num_videos:,} videos) and exact for few differences; an interval excludes 0 exactly where p < 0.05."
     )
     if found.groups:
-        console.print("One of twenty intervals misses the truth: a single group's proves little.", style="dim")
+        console.print("One of twenty 95 % intervals misses the truth: one group alone proves little.", style="dim")
     if found.left_out:
         console.print(
             f"{found.left_out:,} questions have a verdict in one of the runs only, and are left out.", style="yellow"
@@ -144,8 +147,8 @@ def print_comparison(console: Console, found: Comparison) -> None:
         if failures := _finished(run)["failures"]:
             console.print(f"{failures:,} questions of {name} could not be asked, and count as wrong.", style="yellow")
     if found.judges[0] != found.judges[1]:
-        told = " and ".join(", ".join(one) or "nobody" for one in found.judges)
-        console.print(Text(f"A and B were judged differently, by {told}: that alone makes a difference.", "yellow"))
+        names = " and ".join(", ".join(one) or "nobody" for one in found.judges)
+        console.print(Text(f"A and B were judged differently, by {names}: that alone makes a difference.", "yellow"))
     for name, one, other in found.settings:
         console.print(Text(f"{name}: {one} → {other}", style="dim"))
 
@@ -176,7 +179,7 @@ def _difference(name: str, a: Sequence[Unit], b: Sequence[Unit], macro: str | No
         name=name,
         first=accuracy(a, macro),
         second=accuracy(b, macro),
-        interval=paired_bootstrap(right_a, right_b, videos, members),
+        interval=paired_difference(right_a, right_b, videos, members),
         only_first=sum(x and not y for x, y in zip(right_a, right_b, strict=True)),
         only_second=sum(y and not x for x, y in zip(right_a, right_b, strict=True)),
         total=len(a),
@@ -197,12 +200,27 @@ def _judges(run: Run) -> list[str]:
     return [f"{one['model']} (prompt {one['prompt_hash']})" for one in _finished(run)["judge"] or ()]
 
 
+def _conclusion(found: Difference) -> str:
+    """Whether the two runs can be told apart, in words."""
+    if not found.num_differing:
+        return (
+            f"No answer differs: A and B are right and wrong on the same of {found.total:,} questions, and cannot be "
+            "told apart."
+        )
+    numbers = f"{found.num_differing:,} of {found.total:,} answers differ, {_p(found.interval.p_value)}"
+    if not found.is_significant:
+        return f"A and B cannot be told apart: {numbers}."
+    return f"{'B' if found.interval.estimate > 0 else 'A'} is better: {numbers}."
+
+
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    """A difference in percentage points; one that is not 0 is not shown as 0."""
+    points = 100 * share + 0.0
+    return f"{points:+.1f}" if points == 0 or abs(points) >= 0.05 else f"{points:+.1g}"
 
 
 def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3g}"
 
 
 __all__ = ["Comparison", "Difference", "compare_runs", "print_comparison"]

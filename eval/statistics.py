@@ -1,7 +1,7 @@
-"""How sure a score is: intervals and tests that know that questions on one video are not independent.
+"""How sure a score is: intervals and a test that know that questions on one video are not independent.
 
-Answers are bools, one a question; `clusters` names each question's video. What is drawn anew, or swapped between two
-runs, is always a whole video with all its questions.
+Answers are bools, one a question; `clusters` names each question's video. Videos are the observations: a video is
+resampled, or swapped between two runs, with all its questions.
 """
 
 import math
@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 Method = Literal["bca", "percentile"]
-#: Draws whose counts of videos are held at once, in numbers: 8 bytes each.
+#: Numbers of a resample's counts that are held at once: 8 bytes each.
 _CHUNK = 4_000_000
-#: With so few videos all signs are tried, else as many random ones as there are resamples.
-_ENUMERABLE = 12
+#: Steps of the scale on which videos' gains are compared, where they have no common unit that is coarser.
+_GRID = 8192
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,13 @@ class Interval:
     low: float
     high: float
     confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class PairedDifference(Interval):
+    """The difference of two accuracies, its interval, and the two-sided p-value of "there is no difference"."""
+
+    p_value: float = 1.0
 
 
 def bootstrap_accuracy(
@@ -43,14 +50,14 @@ def bootstrap_accuracy(
 
     The result does not depend on the order of the questions. Where no video differs from another (all right, all
     wrong) the bootstrap would claim certainty: the bound is then the exact binomial one, each video being one
-    observation (of tasks with unequal numbers of videos, as if each had the fewest). One video alone says nothing of
-    others: the interval is everything.
+    observation (with several groups, as if each had as many videos as the smallest). A single video says nothing
+    about others: the interval is then 0 to 1.
 
     Args:
         correct: one bool a question.
         clusters: the video of each question.
         groups: the task of each question; then the mean of the tasks' accuracies (macro) is estimated, not the share
-            of right answers. A task that a resample lost has no part in its mean.
+            of right answers. A task that is missing from a resample is left out of its mean.
         confidence: of the interval.
         resamples: how often as many videos are drawn with replacement.
         seed: of the draws.
@@ -59,78 +66,104 @@ def bootstrap_accuracy(
     Raises:
         ValueError: for no questions, unequal lengths, `None` among the answers, or settings out of range.
     """
-    table = _table([_as_bools(correct, "correct")], clusters, groups)
-    return _bootstrap(table, (0.0, 1.0), confidence, resamples, seed, method)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}, but must lie between 0 and 1, such as 0.95.")
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}, but there must be at least 1.")
+    if method not in ("bca", "percentile"):
+        raise ValueError(f"method is {method!r}, but must be 'bca' or 'percentile'.")
+    right, counts = _table(_as_bools(correct, "correct").astype(float), clusters, groups)
+    estimate = float(_means(right.sum(0), counts.sum(0)))
+    videos, tail = len(counts), (1 - confidence) / 2
+    if videos == 1:
+        return Interval(estimate, 0.0, 1.0, confidence)
+    if not right.any() or (right == counts).all():
+        # A task's unseen failures may be where the fewest videos are.
+        unseen = _unseen(min(videos, counts.shape[1] * (counts > 0).sum(0).min()), tail)
+        return Interval(estimate, max(0.0, estimate - unseen), min(1.0, estimate + unseen), confidence)
+    drawn = _draw(right, counts, resamples, seed)
+    probabilities = np.array([tail, 1 - tail])
+    if method == "bca":
+        left_out = _means(right.sum(0) - right, counts.sum(0) - counts)
+        probabilities = _bca(probabilities, drawn, estimate, left_out)
+    low, high = np.quantile(drawn, probabilities)
+    return Interval(estimate, float(low), float(high), confidence)
 
 
-def paired_bootstrap(
+def paired_difference(
     a: Sequence[bool],
     b: Sequence[bool],
     clusters: Sequence[Hashable],
     groups: Sequence[Hashable] | None = None,
     *,
     confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-    method: Method = "bca",
-) -> Interval:
-    """Accuracy of `b` minus that of `a` on the same questions, each resample being drawn for both; else as
-    [`bootstrap_accuracy`]."""
-    table = _table([_as_bools(a, "a"), _as_bools(b, "b")], clusters, groups)
-    return _bootstrap(table, (-1.0, 1.0), confidence, resamples, seed, method)
+) -> PairedDifference:
+    """Accuracy of `b` minus that of `a` on the same questions: estimate, interval and p-value by one method, so that
+    the interval excludes 0 exactly when `p_value < 1 - confidence`.
 
+    The difference is (how much differs) × (how one-sided that is). The first factor is the sum of the videos'
+    absolute differences; its error is the cluster-robust one, on the logarithmic scale. The second is
+    `2 * share - 1`, where each video on which the runs differ goes to `b` with the probability `share`; its interval
+    and the p-value come from the exact distribution of the sum of the videos' differences under a given `share` (all
+    of it, without resampling). At `share = 1/2` this is the test that swaps the two runs for whole videos; with one
+    question a video it is McNemar's exact test, and the interval of `share` is that of Clopper and Pearson. The errors
+    of both factors are combined as in MOVER (Zou and Donner 2008, "Construction of confidence limits about effect
+    measures").
 
-def standard_error(correct: Sequence[bool], clusters: Sequence[Hashable]) -> float:
-    """The cluster-robust standard error of the accuracy, in closed form (CR1, as a regression on a constant has it);
-    `nan` for a single video."""
-    sums, counts = _table([_as_bools(correct, "correct")], clusters, None)
-    residuals = sums[:, 0, 0] - counts[:, 0] * (sums.sum() / counts.sum())
-    videos = len(counts)
-    if videos < 2:
-        return math.nan
-    return float(np.sqrt(videos / (videos - 1) * (residuals**2).sum()) / counts.sum())
+    Where no answer differs, the result is 0 with the interval [0, 0] and p = 1: nothing was seen that could tell the
+    runs apart, which is no proof that they are alike. With a single video the interval is -1 to 1.
 
+    Args:
+        a, b: one bool a question.
+        clusters: the video of each question.
+        groups: the task of each question; then the difference is that of the means of the tasks' accuracies (macro).
+            Videos' differences are then rounded to 1/8192 of their sum, if they have no coarser common unit.
+        confidence: of the interval.
 
-def mcnemar(a: Sequence[bool], b: Sequence[bool], mid_p: bool = False) -> float:
-    """The two-sided p-value of McNemar's exact test: of the questions that only one run got right, is each run's
-    share one half?
-
-    It takes questions for independent, so that it is too sure where a video has many: see [`sign_flip_test`].
-    `mid_p` counts half the probability of what is just as extreme as what was seen, which is less conservative.
+    Raises:
+        ValueError: for no questions, unequal lengths, `None` among the answers, or a `confidence` out of range.
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}, but must lie between 0 and 1, such as 0.95.")
     first, second = _as_bools(a, "a"), _as_bools(b, "b")
     _same_length(a=first, b=second)
-    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
-    discordant, fewer = only_a + only_b, min(only_a, only_b)
-    if not discordant:
-        return 1.0
-    # In integers, as powers of two soon leave the range of floats.
-    below, seen = 0, 1
-    for k in range(fewer):
-        below, seen = below + seen, seen * (discordant - k) // (k + 1)
-    as_extreme = seen if only_a == only_b else 2 * seen
-    return (4 * below + (1 if mid_p else 2) * as_extreme) / 2 ** (discordant + 1)
+    gains, counts = _table(second.astype(float) - first, clusters, groups)
+    if (first == second).all():
+        return PairedDifference(0.0, 0.0, 0.0, confidence)
+    videos, tail = len(counts), (1 - confidence) / 2
+    # In whole numbers, so that equal differences are equal.
+    totals = [int(count) for count in counts.sum(0)]
+    unit = math.lcm(*totals)
+    parts = [sum(int(gain) * (unit // n) for gain, n in zip(row, totals, strict=True)) for row in gains]
+    scale = unit * len(totals)
+    estimate = sum(parts) / scale
+    if videos == 1:
+        return PairedDifference(estimate, -1.0, 1.0, confidence)
+    if not any(parts):
+        unseen = _unseen(videos, tail)
+        return PairedDifference(0.0, -unseen, unseen, confidence)
+    if estimate < 0:
+        turned = paired_difference(b, a, clusters, groups, confidence=confidence)
+        return PairedDifference(estimate, -turned.high, -turned.low, confidence, turned.p_value)
 
+    sizes, won = _whole_steps(parts)
+    p_value = min(1.0, 2 * _at_least(sizes, won, 0.5))
+    one_sided = 2 * won / sum(sizes) - 1
+    least = 2 * _smallest_share(sizes, won, tail) - 1
+    most = 1 - 2 * _smallest_share(sizes, sum(sizes) - won, tail)
 
-def sign_flip_test(
-    a: Sequence[bool], b: Sequence[bool], clusters: Sequence[Hashable], *, resamples: int = 10_000, seed: int = 0
-) -> float:
-    """The two-sided p-value of McNemar's question, clustered: how often is the difference as large if the two runs
-    are swapped for whole videos at random? Exact up to 12 videos that differ."""
-    _check_settings(0.95, resamples)
-    sums, _ = _table([_as_bools(a, "a"), _as_bools(b, "b")], clusters, None)
-    gains = sums[:, 0, 1] - sums[:, 0, 0]
-    gains = gains[gains != 0]
-    seen = abs(gains.sum())
-    if len(gains) <= _ENUMERABLE:
-        bits = np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains)) & 1
-        return float((abs((2 * bits - 1) @ gains) >= seen).mean())
-    rng = np.random.default_rng(seed)
-    hits = 0
-    for size in _chunks(resamples, len(gains)):
-        signs = 2 * rng.integers(2, size=(size, len(gains))) - 1
-        hits += int((abs(signs @ gains) >= seen).sum())
-    return (hits + 1) / (resamples + 1)
+    differing = np.array([abs(part) / scale for part in parts])
+    weights = (counts / totals).sum(1) / len(totals)
+    rate = float(differing.sum())
+    error = math.sqrt(videos / (videos - 1) * float(((differing - rate * weights) ** 2).sum()))
+    factor = math.exp(NormalDist().inv_cdf(1 - tail) * error / rate)
+    fewest, largest = rate / factor, min(1.0, rate * factor)
+
+    low = estimate - math.hypot(rate * (one_sided - least), one_sided * (rate - fewest))
+    high = estimate + math.hypot(rate * (most - one_sided), one_sided * (largest - rate))
+    # The sign of the bounds is that of `least` and `most`; `fewest` is above 0.
+    low = max(low, fewest * least) if least > 0 else min(low, 0.0)
+    return PairedDifference(estimate, max(-1.0, low), min(1.0, high), confidence, p_value)
 
 
 def _as_bools(values: Sequence[bool], name: str) -> np.ndarray:
@@ -148,91 +181,54 @@ def _as_bools(values: Sequence[bool], name: str) -> np.ndarray:
 def _same_length(**arrays: Sequence | np.ndarray) -> None:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"There must be one entry a question in each, but {told}.")
-
-
-def _check_settings(confidence: float, resamples: int) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}, but must lie between 0 and 1, such as 0.95.")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, but there must be at least 1.")
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"There must be one entry a question in each, but {found}.")
 
 
 def _codes(names: Sequence[Hashable]) -> np.ndarray:
-    """`(questions,)` numbers that stand for names, in an order that the questions' order has no part in."""
+    """`(questions,)` numbers that stand for names, independent of the order of the questions."""
     order = {name: code for code, name in enumerate(sorted(set(names), key=lambda name: (str(type(name)), str(name))))}
     return np.array([order[name] for name in names], dtype=np.int64)
 
 
 def _table(
-    runs: Sequence[np.ndarray], clusters: Sequence[Hashable], groups: Sequence[Hashable] | None
+    values: np.ndarray, clusters: Sequence[Hashable], groups: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers `(videos, groups, runs)` and questions `(videos, groups)`."""
-    groups = [0] * len(runs[0]) if groups is None else groups
-    named = {"clusters": clusters, "groups": groups}
-    _same_length(**{f"run {number}": run for number, run in enumerate(runs, 1)}, **named)
+    """Sums of the questions' values and numbers of questions, both `(videos, groups)`."""
+    groups = [0] * len(values) if groups is None else groups
+    _same_length(answers=values, clusters=clusters, groups=groups)
     video, group = _codes(clusters), _codes(groups)
     counts = np.zeros((video.max() + 1, group.max() + 1))
-    sums = np.zeros((*counts.shape, len(runs)))
+    sums = np.zeros_like(counts)
     np.add.at(counts, (video, group), 1)
-    np.add.at(sums, (video, group), np.stack(runs, axis=-1).astype(float))
+    np.add.at(sums, (video, group), values)
     return sums, counts
 
 
-def _estimates(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean over the groups of the accuracy, or of the difference of two: `(draws, groups, runs)` to `(draws,)`."""
-    right = sums[..., 0] if sums.shape[-1] == 1 else sums[..., 1] - sums[..., 0]
+def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean over the groups of the groups' means: `(..., groups)` to `(...)`."""
     present = counts > 0
-    shares = np.divide(right, counts, out=np.zeros_like(right), where=present)
+    shares = np.divide(sums, counts, out=np.zeros_like(sums), where=present)
     return shares.sum(-1) / present.sum(-1)
 
 
-def _chunks(total: int, width: int) -> list[int]:
-    size = max(1, _CHUNK // width)
-    return [min(size, total - start) for start in range(0, total, size)]
+def _unseen(videos: int, tail: float) -> float:
+    """The largest share of videos that `videos` of them may all lack with the probability `tail`."""
+    return 1 - tail ** (1 / videos)
 
 
 def _draw(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """`(resamples,)` estimates, each of as many videos drawn with replacement."""
     rng = np.random.default_rng(seed)
     videos = len(counts)
+    chunk = max(1, _CHUNK // videos)
     drawn = []
-    for size in _chunks(resamples, videos):
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
         picked = rng.integers(videos, size=(size, videos)) + videos * np.arange(size)[:, None]
         times = np.bincount(picked.ravel(), minlength=size * videos).reshape(size, videos).astype(float)
-        drawn.append(_estimates(np.tensordot(times, sums, 1), times @ counts))
+        drawn.append(_means(times @ sums, times @ counts))
     return np.concatenate(drawn)
-
-
-def _bootstrap(
-    table: tuple[np.ndarray, np.ndarray],
-    limits: tuple[float, float],
-    confidence: float,
-    resamples: int,
-    seed: int,
-    method: str,
-) -> Interval:
-    _check_settings(confidence, resamples)
-    if method not in ("bca", "percentile"):
-        raise ValueError(f"method is {method!r}, but must be 'bca' or 'percentile'.")
-    sums, counts = table
-    estimate = float(_estimates(sums.sum(0), counts.sum(0)))
-    videos, tail = len(counts), (1 - confidence) / 2
-    if videos == 1:
-        return Interval(estimate, *limits, confidence)
-    right = sums[..., 0] if sums.shape[-1] == 1 else sums[..., 1] - sums[..., 0]
-    if any((right == value * counts).all() for value in {0.0, *limits}):
-        # What no task has shown may hide where the fewest videos are.
-        unseen = 1 - tail ** (1 / min(videos, counts.shape[1] * (counts > 0).sum(0).min()))
-        return Interval(estimate, max(limits[0], estimate - unseen), min(limits[1], estimate + unseen), confidence)
-    drawn = _draw(sums, counts, resamples, seed)
-    probabilities = np.array([tail, 1 - tail])
-    if method == "bca":
-        left_out = _estimates(sums.sum(0) - sums, counts.sum(0) - counts)
-        probabilities = _bca(probabilities, drawn, estimate, left_out)
-    low, high = np.quantile(drawn, probabilities)
-    return Interval(estimate, float(low), float(high), confidence)
 
 
 def _bca(probabilities: np.ndarray, drawn: np.ndarray, estimate: float, left_out: np.ndarray) -> np.ndarray:
@@ -253,4 +249,35 @@ def _bca(probabilities: np.ndarray, drawn: np.ndarray, estimate: float, left_out
     return np.array(moved)
 
 
-__all__ = ["Interval", "bootstrap_accuracy", "mcnemar", "paired_bootstrap", "sign_flip_test", "standard_error"]
+def _whole_steps(gains: Sequence[int]) -> tuple[list[int], int]:
+    """The videos' absolute differences in whole steps of a common unit, and the sum of the positive ones."""
+    step = max(math.gcd(*gains), sum(map(abs, gains)) / _GRID)
+    steps = [round(gain / step) for gain in gains]
+    return [abs(one) for one in steps if one], sum(one for one in steps if one > 0)
+
+
+def _at_least(sizes: Sequence[int], won: int, share: float) -> float:
+    """The probability that the sizes which are picked, each with the probability `share`, sum up to `won` or more."""
+    chances, top = np.zeros(sum(sizes) + 1), 0
+    chances[0] = 1
+    for size in sizes:
+        picked = share * chances[: top + 1]
+        chances[: top + 1] -= picked
+        chances[size : top + size + 1] += picked
+        top += size
+    return float(chances[won:].sum())
+
+
+def _smallest_share(sizes: Sequence[int], won: int, tail: float) -> float:
+    """The `share` at which `won` or more has the probability `tail` (0 if it always has more)."""
+    if won == 0:
+        return 0.0
+    # Each half by itself: the bound is above 1/2 exactly if the test at 1/2 says so.
+    low, high = (0.5, 1.0) if _at_least(sizes, won, 0.5) < tail else (0.0, 0.5)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_least(sizes, won, middle) < tail else (low, middle)
+    return (low + high) / 2
+
+
+__all__ = ["Interval", "PairedDifference", "bootstrap_accuracy", "paired_difference"]

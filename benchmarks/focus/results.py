@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dynfocus.eval.statistics import Interval, paired_bootstrap
+from dynfocus.eval.statistics import Interval, paired_difference
 
 #: Questions whose answer only a close look tells.
 DETAIL = "number"
@@ -91,7 +91,7 @@ def difference(ours: Asked, other: Asked, kinds: Iterable[str] | None = None) ->
                 a.append(its["right"])
                 b.append(mine["right"])
                 videos.append(mine["video"])
-    return paired_bootstrap(a, b, videos, resamples=2000)
+    return paired_difference(a, b, videos)
 
 
 def percent(shares: Sequence[float]) -> str:
@@ -105,6 +105,8 @@ def percent(shares: Sequence[float]) -> str:
 
 def points(interval: Interval) -> str:
     """A difference in percentage points, with its interval."""
+    if interval.low == interval.high:
+        return "no answer differs"
     return f"{100 * interval.estimate:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 

@@ -232,15 +232,65 @@ def test_runs_are_compared_question_by_question(tmp_path):
     right = [[line["correct"] for line in run.answers] for run in (a, b)]
     assert found.all.interval.estimate == pytest.approx((sum(right[1]) - sum(right[0])) / 60)
     assert found.all.only_first == sum(x and not y for x, y in zip(*right, strict=True))
-    assert found.all.interval.low > 0 and found.mcnemar < 0.01 and found.sign_flip < 0.01
+    assert found.all.interval.low > 0 and found.all.interval.p_value < 0.01
     assert [one.name for one in found.groups] == ["length: short", "length: long"]
     assert found.groups[1].interval.estimate > 0.5 and (found.num_videos, found.left_out) == (20, 0)
     back = compare_runs(b, a)
-    assert back.all.interval.estimate == -found.all.interval.estimate and back.mcnemar == found.mcnemar
+    assert (
+        back.all.interval.estimate == -found.all.interval.estimate
+        and back.all.interval.p_value == found.all.interval.p_value
+    )
     text = printed(print_comparison, found)
-    assert "length: long" in text and "20 videos" in text and "p < 0.001" in text
-    same = compare_runs(a, a)
-    assert same.all.interval.estimate == 0 and same.mcnemar == 1
+    assert "length: long" in text and "20 videos" in text and "p < 0.001" in text and "B is better" in text
+    assert "A is better" in printed(print_comparison, back)
+
+
+def with_verdicts(folder, made, right):
+    """A run whose first questions are right as told."""
+    shutil.copytree(made, folder)
+    lines = read_run(folder).answers
+    write_lines(
+        folder / "answers.jsonl", [{**line, "correct": bool(one)} for line, one in zip(lines, right, strict=True)]
+    )
+    return read_run(folder)
+
+
+@pytest.mark.parametrize(("differing", "told_apart"), [(1, False), (3, False), (5, False), (6, True), (9, True)])
+def test_interval_and_p_say_the_same(tmp_path, differing, told_apart):
+    """Of 60 questions on 20 videos one run gets some right that the other does not, one a video."""
+    made = make_run(tmp_path / "made")
+    a = with_verdicts(tmp_path / "a", made, [True] * 60)
+    b = with_verdicts(tmp_path / "b", made, [n % 3 > 0 or n // 3 >= differing for n in range(60)])
+    found = compare_runs(a, b)
+    text = " ".join(printed(print_comparison, found).split())
+    low, high, p = re.search(r"all .*? ([+-][\d.]+) … ([+-][\d.]+) p [=<] ([\d.]+)", text).groups()
+    assert (float(high) < 0) == (float(p) < 0.05) == told_apart and float(low) < 0
+    conclusion = f"{differing} of 60 answers differ, p = {p}."
+    assert (f"A is better: {conclusion}" if told_apart else f"A and B cannot be told apart: {conclusion}") in text
+
+
+def test_runs_with_the_same_answers_are_said_not_to_differ(tmp_path):
+    a = read_run(make_run(tmp_path / "a"))
+    found = compare_runs(a, a)
+    assert (found.all.interval.low, found.all.interval.high, found.all.interval.p_value) == (0, 0, 1)
+    text = " ".join(printed(print_comparison, found).split())
+    assert (
+        "No answer differs: A and B are right and wrong on the same of 60 questions, and cannot be told apart" in text
+    )
+    assert text.count("no answer differs 0 0") == 3 and "…" not in text and "p =" not in text
+
+
+def test_a_bound_that_is_not_zero_is_not_shown_as_zero(tmp_path):
+    from dynfocus.eval.compare import _points
+
+    assert [_points(share) for share in (0.0, -0.0, 0.0003, -0.00041, 0.0005, 0.05)] == [
+        "+0.0",
+        "+0.0",
+        "+0.03",
+        "-0.04",
+        "+0.1",
+        "+5.0",
+    ]
 
 
 def test_the_macro_score_is_compared_as_such(tmp_path):

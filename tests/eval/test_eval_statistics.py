@@ -1,6 +1,7 @@
 """Intervals and tests of scores: against scipy and closed forms, and that they hold what they promise."""
 
-import math
+from itertools import product
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dynfocus.eval.statistics import bootstrap_accuracy, mcnemar, paired_bootstrap, sign_flip_test, standard_error
+from dynfocus.eval.statistics import bootstrap_accuracy, paired_difference
 
 RUNS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=1, max_size=40)
 
@@ -56,55 +57,13 @@ def test_interval_agrees_with_scipy(seed, method):
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_interval_of_a_difference_agrees_with_scipy(method):
-    a, b, clusters = questions(5)
-    right_a, right_b, asked = by_video(clusters, a, b)
-    theirs = stats.bootstrap(
-        (right_a, right_b, asked),
-        lambda first, second, n, axis: (second - first).sum(axis) / n.sum(axis),
-        paired=True,
-        n_resamples=20_000,
-        method=method,
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    ours = paired_bootstrap(a, b, clusters, resamples=20_000, method=method)
-    assert ours.estimate == pytest.approx(np.mean(b) - np.mean(a))
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
-
-
 def test_width_agrees_with_the_closed_form():
     correct, _, clusters = questions(2, videos=400)
     interval = bootstrap_accuracy(correct, clusters, method="percentile")
-    expected = 2 * 1.96 * standard_error(correct, clusters)
+    right, asked = by_video(clusters, correct)
+    residuals = right - asked * np.mean(correct)
+    expected = 2 * 1.96 * sqrt(400 / 399 * (residuals**2).sum()) / len(correct)
     assert interval.high - interval.low == pytest.approx(expected, rel=0.04)
-
-
-def test_standard_error_is_that_of_a_regression_on_a_constant_with_clusters():
-    correct, _, clusters = questions(3)
-    residuals = np.array(correct) - np.mean(correct)
-    meat = sum(
-        sum(e for e, one in zip(residuals, clusters, strict=True) if one == name) ** 2 for name in set(clusters)
-    )
-    videos, bread = len(set(clusters)), 1 / len(correct)
-    # The sandwich of Liang and Zeger, with the correction of Stata and statsmodels, for one regressor.
-    correction = videos / (videos - 1) * (len(correct) - 1) / (len(correct) - 1)
-    assert standard_error(correct, clusters) == pytest.approx(math.sqrt(correction * bread * meat * bread))
-    assert math.isnan(standard_error([True, False], ["v", "v"]))
-
-
-def test_standard_error_agrees_with_statsmodels():
-    statsmodels = pytest.importorskip("statsmodels.api")
-    correct, _, clusters = questions(3)
-    codes = np.unique(clusters, return_inverse=True)[1]
-    model = statsmodels.OLS(np.array(correct, float), np.ones(len(correct)))
-    fitted = model.fit(cov_type="cluster", cov_kwds={"groups": codes})
-    assert standard_error(correct, clusters) == pytest.approx(fitted.bse[0])
-
-
-def test_a_question_a_video_is_the_usual_standard_error():
-    correct = [True] * 30 + [False] * 20
-    assert standard_error(correct, range(50)) == pytest.approx(stats.sem(correct))
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -118,15 +77,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         independent += interval.low <= 0.5 <= interval.high
     assert clustered / runs == pytest.approx(0.95, abs=0.045)
     assert independent / runs < 0.85
-
-
-def test_intervals_of_a_difference_cover_the_truth():
-    covered, runs = 0, 200
-    for seed in range(runs):
-        a, b, clusters = questions(seed, videos=40)
-        interval = paired_bootstrap(a, b, clusters, resamples=800, seed=seed)
-        covered += interval.low <= 0.65 - 0.5 <= interval.high
-    assert covered / runs == pytest.approx(0.95, abs=0.045)
 
 
 def test_groups_make_it_the_mean_of_their_accuracies():
@@ -146,7 +96,7 @@ def test_groups_make_it_the_mean_of_their_accuracies():
 def test_order_is_no_matter(rows, seed):
     def interval(rows):
         a, b, clusters = zip(*rows, strict=True)
-        return bootstrap_accuracy(a, clusters, resamples=50), paired_bootstrap(a, b, clusters, resamples=50)
+        return bootstrap_accuracy(a, clusters, resamples=50), paired_difference(a, b, clusters)
 
     order = np.random.default_rng(seed).permutation(len(rows))
     assert interval(rows) == interval([rows[index] for index in order])
@@ -154,13 +104,10 @@ def test_order_is_no_matter(rows, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(RUNS)
-def test_bounds_enclose_a_share_and_swap_with_the_runs(rows):
-    a, b, clusters = zip(*rows, strict=True)
+def test_bounds_enclose_a_share(rows):
+    a, _, clusters = zip(*rows, strict=True)
     one = bootstrap_accuracy(a, clusters, resamples=99, method="percentile")
     assert 0 <= one.low <= one.high <= 1
-    forth = paired_bootstrap(a, b, clusters, resamples=99, method="percentile")
-    back = paired_bootstrap(b, a, clusters, resamples=99, method="percentile")
-    assert (forth.estimate, forth.low, forth.high) == pytest.approx((-back.estimate, -back.high, -back.low))
 
 
 def test_a_seed_repeats_and_another_one_does_not():
@@ -185,8 +132,6 @@ def test_nothing_is_certain_where_all_videos_agree(videos):
     assert (right.low, right.high) == pytest.approx((exact.low, 1))
     wrong = bootstrap_accuracy([False] * len(clusters), clusters)
     assert (wrong.low, wrong.high) == pytest.approx((0, 1 - exact.low))
-    same = paired_bootstrap([True] * len(clusters), [True] * len(clusters), clusters)
-    assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
 
 
 def test_a_mean_of_tasks_is_no_surer_than_the_task_with_the_fewest_videos():
@@ -201,64 +146,131 @@ def test_a_mean_of_tasks_is_no_surer_than_the_task_with_the_fewest_videos():
 def test_one_video_says_nothing_of_others():
     interval = bootstrap_accuracy([True, True, False], ["v"] * 3)
     assert (interval.low, interval.high) == (0, 1) and interval.estimate == pytest.approx(2 / 3)
-    assert paired_bootstrap([True, False], [True, True], ["v", "v"]).low == -1
+    paired = paired_difference([True, False], [True, True], ["v", "v"])
+    assert (paired.estimate, paired.low, paired.high, paired.p_value) == (0.5, -1, 1, 1)
 
 
-# Tests of two runs
+# The difference of two runs
 
 
-@settings(max_examples=30, deadline=None)
-@given(RUNS)
-def test_mcnemar_is_the_binomial_test_of_the_discordant_questions(rows):
-    a, b, _ = zip(*rows, strict=True)
-    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
-    discordant = sum(x != y for x, y in zip(a, b, strict=True))
-    expected = stats.binomtest(only_a, discordant).pvalue if discordant else 1.0
-    assert mcnemar(a, b) == pytest.approx(expected)
-    if discordant:
-        counts = np.arange(discordant + 1)
-        shares = stats.binom.pmf(counts, discordant, 0.5)
-        distance, seen = abs(2 * counts - discordant), abs(2 * only_a - discordant)
-        expected = shares[distance > seen].sum() + shares[distance == seen].sum() / 2
-    assert mcnemar(a, b, mid_p=True) == pytest.approx(expected)
-    assert mcnemar(a, b) == mcnemar(b, a)
+def pair(only_a, only_b, alike=0):
+    """Answers of two runs, a question a video."""
+    a, b = [True] * only_a + [False] * only_b, [False] * only_a + [True] * only_b
+    return a + [True] * alike, b + [True] * alike, range(only_a + only_b + alike)
 
 
-def test_mcnemar_takes_many_questions():
-    a, b = [True] * 1600 + [False] * 1400, [False] * 1600 + [True] * 1400
-    assert mcnemar(a, b) == pytest.approx(stats.binomtest(1400, 3000).pvalue)
+@settings(max_examples=60, deadline=None)
+@given(RUNS, st.booleans())
+def test_the_interval_excludes_zero_exactly_where_p_is_below_its_level(rows, grouped):
+    a, b, clusters = zip(*rows, strict=True)
+    tasks = [index % 3 for index in range(len(rows))] if grouped else None
+    for confidence in (0.5, 0.8, 0.95):
+        found = paired_difference(a, b, clusters, tasks, confidence=confidence)
+        assert -1 <= found.low <= found.estimate <= found.high <= 1
+        assert (found.low > 0 or found.high < 0) == (found.p_value < 1 - confidence)
+        back = paired_difference(b, a, clusters, tasks, confidence=confidence)
+        assert (back.estimate, back.low, back.high) == pytest.approx((-found.estimate, -found.high, -found.low))
+        assert back.p_value == pytest.approx(found.p_value)
 
 
-def test_sign_flip_is_mcnemar_where_a_video_has_one_question():
-    a = [True] * 9 + [False] * 2 + [True] * 5
-    b = [False] * 9 + [True] * 2 + [True] * 5
-    assert sign_flip_test(a, b, range(16)) == pytest.approx(mcnemar(a, b))
+@pytest.mark.parametrize(("only_a", "only_b"), [(3, 0), (0, 5), (0, 6), (9, 2), (4, 4), (1, 0), (30, 12), (0, 40)])
+def test_one_question_a_video_is_mcnemars_exact_test(only_a, only_b):
+    found = paired_difference(*pair(only_a, only_b, alike=80))
+    assert found.p_value == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+    assert found.estimate == (only_b - only_a) / (only_a + only_b + 80)
+    assert (found.low > 0 or found.high < 0) == (found.p_value < 0.05)
 
 
-def test_sign_flip_agrees_with_scipy_for_many_videos():
-    a, b, clusters = questions(8, videos=40)
-    right_a, right_b, _ = by_video(clusters, a, b)
-    theirs = stats.permutation_test(
-        (right_b - right_a,),
-        lambda gains, axis: abs(gains.sum(axis)),
-        permutation_type="samples",
-        n_resamples=20_000,
-        alternative="greater",
-        rng=np.random.default_rng(0),
-    ).pvalue
-    assert sign_flip_test(a, b, clusters, resamples=20_000) == pytest.approx(theirs, abs=0.012)
+def test_three_of_80_questions_are_no_evidence():
+    found = paired_difference(*pair(3, 0, alike=77))
+    assert found.p_value == 0.25 and found.estimate == -0.0375
+    # Exact bounds of the two shares alone: up to 10.6 points lost, and at most 1 to 5 points gained.
+    assert -0.13 < found.low < -0.08 and 0.005 < found.high < 0.05
 
 
-def test_sign_flip_takes_a_video_as_one_observation():
-    """One video on which a run wins 30 questions is no evidence about others; McNemar takes it for much."""
+def test_the_share_of_one_sided_videos_has_clopper_and_pearsons_bounds():
+    """Where all videos differ, the difference is that share alone."""
+    found = paired_difference(*pair(4, 16))
+    exact = stats.binomtest(16, 20).proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == pytest.approx((2 * exact.low - 1, 2 * exact.high - 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_p_is_that_of_all_ways_to_swap_the_runs_for_whole_videos(tasks):
+    a, b, clusters = questions(8, videos=10)
+    names = [index % 2 for index in range(len(a))] if tasks else None
+    found = paired_difference(a, b, clusters, names)
+    groups = np.array(names or [0] * len(a))
+    weights = np.array([1 / (groups == group).sum() / len(set(groups)) for group in groups])
+    gains = np.array(
+        [
+            sum((np.array(b, float) - a)[np.array(clusters) == v] * weights[np.array(clusters) == v])
+            for v in sorted(set(clusters))
+        ]
+    )
+    assert found.estimate == pytest.approx(gains.sum())
+    swapped = [abs(np.dot(signs, gains)) >= abs(gains.sum()) - 1e-12 for signs in product((-1, 1), repeat=len(gains))]
+    # Videos' gains in two tasks of unequal size are rounded a little.
+    assert found.p_value == pytest.approx(np.mean(swapped), abs=0.01 if tasks else 1e-9)
+
+
+def test_a_video_is_one_observation():
+    """One video on which a run wins 30 questions is no evidence about others."""
     a, b, clusters = [True] * 30 + [True] * 9, [False] * 30 + [True] * 9, ["v"] * 30 + list("abcdefghi")
-    assert sign_flip_test(a, b, clusters) == 1.0
-    assert mcnemar(a, b) < 1e-8
+    found = paired_difference(a, b, clusters)
+    assert found.p_value == 1 and found.low < 0 < found.high
+    assert paired_difference(a, b, range(39)).high < 0
 
 
 def test_equal_runs_do_not_differ():
     a, _, clusters = questions(0)
-    assert mcnemar(a, a) == mcnemar(a, a, mid_p=True) == sign_flip_test(a, a, clusters) == 1.0
+    found = paired_difference(a, a, clusters)
+    assert (found.estimate, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_answers_that_cancel_out_within_each_video_are_no_certainty():
+    found = paired_difference([True, False] * 10, [False, True] * 10, [index // 2 for index in range(20)])
+    assert found.estimate == 0 and found.p_value == 1 and found.low < -0.1 and found.high > 0.1
+
+
+def test_groups_make_it_the_difference_of_the_means_of_their_accuracies():
+    a, b, clusters = questions(4, videos=60)
+    tasks = ["count" if index % 5 else "order" for index in range(len(a))]
+    found = paired_difference(a, b, clusters, tasks)
+    one, other = (bootstrap_accuracy(run, clusters, tasks, resamples=1).estimate for run in (a, b))
+    assert found.estimate == pytest.approx(other - one)
+    plain = paired_difference(a, b, clusters)
+    assert found.high - found.low > plain.high - plain.low
+    assert paired_difference(a, b, clusters, ["one"] * len(a)) == plain
+
+
+def test_intervals_of_a_difference_cover_the_truth():
+    """Of videos whose questions are right together."""
+    runs, covered = 150, 0
+    for seed in range(runs):
+        a, b, clusters = questions(seed, videos=40)
+        found = paired_difference(a, b, clusters)
+        covered += found.low <= 0.65 - 0.5 <= found.high
+    assert covered / runs == pytest.approx(0.95, abs=0.045)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0.03, 0.03), (0.02, 0.08), (0.0, 0.1), (0.1, 0.2)])
+def test_intervals_cover_the_truth_where_few_answers_differ(only_a, only_b):
+    """Exactly, over all numbers of differing ones among 60 questions that are likely."""
+    covered = seen = 0.0
+    for lost, won in product(range(20), range(25)):
+        chance = stats.multinomial.pmf([lost, won, 60 - lost - won], 60, [only_a, only_b, 1 - only_a - only_b])
+        if chance > 1e-4 and lost + won:
+            found = paired_difference(*pair(lost, won, alike=60 - lost - won))
+            covered += chance * (found.low <= only_b - only_a <= found.high)
+            seen += chance
+    assert covered / seen > 0.93
+
+
+def test_many_questions_take_no_longer_than_a_moment_and_lose_nothing():
+    a, b = [True] * 1600 + [False] * 1400, [False] * 1600 + [True] * 1400
+    found = paired_difference(a, b, range(3000))
+    assert found.p_value == pytest.approx(stats.binomtest(1400, 3000).pvalue)
 
 
 # Mistakes
@@ -270,14 +282,14 @@ def test_equal_runs_do_not_differ():
         (lambda: bootstrap_accuracy([], []), "correct is empty"),
         (lambda: bootstrap_accuracy([True, None], ["a", "b"]), r"correct\[1\] is None"),
         (lambda: bootstrap_accuracy([1], ["a"]), r"correct\[0\] is 1"),
-        (lambda: bootstrap_accuracy([True], ["a", "b"]), "run 1 has 1, clusters has 2"),
+        (lambda: bootstrap_accuracy([True], ["a", "b"]), "answers has 1, clusters has 2"),
         (lambda: bootstrap_accuracy([True], ["a"], ["x", "y"]), "groups has 2"),
         (lambda: bootstrap_accuracy([True], ["a"], confidence=95), "confidence is 95"),
         (lambda: bootstrap_accuracy([True], ["a"], resamples=0), "resamples is 0"),
         (lambda: bootstrap_accuracy([True], ["a"], method="basic"), "method is 'basic'"),
-        (lambda: paired_bootstrap([True], [True, False], ["a"]), "run 1 has 1, run 2 has 2"),
-        (lambda: mcnemar([True], [True, False]), "a has 1, b has 2"),
-        (lambda: sign_flip_test([True], [True], ["a"], resamples=0), "resamples is 0"),
+        (lambda: paired_difference([True], [True, False], ["a", "a"]), "a has 1, b has 2"),
+        (lambda: paired_difference([True], [True], ["a"], confidence=95), "confidence is 95"),
+        (lambda: paired_difference([], [], []), "a is empty"),
     ],
 )
 def test_mistakes_are_named(call, message):
