@@ -9,13 +9,14 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from importlib import import_module
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from .index import PacketIndex, import_av, open_stream, plan_reading
+from .index import UNKNOWN, Orientation, PacketIndex, import_av, is_repeat, open_stream, plan_reading
 from .sources import VideoSource
 
 DECODERS = ("pyav", "decord", "torchcodec")
@@ -30,13 +31,18 @@ _TORCHCODEC_CHUNK = 4
 # Where a packet is always a whole frame, frames that no other frame refers to are parsed but not decoded unless they
 # are wanted, which saves about 40 % of the time.
 _DROPPABLE = {"h264", "hevc"}
-_NONE = np.zeros(0, dtype=np.int64)
+# FFmpeg's own bound on a packet of MPEG-4 that only says that nothing changes.
+_EMPTY_MPEG4_BYTES = 19
 
 Frames: TypeAlias = Iterator[tuple[int, np.ndarray]]
 
 
 class CannotDecode(Exception):
     """This decoder cannot give the file's frames, but another may; the message completes "name: …"."""
+
+
+class _Astray(Exception):
+    """After a jump, the packets or frames are not those of the index."""
 
 
 class VideoDecoder(Protocol):
@@ -58,8 +64,8 @@ class VideoDecoder(Protocol):
 class PyAVDecoder:
     """FFmpeg through PyAV: seeks or reads through by what the packet index says is cheaper.
 
-    Where the file promises a frame and does not hold it, the one shown before takes its place, unless it has been
-    yielded.
+    Where a frame that the file promises does not come out, nothing is yielded in its place without a word: it is an
+    error, or with `skip_damaged` the one shown before takes its place, unless that has been yielded.
 
     Args:
         source: the file.
@@ -92,13 +98,16 @@ class PyAVDecoder:
                 packets = self._packets_from(container, stream, start)
                 if packets is None:
                     break
-                for number, frame in self._run(packets, stream, targets):
-                    if number > newest:
-                        newest = number
-                        yield number, _to_rgb(frame)
+                try:
+                    for number, frame in self._run(packets, stream, targets, from_start=start == 0):
+                        if number > newest:
+                            newest = number
+                            yield number, _to_rgb(frame)
+                except _Astray:
+                    break
                 rest = rest[len(targets) :]
         if len(rest):
-            # The container cannot be brought to where its own packets are: read through what is left.
+            # After a jump, something is not as the index has it: read through what is left.
             from_start = PyAVDecoder(self._source, self._index, self._skip_damaged, seek_cost=float("inf"))
             yield from from_start.frames(rest[rest > newest])
 
@@ -111,81 +120,144 @@ class PyAVDecoder:
     def _takes_key_frames(self, targets: np.ndarray) -> bool:
         return self._drops and bool(self._index.is_key[targets].all())
 
-    def _packets_from(self, container: Any, stream: Any, start: int) -> Iterator[Any] | None:
-        """The packets from number `start` or an earlier one on; None where the container cannot be brought there."""
+    def _packets_from(self, container: Any, stream: Any, start: int) -> Iterator[tuple[int, Any]] | None:
+        """The packets from number `start` or an earlier one on, with their numbers; None where the container cannot be
+        brought there."""
         if start == 0:
-            return container.demux(stream)
+            return self._numbered(container.demux(stream), 0)
         # Some containers seek by presentation times, others by decoding times, which come earlier.
         for ticks in (self._index.packet_pts[start], self._index.seek_ticks[start]):
             try:
                 container.seek(int(ticks), stream=stream, backward=True, any_frame=False)
                 packets = container.demux(stream)
-                first = next(packets)
-            except (import_av().error.FFmpegError, OSError, StopIteration):
+                for packet in packets:
+                    # The times of packets are estimated anew after a jump; their places in the file are not.
+                    number = self._places.get((packet.pos, packet.size))
+                    if number is not None and number <= start:
+                        return self._numbered(chain([packet], packets), number)
+                    if number is not None or not packet.size:
+                        break
+            except (import_av().error.FFmpegError, OSError):
                 continue
-            landed = np.flatnonzero(self._index.packet_pts == first.pts) if first.pts is not None else _NONE
-            if len(landed) and landed[0] <= start:
-                return chain([first], packets)
         return None
 
-    def _run(self, packets: Iterator[Any], stream: Any, targets: np.ndarray) -> Iterator[tuple[int, Any]]:
+    @cached_property
+    def _places(self) -> dict[tuple[int, int], int]:
+        """The numbers of packets by place and size, where only one has these."""
+        places = np.stack([self._index.packet_pos, self._index.packet_size], axis=1)
+        found, first, counts = np.unique(places, axis=0, return_index=True, return_counts=True)
+        alone = (counts == 1) & (found[:, 0] != UNKNOWN)
+        return {(int(pos), int(size)): int(n) for (pos, size), n in zip(found[alone], first[alone], strict=True)}
+
+    def _numbered(self, packets: Iterator[Any], number: int) -> Iterator[tuple[int, Any]]:
+        """Gives packets their numbers, which they hand on to their frames as presentation times; the packets that
+        flush the decoder have none."""
+        sizes = self._index.packet_size
+        broken = import_av().error.FFmpegError, OSError  # known by now, as a generator may be closed at the very end
+        try:
+            for packet in packets:
+                if is_repeat(packet):
+                    continue
+                if not packet.size:
+                    yield -1, packet
+                elif number >= len(sizes):
+                    return  # the rest of a packet that is cut off
+                elif packet.size != sizes[number]:
+                    raise _Astray
+                else:
+                    packet.pts = number
+                    yield number, packet
+                    number += 1
+        except broken as error:
+            self._damaged("it cannot be read to its end", error)
+
+    def _run(
+        self, packets: Iterator[tuple[int, Any]], stream: Any, targets: np.ndarray, from_start: bool
+    ) -> Iterator[tuple[int, Any]]:
         """Pairs the sorted frame numbers `targets` with the decoded frames that show them."""
         waiting = deque(targets.tolist())
-        before = None
-        for number, frame in self._decoded(packets, stream, targets):
-            while waiting and number >= waiting[0]:
-                yield (number, frame) if number == waiting.popleft() or before is None else before
+        before: tuple[int, Any] | None = None
+        for number, frame in self._decoded(packets, stream, targets, from_start):
+            while waiting and waiting[0] < number:
+                yield self._instead(waiting.popleft(), before or (number, frame), from_start)
+            if waiting and waiting[0] == number:
+                if frame.is_corrupt:
+                    if not from_start:
+                        raise _Astray
+                    self._damaged(f"its picture is damaged {self._moment(number)}")
+                waiting.popleft()
+                yield number, frame
             if not waiting:
                 return
-            before = number, frame
-        if before is not None:
-            yield before
+            if before is None or number > before[0]:
+                before = number, frame
+        while waiting and before is not None:
+            yield self._instead(waiting.popleft(), before, from_start)
+        if waiting and not from_start:
+            raise _Astray
 
-    def _decoded(self, packets: Iterator[Any], stream: Any, targets: np.ndarray) -> Iterator[tuple[int, Any]]:
+    def _instead(self, number: int, shown: tuple[int, Any], from_start: bool) -> tuple[int, Any]:
+        """What is shown in place of a frame that did not come out of the decoder."""
+        packet = self._index.packet_of[number]
+        if self._index.codec == "mpeg4" and self._index.packet_size[packet] <= _EMPTY_MPEG4_BYTES:
+            return number, shown[1]  # the codec's way to say that nothing changes
+        if not from_start:
+            raise _Astray
+        self._damaged(f"its picture is missing {self._moment(number)}")
+        return shown
+
+    def _decoded(
+        self, packets: Iterator[tuple[int, Any]], stream: Any, targets: np.ndarray, from_start: bool
+    ) -> Iterator[tuple[int, Any]]:
         """The decoded frames in the order in which they are shown, each with its number."""
-        pts = self._index.pts
-        kept = set(pts[targets].tolist()) if pts is not None and self._drops else None
+        index = self._index
+        counted = index.pts is None
+        kept = set(targets.tolist()) if self._drops and not counted else None
         only_key_frames = kept is not None and self._takes_key_frames(targets)
-        counted = 0
-        for packet in self._until_broken(packets):
-            if kept is not None:
-                drop = packet.pts is not None and packet.pts not in kept
+        count = -1
+        stretch = 0
+        for number, packet in packets:
+            if number >= 0 and index.stretch[number] != stretch:
+                stretch = index.stretch[number]
+                # The decoder would give up what it holds back, or mix it with what is another file.
+                drained = self._decode(None, stream, number, from_start)
+                stream.codec_context.flush_buffers()
+            else:
+                drained = []
+            if kept is not None and number >= 0:
+                drop = int(index.frame_of[number]) not in kept
                 if drop and only_key_frames:
                     continue
                 stream.codec_context.skip_frame = "NONREF" if drop else "DEFAULT"
-            for frame in self._decode(packet, stream):
-                if pts is None:
-                    yield counted, frame
-                    counted += 1
-                elif frame.pts is not None:
-                    number = int(np.searchsorted(pts, frame.pts, side="right")) - 1
-                    if number >= 0:
-                        yield number, frame
+            for frame in chain(drained, self._decode(packet, stream, number, from_start)):
+                shows = -1 if frame.pts is None else int(index.frame_of[frame.pts])
+                if not counted and shows >= 0:
+                    yield shows, frame
+                elif counted and (shows >= 0 or frame.pts is None):
+                    gap = index.packet_size[index.packet_of[count + 1 : shows]]
+                    if index.codec == "mpeg4" and (gap <= _EMPTY_MPEG4_BYTES).all():
+                        count += len(gap)
+                    count += 1
+                    yield count, frame
 
-    def _until_broken(self, packets: Iterator[Any]) -> Iterator[Any]:
+    def _decode(self, packet: Any, stream: Any, number: int, from_start: bool) -> list[Any]:
         try:
-            for packet in packets:
-                if not packet.is_corrupt:
-                    yield packet
-        except (import_av().error.FFmpegError, OSError) as error:
-            self._damaged("it cannot be read to its end", error)
-
-    def _decode(self, packet: Any, stream: Any) -> list[Any]:
-        try:
-            return packet.decode()
+            return stream.codec_context.decode(packet)
         except import_av().error.FFmpegError as error:
-            if self._index.pts is None or packet.pts is None:
-                where = "at its end" if not packet.size else "in the middle"
-            else:
-                where = f"at {max(0.0, float((packet.pts - self._index.pts[0]) * stream.time_base)):.2f} s"
+            if not from_start:
+                raise _Astray from None
+            where = "at its end" if number < 0 else self._moment(self._index.frame_of[number])
             self._damaged(f"its picture is damaged {where}", error)
             return []
 
-    def _damaged(self, what: str, error: Exception) -> None:
+    def _moment(self, number: int) -> str:
+        return f"at {self._index.times[number]:.2f} s" if number >= 0 else "in the middle"
+
+    def _damaged(self, what: str, error: Exception | None = None) -> None:
         if not self._skip_damaged:
+            cause = "" if error is None else f" ({error.args[1] if len(error.args) > 1 else error})"
             raise ValueError(
-                f"{self._source.name}: {what} ({error.args[1] if len(error.args) > 1 else error}); "
-                "on_truncated='warn' leaves out what cannot be decoded."
+                f"{self._source.name}: {what}{cause}; on_truncated='warn' leaves out what cannot be decoded."
             ) from None
         if not self._warned:
             self._warned = True
@@ -206,8 +278,8 @@ class DecordDecoder:
             raise CannotDecode(f"decord does not read every frame of {index.container} files")
         if index.ends_early:
             raise CannotDecode("decord does not read files that are cut off")
-        if index.rotation % 180:
-            raise CannotDecode("decord cannot turn the picture on its side, as the file asks")
+        if index.orientation not in (Orientation(), Orientation(False, True, True)):
+            raise CannotDecode("decord cannot turn the picture on its side or mirror it, as the file asks")
         try:
             # What it would print, its exceptions say as well.
             decord.logging.set_level(decord.logging.QUIET)
@@ -247,6 +319,9 @@ class TorchcodecDecoder:
 
     def __init__(self, source: VideoSource, index: PacketIndex) -> None:
         decoders = _import_optional("torchcodec.decoders", "pip install torchcodec, and install FFmpeg")
+        transposed, mirrored_columns, mirrored_rows = index.orientation
+        if transposed == (mirrored_columns == mirrored_rows):
+            raise CannotDecode("torchcodec cannot mirror the picture, as the file asks")
         try:
             self._decoder = decoders.VideoDecoder(
                 source.plain_argument(), dimension_order="NHWC", num_ffmpeg_threads=_num_threads()
@@ -308,9 +383,7 @@ def _import_optional(module: str, install: str) -> Any:
 
 def _to_rgb(frame: Any) -> np.ndarray:
     """`(height, width, 3)` uint8, turned upright (FFmpeg's decoders leave that to the player)."""
-    array = frame.to_ndarray(format="rgb24")
-    quarters = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(array, quarters)) if quarters else array
+    return Orientation.of(frame).apply(frame.to_ndarray(format="rgb24"))
 
 
 def _first_line(error: Exception) -> str:

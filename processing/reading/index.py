@@ -1,20 +1,58 @@
 """The packet index of a video: each frame's true time, size and key frame, found by reading packets undecoded."""
 
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .sources import VideoSource
 
+UNKNOWN = int(np.iinfo(np.int64).min)
 # Decoders give frames back out of packet order by 16 frames at most; a longer way back is a clock that was reset.
 _LONGEST_REORDERING = 64
 # What is opened by mistake as if it were a video: FFmpeg draws text files and reads single images.
 _NOT_VIDEO = {"tty": "is a text file", "image2": "is a still image", "hls": "is a playlist", "concat": "is a playlist"}
+
+
+class Orientation(NamedTuple):
+    """How a decoded frame is brought upright: first rows and columns are swapped, then it is mirrored.
+
+    It is that of the display matrix, whose rotations are rounded to quarters.
+    """
+
+    transposed: bool = False
+    mirrored_columns: bool = False
+    mirrored_rows: bool = False
+
+    @classmethod
+    def of(cls, frame: Any) -> "Orientation":
+        """Of a decoded frame of PyAV."""
+        try:
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # the frame carries something else that PyAV has no name for
+            return (cls(), cls(True, False, True), cls(False, True, True), cls(True, True))[
+                round(frame.rotation / 90) % 4
+            ]
+        if matrix is None:
+            return cls()
+        # A pixel at (x, y) is shown at (a x + c y, b x + d y), but for the shift.
+        a, b, _, c, d, *_ = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+        if abs(int(a)) + abs(int(d)) >= abs(int(b)) + abs(int(c)):
+            return cls(False, a < 0, d < 0)
+        return cls(True, c < 0, b < 0)
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """`(height, width, 3)`, upright."""
+        if not any(self):
+            return array
+        array = array.swapaxes(0, 1) if self.transposed else array
+        array = array[:, ::-1] if self.mirrored_columns else array
+        return np.ascontiguousarray(array[::-1] if self.mirrored_rows else array)
 
 
 @dataclass(frozen=True)
@@ -27,16 +65,19 @@ class PacketIndex:
         fps: average frames a second.
         pts: `(N,)` int64, the same times in the container's ticks, by which decoded frames are recognised; None where
             the container does not state them (AVI, raw streams), and frames can only be counted.
-        packet_of: `(N,)` int64, the packet that holds a frame.
+        packet_of: `(N,)` int64, the packet that holds a frame; of several, the first one.
+        frame_of: `(P,)` int64, the frame that a packet holds, or -1.
         key_packet_of: `(N,)` int64, the packet from which decoding must start for a frame to come out right.
         is_key: `(N,)` bool, whether the frame is one of the codec's key frames.
         cost: `(M + 1,)` float64, estimated cost of decoding the packets before each one; an average packet costs 1.
         packet_pts: `(M,)` int64, ticks of each packet.
         seek_ticks: `(M,)` int64, decoding time of each packet, which containers seek by.
+        packet_pts, packet_size, packet_pos, stretch: `(P,)` int64, of each packet its ticks and place in the file
+            (`UNKNOWN` where not stated), bytes, and the stretch of the file between resets of the clock.
         closed_groups: no frame before a key frame needs it, so that any decoder can start at any key frame.
         states_frames: the container states the number of its frames up front (MP4 that is not fragmented, AVI).
         height, width: of the picture as it is to be shown, that is, after the rotation; 0 if PyAV lacks the decoder.
-        rotation: degrees counter-clockwise by which a decoded frame must be turned.
+        orientation: how a decoded frame must be turned and mirrored.
         container: FFmpeg's name of the format.
         codec: FFmpeg's name of the codec.
         ends_early: the file is cut off, and the frames above are those before the cut.
@@ -47,16 +88,20 @@ class PacketIndex:
     fps: float
     pts: np.ndarray | None
     packet_of: np.ndarray
+    frame_of: np.ndarray
     key_packet_of: np.ndarray
     is_key: np.ndarray
     cost: np.ndarray
     packet_pts: np.ndarray
+    packet_size: np.ndarray
+    packet_pos: np.ndarray
+    stretch: np.ndarray
     seek_ticks: np.ndarray
     closed_groups: bool
     states_frames: bool
     height: int
     width: int
-    rotation: int
+    orientation: Orientation
     container: str
     codec: str
     ends_early: bool
@@ -101,54 +146,76 @@ def build_index(source: VideoSource) -> PacketIndex:
     """Reads all packets of the video stream, which takes about 0.4 s for 30 minutes of 720p, and decodes one frame.
 
     Raises:
-        ValueError: the file cannot be opened, or holds no frame that can be shown.
+        ValueError: the file cannot be opened, exceeds the source's limits, or holds no frame that can be shown.
     """
     facts = _read_packets(source)
-    if not facts.packets:
+    if not len(facts.size):
         cause = "it is cut off before its first frame" if facts.ends_early else "its video stream has no frames"
         raise ValueError(f"{source.name}: holds nothing to show: {cause}.")
-    height, width, rotation = _picture(source, facts.ends_early)
-    pts, dts, durations, sizes, keys, discards = (list(column) for column in zip(*facts.packets, strict=True))
-    key = np.array(keys, dtype=bool)
+    height, width, orientation = _picture(source, facts.ends_early)
+    key = facts.key.copy()
     first_key = int(key.argmax())  # 0 as well where no packet is marked
     key[first_key] = True
-    shown = ~np.array(discards, dtype=bool)
-    shown[:first_key] = False
-    known = np.array([tick is not None for tick in pts])
-    packet_pts = np.array([-1 if tick is None else tick for tick in pts], dtype=np.int64)
-    counted = facts.container == "avi" or 2 * known.sum() < len(known) or _clock_was_reset(packet_pts[known])
+    shown = ~facts.hidden
+    known = facts.pts != UNKNOWN
+    stretch, pts = _joined_clocks(facts, key, known)
+    has_resets = bool(stretch[-1] > 0)
+    counted = facts.container == "avi" or 2 * known.sum() < len(known) or _clock_was_reset(pts[known])
     if counted:
         # Frames come out of the decoder in the order of their decoding times, one each.
+        shown[:first_key] = False
         packet_of = np.flatnonzero(shown)
-        frame_ticks = _decoding_ticks(dts, durations, facts)[packet_of]
+        frame_ticks = _decoding_ticks(facts)[packet_of]
+        frame_of = np.where(shown, np.cumsum(shown) - 1, -1)
         key_packet_of = np.zeros(len(packet_of), dtype=np.int64)
     else:
-        # Frames that are shown before the first key frame refer to frames that are not there.
-        shown &= known & (packet_pts >= packet_pts[first_key])
-        frame_ticks, first = np.unique(packet_pts[shown], return_index=True)
-        packet_of = np.flatnonzero(shown)[first]
-        key_packet_of = _key_packets(packet_pts, key, packet_of)
+        shown &= known
+        for number in range(int(stretch[-1]) + 1):
+            # Frames that are shown before the first key frame refer to frames that are not there.
+            (members,) = np.nonzero(stretch == number)
+            first = members[key[members].argmax()]
+            shown[members[members < first]] = False
+            shown[members] &= pts[members] >= pts[first]
+        frame_ticks, first_packets = np.unique(pts[shown], return_index=True)
+        packet_of = np.flatnonzero(shown)[first_packets]
+        frame_of = np.where(shown, np.searchsorted(frame_ticks, pts).clip(max=max(0, len(frame_ticks) - 1)), -1)
+        key_packet_of = np.zeros(len(packet_of), dtype=np.int64)
+        if not has_resets:
+            key_packet_of = _key_packets(pts, key, packet_of)
     if len(frame_ticks) == 0:
-        raise ValueError(f"{source.name}: holds nothing to show: all of its {len(pts)} frames are marked as hidden.")
+        raise ValueError(f"{source.name}: holds nothing to show: all of its {len(shown)} frames are marked as hidden.")
     times = (frame_ticks - frame_ticks[0]) * facts.time_base
     measured = (len(times) - 1) / times[-1] if len(times) > 1 else facts.rate
-    last = durations[packet_of[-1]] * facts.time_base or (1 / measured if measured else 0.0)
+    last = facts.duration[packet_of[-1]] * facts.time_base or (1 / measured if measured else 0.0)
+    # Packets without a picture of their own, after the last one, make that one last longer.
+    end = float(times[-1] + last)
+    if facts.last_repeat is not None and not has_resets:
+        end = max(end, float((facts.last_repeat - frame_ticks[0]) * facts.time_base))
+    if not end <= source.limits.max_duration:
+        raise ValueError(
+            f"{source.name}: claims to last {end:.3g} s, more than {source.limits.max_duration:.3g} s: its times are "
+            "damaged, or ReadingLimits(max_duration=…) must be raised."
+        )
     return PacketIndex(
         times=times,
-        duration=float(times[-1] + last),
+        duration=end,
         fps=float(facts.rate if abs(facts.rate - measured) <= 0.01 * measured else measured),
         pts=None if counted else frame_ticks,
         packet_of=packet_of,
+        frame_of=frame_of,
         key_packet_of=key_packet_of,
         is_key=key[packet_of],
-        cost=np.concatenate([[0.0], np.cumsum(0.5 + 0.5 * np.array(sizes) / np.mean(sizes))]),
-        packet_pts=packet_pts,
-        seek_ticks=np.array([p if d is None else d for p, d in zip(packet_pts, dts, strict=True)], dtype=np.int64),
+        cost=np.concatenate([[0.0], np.cumsum(0.5 + 0.5 * facts.size / facts.size.mean())]),
+        packet_pts=facts.pts,
+        packet_size=facts.size,
+        packet_pos=facts.pos,
+        stretch=stretch,
+        seek_ticks=np.where(facts.dts == UNKNOWN, facts.pts, facts.dts),
         states_frames=facts.states_frames,
         height=height,
         width=width,
-        rotation=rotation,
-        closed_groups=not counted and _groups_are_closed(packet_pts, key),
+        orientation=orientation,
+        closed_groups=not counted and not has_resets and _groups_are_closed(pts, key),
         container=facts.container,
         codec=facts.codec,
         ends_early=facts.ends_early,
@@ -157,9 +224,16 @@ def build_index(source: VideoSource) -> PacketIndex:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the container says; a packet is (pts, dts, duration, size, is key, is discarded)."""
+    """What the container says: of each packet with a picture, in ticks and bytes (`UNKNOWN` if it is not stated)."""
 
-    packets: list[tuple[int | None, int | None, int, int, bool, bool]]
+    pts: np.ndarray
+    dts: np.ndarray
+    duration: np.ndarray
+    size: np.ndarray
+    pos: np.ndarray
+    key: np.ndarray
+    hidden: np.ndarray
+    last_repeat: int | None
     container: str
     codec: str
     time_base: float
@@ -168,24 +242,62 @@ class _Facts:
     ends_early: bool
 
 
+def is_repeat(packet: Any) -> bool:
+    """Whether a packet has no picture of its own: the one before stays on screen (Theora, AVI). No decoder may be
+    given such a packet, which would end the stream for it."""
+    return packet.size == 0 and (packet.dts is not None or packet.pts is not None)
+
+
 def _read_packets(source: VideoSource) -> _Facts:
     av = import_av()
-    packets = []
+    columns = [array("q") for _ in range(5)]
+    pts, dts, duration, size, pos = columns
+    flags = bytearray()
     ends_early = source.ends_early()
+    last_repeat = None
     with open_stream(source) as (container, stream):
+        codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
         try:
             for packet in container.demux(stream):
-                if packet.size and not packet.is_corrupt:
-                    times = packet.pts, packet.dts, packet.duration or 0
-                    packets.append((*times, packet.size, packet.is_keyframe, packet.is_discard))
+                if is_repeat(packet):
+                    start = packet.dts if packet.pts is None else packet.pts
+                    last_repeat = max(start + (packet.duration or 0), last_repeat or 0)
+                if not packet.size:
+                    continue
+                if len(flags) >= source.limits.max_frames:
+                    raise ValueError(
+                        f"{source.name}: holds more than {source.limits.max_frames} frames; cut it into parts, or "
+                        "raise ReadingLimits(max_frames=…)."
+                    )
+                pts.append(UNKNOWN if packet.pts is None else packet.pts)
+                dts.append(UNKNOWN if packet.dts is None else packet.dts)
+                duration.append(packet.duration or 0)
+                size.append(packet.size)
+                pos.append(UNKNOWN if packet.pos is None else packet.pos)
+                # A frame of VP8 says itself whether it is there to be referred to only.
+                hidden = packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] & 0x10)
+                flags.append(packet.is_keyframe | hidden << 1 | packet.is_corrupt << 2)
         except (av.error.FFmpegError, OSError):
             ends_early = True
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        marks = np.frombuffer(flags, dtype=np.uint8)
+        if len(marks) and marks[-1] & 4:
+            # The file ends within its last packet.
+            ends_early, marks = True, marks[:-1]
+        stated = [np.frombuffer(column, dtype=np.int64)[: len(marks)] for column in columns]
         return _Facts(
-            packets=packets,
+            pts=stated[0],
+            dts=stated[1],
+            duration=stated[2],
+            size=stated[3],
+            pos=stated[4],
+            key=marks & 1 > 0,
+            hidden=marks & 2 > 0,
+            last_repeat=last_repeat,
             container=container.format.name,
-            codec=stream.codec_context.name if stream.codec_context is not None else "unknown",
+            codec=codec,
             time_base=float(stream.time_base),
-            rate=float(stream.average_rate or stream.guessed_rate or 0),
+            rate=rate,
             states_frames=stream.frames > 0,
             ends_early=ends_early,
         )
@@ -219,26 +331,28 @@ def plan_reading(index: PacketIndex, wanted: np.ndarray, seek_cost: float) -> li
     return [(start, np.array(frames, dtype=np.int64)) for start, frames in runs]
 
 
-def _picture(source: VideoSource, ends_early: bool) -> tuple[int, int, int]:
-    """Height, width and rotation, of which only a decoded frame tells for certain; zeros if FFmpeg cannot decode."""
+def _picture(source: VideoSource, ends_early: bool) -> tuple[int, int, Orientation]:
+    """Height, width and orientation, of which only a decoded frame is certain; zeros if FFmpeg cannot decode."""
     av = import_av()
     with open_stream(source) as (container, stream):
         if stream.codec_context is None:
-            return 0, 0, 0
+            return 0, 0, Orientation()
         packets = container.demux(stream)
         while True:
             try:
                 packet = next(packets)
             except (av.error.FFmpegError, OSError, StopIteration):
                 break
+            if is_repeat(packet):
+                continue
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
                 continue
             for frame in frames:
-                turned = round(frame.rotation / 90) % 2 == 1
-                size = (frame.width, frame.height) if turned else (frame.height, frame.width)
-                return *size, round(frame.rotation / 90) * 90 % 360
+                orientation = Orientation.of(frame)
+                size = (frame.width, frame.height) if orientation.transposed else (frame.height, frame.width)
+                return *size, orientation
     cause = "it is cut off before its first whole frame" if ends_early else "none of its frames can be decoded"
     raise ValueError(f"{source.name}: holds nothing to show: {cause}.")
 
@@ -272,13 +386,37 @@ def _clock_was_reset(packet_pts: np.ndarray) -> bool:
     return bool(np.abs(rank - np.arange(len(packet_pts))).max(initial=0) > _LONGEST_REORDERING)
 
 
-def _decoding_ticks(dts: list[int | None], durations: list[int], facts: _Facts) -> np.ndarray:
+def _joined_clocks(facts: _Facts, key: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Which stretch of the file each packet belongs to, and presentation times that go on from stretch to stretch.
+
+    Where files were joined, the decoding times, which only grow in one file, fall back: a stretch begins there, and is
+    shown where the one before ends.
+    """
+    stated = np.flatnonzero(facts.dts != UNKNOWN)
+    steps = np.diff(facts.dts[stated])
+    usual = int(np.median(steps[steps > 0])) if (steps > 0).any() else 1
+    # Times that are rounded or guessed may fall back by a little within a file, too.
+    falls = (steps < 0) & (key[stated[1:]] | (steps < -2 * usual))
+    stretch = np.zeros(len(facts.dts), dtype=np.int64)
+    stretch[stated[1:][falls]] = 1
+    stretch = np.cumsum(stretch)
+    pts = facts.pts.copy()
+    for number in range(1, int(stretch[-1]) + 1):
+        before, here = (np.flatnonzero((stretch == n) & known) for n in (number - 1, number))
+        if len(before) and len(here):
+            ends = pts[before] + np.where(facts.duration[before] > 0, facts.duration[before], usual)
+            from_key = here[key[here].argmax() :]
+            pts[here] += ends.max() - pts[from_key].min()
+    return stretch, pts
+
+
+def _decoding_ticks(facts: _Facts) -> np.ndarray:
     """Ticks by which counted frames follow each other: the decoding times, or else equal steps."""
-    stated = [tick for tick in dts if tick is not None]
-    if len(stated) == len(dts) and (np.diff(stated) > 0).all():
-        return np.array(stated, dtype=np.int64)
-    step = float(np.median(durations)) or 1 / (facts.rate or 25.0) / facts.time_base
-    return np.arange(len(dts)) * step
+    if (facts.dts != UNKNOWN).all() and (np.diff(facts.dts) > 0).all():
+        return facts.dts
+    step = float(np.median(facts.duration)) or 1 / (facts.rate or 25.0) / facts.time_base
+    return np.arange(len(facts.dts)) * step
 
 
 def _reason(error: Exception) -> str:
@@ -286,4 +424,13 @@ def _reason(error: Exception) -> str:
     return text[0].lower() + text[1:] if text else type(error).__name__
 
 
-__all__ = ["PacketIndex", "build_index", "import_av", "open_stream", "plan_reading"]
+__all__ = [
+    "UNKNOWN",
+    "Orientation",
+    "PacketIndex",
+    "build_index",
+    "import_av",
+    "is_repeat",
+    "open_stream",
+    "plan_reading",
+]

@@ -11,9 +11,11 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias
+
+from .limits import ReadingLimits, default_limits
 
 VideoInput: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]
 
@@ -38,6 +40,7 @@ class VideoSource:
     path: str | None = None
     file: IO[bytes] | None = None
     stamp: tuple[int, int] | None = None
+    limits: ReadingLimits = field(default_factory=default_limits)
 
     def open_argument(self) -> Any:
         """What FFmpeg is to open; a file object is set to its start."""

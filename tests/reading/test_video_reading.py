@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from videos import barcode_frames, cut_file, read_barcode, write_sound, write_video
 
-from dynfocus.processing import video_decoders, video_reading
+from dynfocus.processing.reading import decoders as video_decoders
+from dynfocus.processing.reading import video_reading
 from dynfocus.processing.reading.decoders import PyAVDecoder, open_decoder
 from dynfocus.processing.reading.index import build_index, plan_reading
 from dynfocus.processing.reading.sampling import sample_indices

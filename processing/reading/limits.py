@@ -1,0 +1,44 @@
+"""How much a video may take: bytes and time of what is downloaded or piped, pixels and frames of what is decoded."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ReadingLimits:
+    """Bounds that are checked before anything of that size is allocated or written.
+
+    Attributes:
+        max_bytes: of a download, a pipe or another object that cannot be read like a file; default 8 GiB.
+        max_seconds: that such a copy may take; default 30 minutes.
+        min_bytes_per_minute: a copy that is slower than this for a whole minute counts as stalled; default 64 KiB.
+        allow_private_addresses: whether http(s) and other addresses may lead to this machine or its local networks.
+            By default they may not, so that a server can be given the URLs of its users; the command line allows it.
+        max_pixels: of one frame; default 2^26, such as 8192 × 8192.
+        max_frames: of one video; default 2^22, 38 hours at 30 frames a second.
+        max_duration: seconds that one video may claim to last; default 366 days.
+    """
+
+    max_bytes: int = 8 << 30
+    max_seconds: float = 30 * 60.0
+    min_bytes_per_minute: int = 64 << 10
+    allow_private_addresses: bool = False
+    max_pixels: int = 1 << 26
+    max_frames: int = 1 << 22
+    max_duration: float = 366 * 86400.0
+
+
+_default = ReadingLimits()
+
+
+def default_limits() -> ReadingLimits:
+    """The limits of this process where a call gives none."""
+    return _default
+
+
+def set_default_limits(limits: ReadingLimits) -> None:
+    """Sets what [`default_limits`] returns in this process; processes that are forked from it inherit it."""
+    global _default
+    _default = limits
+
+
+__all__ = ["ReadingLimits", "default_limits", "set_default_limits"]

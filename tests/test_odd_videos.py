@@ -1,0 +1,219 @@
+"""Files that are joined, mirrored, estimated, still or damaged: right frames at true times, or one clear error."""
+
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from videos import barcode_frames, read_barcode, write_video
+
+from dynfocus.processing.reading.decoders import PyAVDecoder
+from dynfocus.processing.reading.index import build_index
+from dynfocus.processing.reading.sources import open_source
+from dynfocus.processing.reading.video_reading import read_video
+
+EVERY_FRAME = 1000.0
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    return [read_barcode(frame) for frame in frames]
+
+
+def sought(path: Path, wanted: np.ndarray) -> list[tuple[int, int]]:
+    """The numbers of frames that are read with a jump before each of them, and what they show."""
+    source = open_source(path)
+    decoder = PyAVDecoder(source, build_index(source), seek_cost=0.0)
+    return [(number, read_barcode(frame)) for number, frame in decoder.frames(wanted)]
+
+
+# ---- clocks
+
+
+@pytest.mark.parametrize("overlap", [3.0, 1.0, 0.3, 0.1])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.ts", {}),
+        ("a.ts", {"codec": "mpeg2video", "fps": 25.0}),
+        ("a.ts", {"codec": "libx265"}),
+        ("a.vob", {"codec": "mpeg2video", "fps": 25.0, "container": "vob"}),
+    ],
+)
+def test_joined_streams_follow_each_other(tmp_path, name, settings, overlap):
+    """Each of them counts from its own zero, or goes back into the time of the one before."""
+    fps = settings.get("fps", 10.0)
+    count = int(3 * fps)
+    parts = [
+        write_video(
+            tmp_path / f"{part} {name}",
+            barcode_frames(count, start=part * count),
+            pts=[part * (3 - overlap) + i / fps for i in range(count)] if "fps" not in settings else None,
+            **settings,
+        )
+        for part in range(2)
+    ]
+    joined = tmp_path / name
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    result = read_video(joined, fps=EVERY_FRAME)
+    assert numbers(result.frames) == list(range(2 * count))
+    np.testing.assert_allclose(result.timestamps, np.arange(2 * count) / fps, atol=2 / fps)
+    assert (np.diff(result.timestamps) > 0.2 / fps).all()
+    assert result.metadata.duration == pytest.approx(6.0, abs=3 / fps)
+    assert sought(joined, np.array([3, count + 1, 2 * count - 1])) == [(n, n) for n in (3, count + 1, 2 * count - 1)]
+
+
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_times_that_are_estimated_anew_after_a_jump(tmp_path, codec):
+    """Many tiny frames share one time stamp of a programme stream, and FFmpeg guesses those of the others."""
+    path = write_video(tmp_path / "tiny.vob", barcode_frames(200), fps=25.0, codec=codec, container="vob")
+    whole = read_video(path, fps=EVERY_FRAME)
+    assert numbers(whole.frames) == list(range(200))
+    np.testing.assert_allclose(whole.timestamps, np.arange(200) / 25, atol=1e-3)
+    for wanted in (np.array([75]), np.array([10, 75, 76, 130, 199]), np.arange(0, 200, 25)):
+        assert sought(path, wanted) == [(n, n) for n in wanted.tolist()]
+    assert numbers(read_video(path).frames) == list(range(0, 200, 25))
+
+
+def test_times_that_cannot_be_true(tmp_path):
+    data = bytearray(write_video(tmp_path / "a.mp4", barcode_frames(12)).read_bytes())
+    entry = data.index(b"stts") + 12
+    count, delta = struct.unpack(">II", data[entry : entry + 8])
+    assert (count, delta) == (12, 1024)
+    data[entry + 4 : entry + 8] = struct.pack(">I", 1 << 30)
+    data[data.index(b"mdhd") + 16 :][:4] = b""
+    at = data.index(b"mdhd") + 16
+    data[at : at + 4] = struct.pack(">I", 1)  # one tick a second
+    with pytest.raises(ValueError, match="claims to last .* s, more than .*: its times are damaged"):
+        read_video(bytes(data))
+
+
+# ---- display matrices
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), lambda frame: frame),
+        ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
+        ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+    ],
+)
+@pytest.mark.parametrize("decoder", ["auto", "decord"])
+def test_all_eight_orientations(tmp_path, matrix, shown, decoder):
+    """A pixel at (x, y) is shown at (a x + c y, b x + d y)."""
+    frames = np.zeros((3, 48, 64, 3), dtype=np.uint8)
+    frames[:, :24, :32] = 255
+    frames[:, 24:, :32] = 120
+    path = write_video(tmp_path / "turned.mp4", frames)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    if decoder == "decord" and matrix not in ((1, 0, 0, 1), (-1, 0, 0, -1)):
+        with pytest.raises(ValueError, match="turn the picture on its side or mirror it"):
+            read_video(path, decoder=decoder)
+        return
+    result = read_video(path, decoder=decoder)
+    expected = shown(frames[0])
+    assert result.frames.shape[1:] == expected.shape
+    assert (result.metadata.height, result.metadata.width) == expected.shape[:2]
+    assert np.abs(result.frames[0].astype(int) - expected).mean() < 8
+
+
+# ---- packets without a picture
+
+
+def test_empty_packets_keep_the_picture(tmp_path):
+    """AVI has a packet for each tick of its clock, and those that bring nothing new are empty."""
+    pts = [0.0, 0.2, 0.3, 1.7, 1.8, 3.6]
+    for codec in ("mpeg4", "mjpeg"):
+        pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        path = write_video(tmp_path / f"{codec}.avi", barcode_frames(6), pts=pts, codec=codec, pix_fmt=pix_fmt)
+        result = read_video(path, fps=EVERY_FRAME)
+        assert numbers(result.frames) == list(range(6))
+        np.testing.assert_allclose(result.timestamps, pts, atol=1e-3)
+        assert sought(path, np.array([2, 5])) == [(2, 2), (5, 5)]
+
+
+def test_frames_that_are_only_referred_to_are_not_shown(tmp_path):
+    path = write_video(
+        tmp_path / "a.webm",
+        barcode_frames(60),
+        codec="libvpx",
+        codec_options={"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "cpu-used": "4"},
+    )
+    result = read_video(path, fps=EVERY_FRAME)
+    assert numbers(result.frames) == list(range(60)) and result.metadata.total_num_frames == 60
+    np.testing.assert_allclose(result.timestamps, np.arange(60) / 10, atol=2e-3)
+
+
+# ---- damage
+
+
+def _damaged(path: Path, seed: int) -> bytes:
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for _ in range(int(rng.integers(1, 4))):
+        at, length = int(rng.integers(0, len(data))), int(rng.integers(1, 40))
+        data[at : at + length] = rng.bytes(length)[: len(data) - at]
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.mp4", {}),
+        ("a.mkv", {"codec": "mpeg4"}),
+        ("a.ts", {}),
+        ("a.webm", {"codec": "libvpx-vp9"}),
+        ("a.avi", {"codec": "mpeg4", "b_frames": 2}),
+    ],
+)
+def test_damaged_files_never_give_fewer_frames_without_a_word(tmp_path, name, settings):
+    path = write_video(tmp_path / name, barcode_frames(36), **settings)
+    complete = 0
+    for seed in range(12):
+        data = _damaged(path, seed)
+        for sampling in ({"fps": 5.0}, {"num_frames": 13}, {"num_frames": 2}):
+            try:
+                result = read_video(data, **sampling)
+            except ValueError as error:
+                assert str(error).startswith("the video given as bytes: ") and "\n" not in str(error)
+                continue
+            complete += 1
+            total = result.metadata.total_num_frames
+            if "num_frames" in sampling:
+                assert len(result.frames) == min(sampling["num_frames"], total)
+            assert (np.diff(result.timestamps) > 0).all() and len(result.frames) == len(result.timestamps)
+    assert complete  # some damage does no harm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in range(12):
+            try:
+                read_video(_damaged(path, seed), fps=5.0, on_truncated="warn")
+            except ValueError as error:
+                assert str(error).startswith("the video given as bytes: ") and "on_truncated" not in str(error)
+
+
+def test_a_frame_that_does_not_come_out_is_missed(tmp_path):
+    """The packet is there, with its time, and the decoder says nothing: it makes no picture of it."""
+    path = write_video(tmp_path / "a.mp4", barcode_frames(24), b_frames=0, gop=24)
+    source = open_source(path)
+    index = build_index(source)
+    data = bytearray(path.read_bytes())
+    packet = int(index.packet_of[12])
+    at, size = int(index.packet_pos[packet]), int(index.packet_size[packet])
+    data[at : at + size] = (size - 4).to_bytes(4, "big") + b"\x0c" + b"\xff" * (size - 5)  # filler
+    with pytest.raises(ValueError, match=r"its picture is (missing|damaged) at 1\.[23]0 s.*; on_truncated='warn'"):
+        read_video(bytes(data), fps=EVERY_FRAME)
+    with pytest.warns(UserWarning, match=r"at 1\.[23]0 s; what cannot be decoded is left out\."):
+        result: Any = read_video(bytes(data), fps=EVERY_FRAME, on_truncated="warn")
+    assert 12 not in result.frame_indices and len(result.frames) == 23
