@@ -36,12 +36,6 @@ __version__ = "0.1.0.dev0"
 
 
 def _register() -> None:
-    # Every save takes its code along, so that what was loaded, trained and saved still loads anywhere.
-    DynFocusConfig.register_for_auto_class()
-    DynFocusModel.register_for_auto_class("AutoModel")
-    DynFocusForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-    DynFocusProcessor.register_for_auto_class()
-    DynFocusVideoProcessor.register_for_auto_class()
     AutoConfig.register("dynfocus", DynFocusConfig, exist_ok=True)
     AutoModel.register(DynFocusConfig, DynFocusModel, exist_ok=True)
     AutoModelForImageTextToText.register(DynFocusConfig, DynFocusForConditionalGeneration, exist_ok=True)

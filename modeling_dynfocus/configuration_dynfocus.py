@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 
+from .hub.with_code import SavedWithCode
 from .towers.configuration_vision_tower import VisionTowerConfig
 
 PRESETS = ("default", "released_code")
@@ -17,7 +18,7 @@ _EARLIER_SETTINGS: dict[str, tuple[Any, Any]] = {
 }
 
 
-class DynFocusConfig(PreTrainedConfig):
+class DynFocusConfig(SavedWithCode, PreTrainedConfig):
     r"""
     Configuration of [`DynFocusModel`] and [`DynFocusForConditionalGeneration`].
 
@@ -115,6 +116,9 @@ class DynFocusConfig(PreTrainedConfig):
         if not isinstance(self.question_config, PreTrainedConfig):
             width = {"encoder_hidden_size": self.vision_config.hidden_size}
             self.question_config = InstructBlipQFormerConfig(**{**width, **(self.question_config or {})})
+        if __name__.startswith("dynfocus."):
+            # These classes are used, whatever code lies beside the settings: `pipeline` need not ask for trust in it.
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__post_init__(**kwargs)
         # Lists, as JSON gives them back: a round trip must compare equal.
         self.spatial_clusters = list(self.spatial_clusters)

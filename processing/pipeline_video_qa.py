@@ -94,7 +94,7 @@ class VideoQAPipeline(Pipeline):
     Example:
 
     ```python
-    >>> pipe = pipeline("video-qa", model="checkpoints/dynfocus-tiny", trust_remote_code=True)
+    >>> pipe = pipeline("video-qa", model="checkpoints/dynfocus-tiny")
     >>> pipe("holiday.mp4", question="What is on the beach?")
     ```
     """
@@ -436,8 +436,8 @@ class VideoQAPipeline(Pipeline):
         return result
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save model and processor (which the base class leaves out). `push_to_hub` comes through here as well."""
-        super().save_pretrained(save_directory, **kwargs)
+        """Save model and processor, with their code. `push_to_hub` comes through here as well."""
+        self.model.save_pretrained(save_directory, **kwargs)
         hub = ("push_to_hub", "repo_id", "token", "private", "commit_message")
         self.processor.save_pretrained(save_directory, **{name: kwargs[name] for name in hub if name in kwargs})
 

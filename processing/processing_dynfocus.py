@@ -1,22 +1,19 @@
 """The processor: text, videos and questions in, everything that the model needs out."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import BatchFeature
 from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
+from dynfocus.hub.with_code import SavedWithCode
+
 from .backbone_processor import FromBackbones
 from .reading.decoded_frames import Untouched, flatten_videos, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
-
-if TYPE_CHECKING:
-    # Makes every save of the processor take the pipeline's file along to a Hub repository.
-    from .pipeline_video_qa import VideoQAPipeline  # noqa: F401
-
 
 # An assistant's turn ends with the end-of-sequence token and nothing after it: that is what training has to teach.
 DEFAULT_CHAT_TEMPLATE = """\
@@ -68,7 +65,7 @@ class DynFocusProcessorKwargs(ProcessingKwargs, total=False):
     videos_kwargs: DynFocusVideosKwargs  # type: ignore[misc]  # a wider dictionary than the base class has
 
 
-class DynFocusProcessor(ProcessorMixin, FromBackbones):
+class DynFocusProcessor(SavedWithCode, ProcessorMixin, FromBackbones):
     r"""
     Joins a video processor and a tokenizer, and owns the token plan.
 

@@ -15,6 +15,8 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from dynfocus.hub.with_code import SavedWithCode
+
 from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
 from .reading.sampling import check_sampling, sample_indices
 from .reading.stream import FrameStream
@@ -73,7 +75,7 @@ class DynFocusVideoProcessorKwargs(VideosKwargs, total=False):
     return_metadata: bool | None
 
 
-class DynFocusVideoProcessor(BaseVideoProcessor):
+class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     r"""
     Makes `pixel_values_videos` from videos: paths, URLs, bytes, file objects, decoded arrays or tensors `(T, H, W, 3)`
     or `(T, 3, H, W)`, or lists of PIL images.

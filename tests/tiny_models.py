@@ -7,7 +7,6 @@ from tiny import make_tiny_processor
 from transformers import AutoConfig
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
-from dynfocus.hub import save_for_hub
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 VIDEO_TOKEN_ID = 3
@@ -157,7 +156,8 @@ def save_question_aware(folder: Path, seed: int = 0, **kwargs) -> Path:
     """A tiny model that heeds the question, with its processor and all code, in `folder`."""
     model = tiny_model(seed=seed)
     make_question_aware(model)
-    save_for_hub(model, make_tiny_processor(), folder, **kwargs)
+    model.save_pretrained(folder, **kwargs)
+    make_tiny_processor().save_pretrained(folder)
     return folder
 
 

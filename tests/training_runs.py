@@ -14,8 +14,6 @@ from tiny import make_tiny_processor
 from tiny_models import tiny_model
 from videos import write_video
 
-from dynfocus.hub import save_for_hub
-
 TESTS = Path(__file__).parent
 QUESTION = "which number is shown?"
 ANSWERS = ["47", "12", "red", "blue", "star", "heart", "9", "yellow"]
@@ -43,7 +41,8 @@ def save_start(folder: Path, preset: str = "default") -> Path:
     """A tiny random model, with all that belongs to it."""
     model = tiny_model(preset)
     keeps_rods = model.config.rods_on_key_frames
-    save_for_hub(model, make_tiny_processor(num_prototypes=4, key_ratio=0.5, rods_on_key_frames=keeps_rods), folder)
+    model.save_pretrained(folder)
+    make_tiny_processor(num_prototypes=4, key_ratio=0.5, rods_on_key_frames=keeps_rods).save_pretrained(folder)
     return folder
 
 

@@ -11,7 +11,6 @@ from transformers.utils import logging
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
-from dynfocus.hub import prepare_for_hub
 from dynfocus.processing import DynFocusCollator, DynFocusProcessor
 
 from .parts import freeze, lora_config, names_in, plain_name
@@ -69,7 +68,6 @@ def load_model(recipe: Recipe, base: Path | None = None) -> tuple[DynFocusForCon
         setattr(processor.video_processor if name in _OF_FRAMES else processor, name, value)
     processor.token_budget()
     check_fit(model, processor)
-    prepare_for_hub(model, processor)
     freeze(model, recipe.freeze)
     return model, processor
 

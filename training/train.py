@@ -20,7 +20,6 @@ from transformers import AutoModelForImageTextToText, TrainingArguments, set_see
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
-from dynfocus.hub import save_for_hub
 from dynfocus.hub.card import make_model_card
 from dynfocus.hub.upload import PushedModel, push_model
 
@@ -166,7 +165,8 @@ def _start(recipe: Recipe, args: TrainingArguments) -> tuple[Any, Any]:
         model, processor = load_model(recipe, base)
         if not (base / "config.json").is_file():
             writing = base.with_name(".base")
-            save_for_hub(model, processor, writing)
+            model.save_pretrained(writing)
+            processor.save_pretrained(writing)
             writing.replace(base)
     model.name_or_path = model.config.name_or_path = str(base)
     return model, processor
@@ -202,7 +202,8 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> No
             unset_hf_deepspeed_config()
         if recipe.lora or trainer.is_deepspeed_enabled:
             # Anew on the CPU: the one in training may be sharded, and DeepSpeed gives weights other names.
-            save_for_hub(_load_trained(recipe, saved), processor, writing)
+            _load_trained(recipe, saved).save_pretrained(writing)
+            processor.save_pretrained(writing)
         (writing / "training_args.bin").unlink(missing_ok=True)
         config = trainer.accelerator.unwrap_model(trainer.model).config
         title = recipe.push_to_hub or str(result)

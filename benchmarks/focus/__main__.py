@@ -34,8 +34,6 @@ from sets import encode_test_set
 from sizes import SIZES, Part
 from transformers import SiglipVisionModel
 
-from dynfocus.hub import save_for_hub
-
 #: Of this seed, and these rows, all numbers of key frames are asked.
 FIRST_SEED = 1
 SWEPT = ("dynfocus", "uniform")
@@ -227,7 +225,8 @@ class Comparison:
         # The small batches of long videos make the selector worse, so it stays what it was.
         selector = {name: weight for name, weight in base.items() if any(part in name for part in SELECTOR)}
         model.load_state_dict(selector, strict=False)
-        save_for_hub(model, self.processor, out)
+        model.save_pretrained(out)
+        self.processor.save_pretrained(out)
         log(f"saved {out}")
 
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:

@@ -1,138 +1,89 @@
-"""
-Folders that load without this package: weights, processor and all the code they need, in one flat folder.
+"""What a saved folder needs to load without this package: all code as flat files, and the names of its classes."""
 
-    python -m dynfocus.hub FOLDER [CARD]    # bring the code of a saved folder (and its model card) up to date
-"""
-
+import functools
+import json
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
-from transformers.dynamic_module_utils import custom_object_save
+from .flatten import flatten
 
-from ..configuration_dynfocus import DynFocusConfig
-from ..modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusModel
-
-_MODEL_OF_AUTO_CLASS: dict[str, type[PreTrainedModel]] = {
-    "AutoModel": DynFocusModel,
-    "AutoModelForImageTextToText": DynFocusForConditionalGeneration,
-    "AutoModelForMultimodalLM": DynFocusForConditionalGeneration,
+_PACKAGE = "dynfocus"
+_CONFIG = "configuration_dynfocus"
+_MODEL = "modeling_dynfocus"
+_PROCESSOR = "processing_dynfocus"
+_VIDEO_PROCESSOR = "video_processing_dynfocus"
+_PIPELINE = "pipeline_video_qa"
+_ENTRIES = (
+    f"{_PACKAGE}.{_CONFIG}",
+    f"{_PACKAGE}.{_MODEL}",
+    f"{_PACKAGE}.processing.{_PROCESSOR}",
+    f"{_PACKAGE}.processing.{_VIDEO_PROCESSOR}",
+    f"{_PACKAGE}.processing.{_PIPELINE}",
+    # No Auto class loads it, but training without the package needs it: `collator.DynFocusCollator`.
+    f"{_PACKAGE}.processing.rows.collator",
+)
+_PROCESSOR_CLASS = {"AutoProcessor": f"{_PROCESSOR}.DynFocusProcessor"}
+_VIDEO_PROCESSOR_CLASS = {"AutoVideoProcessor": f"{_VIDEO_PROCESSOR}.DynFocusVideoProcessor"}
+#: What settings files say of the code beside them.
+_NAMED: dict[str, dict[str, Any]] = {
+    "config.json": {
+        "auto_map": {
+            "AutoConfig": f"{_CONFIG}.DynFocusConfig",
+            "AutoModel": f"{_MODEL}.DynFocusModel",
+            "AutoModelForImageTextToText": f"{_MODEL}.DynFocusForConditionalGeneration",
+            "AutoModelForMultimodalLM": f"{_MODEL}.DynFocusForConditionalGeneration",
+            **_PROCESSOR_CLASS,
+            **_VIDEO_PROCESSOR_CLASS,
+        },
+        "custom_pipelines": {
+            "video-qa": {
+                "impl": f"{_PIPELINE}.VideoQAPipeline",
+                "pt": ["AutoModelForImageTextToText"],
+                "type": "multimodal",
+            }
+        },
+    },
+    "processor_config.json": {
+        "auto_map": _PROCESSOR_CLASS,
+        "video_processor": {"auto_map": {**_PROCESSOR_CLASS, **_VIDEO_PROCESSOR_CLASS}},
+    },
+    "video_preprocessor_config.json": {"auto_map": _VIDEO_PROCESSOR_CLASS},
 }
-#: The pipeline is named, not imported: it lives beside the processor, in the other of the two folders.
-_PIPELINE_MODULE, _PIPELINE_CLASS = "pipeline_video_qa", "VideoQAPipeline"
+# Saving again in a process without the package, transformers copies what the saved class's file imports.
+_MENTION = f"""
+
+if False:  # never runs: makes transformers save the pipeline's file with the processor
+    from .{_PIPELINE} import VideoQAPipeline  # noqa: F401
+"""
 
 
-def prepare_for_hub(model_or_config: PreTrainedModel | DynFocusConfig, processor: ProcessorMixin) -> None:
+@functools.cache
+def code_files() -> dict[str, str]:
+    """Texts of all files that a saved folder needs, by their names."""
+    files = flatten(_PACKAGE, _ENTRIES)
+    files[f"{_PROCESSOR}.py"] += _MENTION
+    return files
+
+
+def add_code(settings_file: str | os.PathLike[str]) -> None:
     """
-    Make every later `save_pretrained` of these classes write its code next to what it saves.
-
-    Registers the classes, and names them in the configuration: `auto_map` for the Auto classes and `custom_pipelines`
-    for `pipeline("video-qa", …)`. To be called before training, so that checkpoints load anywhere.
+    Write all code beside a saved settings file, and name the classes in it.
 
     Args:
-        model_or_config: the model, or its configuration.
-        processor ([`DynFocusProcessor`]): where the classes of the other folder are found.
+        settings_file: the `config.json`, `processor_config.json` or `video_preprocessor_config.json` of a saved
+            folder; a file of another name is left as it is.
     """
-    config: Any = model_or_config.config if isinstance(model_or_config, PreTrainedModel) else model_or_config
-    processors: Any = processor
-    # A class records one Auto class only; the others are written into `auto_map` by hand.
-    type(config).register_for_auto_class()
-    DynFocusModel.register_for_auto_class("AutoModel")
-    DynFocusForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-    type(processors).register_for_auto_class()
-    type(processors.video_processor).register_for_auto_class()
-    config.auto_map = {
-        "AutoConfig": _entry(type(config)),
-        **{name: _entry(model_class) for name, model_class in _MODEL_OF_AUTO_CLASS.items()},
-        "AutoProcessor": _entry(type(processors)),
-        "AutoVideoProcessor": _entry(type(processors.video_processor)),
-    }
-    config.custom_pipelines = {
-        "video-qa": {
-            "impl": f"{_PIPELINE_MODULE}.{_PIPELINE_CLASS}",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        }
-    }
+    path = Path(settings_file)
+    if path.name not in _NAMED:
+        return
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in _NAMED[path.name].items():
+        # Replaced as a whole, but for the video processor, whose settings are here as well.
+        settings[name] = {**settings[name], **value} if name == "video_processor" else value
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, text in code_files().items():
+        (path.parent / name).write_text(text, encoding="utf-8")
 
 
-def save_for_hub(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    folder: str | os.PathLike[str],
-    *,
-    max_shard_size: int | str = "5GB",
-) -> None:
-    """
-    Write model, processor and code to `folder`, from where `trust_remote_code=True` loads them without this package.
-
-    Args:
-        model ([`DynFocusForConditionalGeneration`]).
-        processor ([`DynFocusProcessor`]).
-        folder: is made where it does not exist.
-        max_shard_size: of a weight file.
-
-    Example:
-
-    ```python
-    >>> save_for_hub(model, processor, "my-model")
-    >>> pipeline("video-qa", model="my-model", trust_remote_code=True)
-    ```
-    """
-    prepare_for_hub(model, processor)
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
-    processor.save_pretrained(folder)
-    _check_complete(Path(folder))
-
-
-def refresh_code(folder: str | os.PathLike[str]) -> list[str]:
-    """
-    Rewrite the code in a folder that `save_for_hub` wrote; weights and settings stay as they are.
-
-    Returns:
-        `list[str]`: the names of the files written. Code of an older version that is not among them can go.
-
-    Raises:
-        `FileNotFoundError`: where `folder` holds no saved processor.
-    """
-    path = Path(folder)
-    if not (path / "processor_config.json").is_file():
-        raise FileNotFoundError(f"{path} holds no saved processor: write it with `save_for_hub` first.")
-    processor = AutoProcessor.from_pretrained(path)
-    written = {
-        file.name for saved in (DynFocusForConditionalGeneration, type(processor)) for file in _copy_code(saved, path)
-    }
-    _check_complete(path)
-    return sorted(written)
-
-
-def _copy_code(saved_class: Any, folder: Path) -> list[Path]:
-    # The module of a class is all that is looked at without a configuration to write into.
-    return [Path(file) for file in custom_object_save(saved_class, folder)]
-
-
-def _entry(saved_class: type) -> str:
-    """A class as `auto_map` names it: the last part of its module, as the folder is flat."""
-    return f"{saved_class.__module__.rpartition('.')[2]}.{saved_class.__name__}"
-
-
-def _check_complete(folder: Path) -> None:
-    # The processor's save copies the pipeline only because the processor's file mentions it.
-    if not (folder / f"{_PIPELINE_MODULE}.py").is_file():
-        raise RuntimeError(
-            f"{folder} lacks {_PIPELINE_MODULE}.py: the processor's module must import it (under `TYPE_CHECKING`), as "
-            "that is how transformers finds the files to save."
-        )
-
-
-if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        raise SystemExit("usage: python -m dynfocus.hub FOLDER [CARD]")
-    print("\n".join(refresh_code(sys.argv[1])))
-    if len(sys.argv) == 3:
-        shutil.copyfile(sys.argv[2], Path(sys.argv[1]) / "README.md")
-
-__all__ = ["prepare_for_hub", "refresh_code", "save_for_hub"]
+__all__ = ["add_code", "code_files"]

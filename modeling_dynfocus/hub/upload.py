@@ -16,7 +16,6 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from .card import make_model_card
-from .saving import save_for_hub
 
 #: What goes with a model beside weights, settings and code.
 _DOCUMENTS = ["README.md", ".eval_results/*"]
@@ -74,7 +73,8 @@ def export_model(
     loaded = AutoModelForImageTextToText.from_pretrained(model, revision=revision)
     processor = AutoProcessor.from_pretrained(model, revision=revision)
     with _written_as_a_whole(target) as writing:
-        save_for_hub(loaded, processor, writing, max_shard_size=max_shard_size)
+        loaded.save_pretrained(writing, max_shard_size=max_shard_size)
+        processor.save_pretrained(writing)
         _copy_documents(str(model), revision, writing)
         card = writing / "README.md"
         called = name or str(folder)

@@ -12,7 +12,7 @@ from transformers import pipeline
 from typer.testing import CliRunner
 from videos import barcode_frames, write_video
 
-from dynfocus import VideoQAPipeline, hub_upload
+from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.cli.app import app
 from dynfocus.hub.upload import export_model
 
@@ -75,10 +75,7 @@ def test_a_written_card_is_kept_and_names_the_new_place(saved, tmp_path):
 def test_weights_are_sharded_on_demand_and_answer_the_same(saved, video, tmp_path):
     out = export_model(saved, tmp_path / "out", max_shard_size="80KB")
     assert len(list(out.glob("*.safetensors"))) > 1 and not (out / "model.safetensors").exists()
-    answers = [
-        pipeline("video-qa", model=str(folder), pipeline_class=VideoQAPipeline)(video, question=QUESTION)
-        for folder in (saved, out)
-    ]
+    answers = [pipeline("video-qa", model=str(folder))(video, question=QUESTION) for folder in (saved, out)]
     whole, sharded = answers
     assert sharded["answer"] == whole["answer"] and sharded["num_visual_tokens"] == whole["num_visual_tokens"]
     # Not bit for bit: where a tensor lies in its file decides how it lies in memory, and so how sums are rounded.
@@ -95,11 +92,11 @@ def test_a_folder_that_holds_something_is_left_alone(saved, tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(saved, tmp_path, monkeypatch):
-    def full(model, processor, folder, **kwargs):
+    def full(model, folder, **kwargs):
         (Path(folder) / "model.safetensors").write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub_upload, "save_for_hub", full)
+    monkeypatch.setattr(DynFocusForConditionalGeneration, "save_pretrained", full)
     done = CliRunner().invoke(app, ["export", str(tmp_path / "out"), "--model", str(saved)])
     assert done.exit_code == 1 and "the disk is full: make room" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -190,7 +187,7 @@ def test_what_was_pushed_comes_back_and_answers_the_same_without_the_package(pus
     sources = {name: (f"user/{name}", {}) for name in names}
     asked = {"video": video, "question": QUESTION}
     found, _ = Part("remote_again", tmp_path, hub.url, {"HF_TOKEN": "hf_user"}, sources=sources, **asked).result()
-    expected = pipeline("video-qa", model=str(saved), pipeline_class=VideoQAPipeline)(video, question=QUESTION)
+    expected = pipeline("video-qa", model=str(saved))(video, question=QUESTION)
     assert {name: found["sources"][name]["answer"] for name in names} == dict.fromkeys(names, expected)
 
 

@@ -12,15 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import save_question_aware
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    dynamic_module_utils,
+    pipeline,
+)
 from videos import barcode_frames, write_video
 
 from dynfocus import DynFocusForConditionalGeneration, VideoQAPipeline
-from dynfocus.hub import refresh_code
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "checkpoints" / "dynfocus-tiny"
-REFRESH = "run `python -m dynfocus.hub checkpoints/dynfocus-tiny model_card.md`"
 QUESTION = "which number is shown with the red star?"
 
 
@@ -88,7 +93,7 @@ def test_tensors_equal_those_of_the_package(saved, video, elsewhere):
 
 
 def test_answers_equal_those_of_the_package(saved, video, found):
-    expected = pipeline("video-qa", model=str(saved), pipeline_class=VideoQAPipeline)(video, question=QUESTION)
+    expected = pipeline("video-qa", model=str(saved))(video, question=QUESTION)
     assert expected["key_frames"] and expected["num_visual_tokens"] > 0
     assert found["answer"] == expected
     assert found["by_parts"] == expected
@@ -119,36 +124,50 @@ def test_all_entries_lie_flat_in_the_folder(saved):
     assert {entry.partition(".")[0] for entry in entries} <= {path.stem for path in saved.glob("*.py")}
 
 
-def test_refreshing_mends_the_code_and_nothing_else(saved, tmp_path):
-    stale = tmp_path / "stale"
-    stale.mkdir()
-    for path in saved.iterdir():
-        (stale / path.name).write_bytes(path.read_bytes())
-    (stale / "clustering.py").write_text("old = True\n", encoding="utf-8")
-    (stale / "token_distances.py").unlink()
-    written = refresh_code(stale)
-    assert sorted(written) == sorted(code_in(saved))
-    for path in saved.iterdir():
-        assert (stale / path.name).read_bytes() == path.read_bytes(), path.name
+@pytest.mark.parametrize("kind", ["config", "model", "processor", "video_processor", "pipeline"])
+def test_every_save_takes_the_code_along(saved, kind, tmp_path):
+    pipe = pipeline("video-qa", model=str(saved))
+    parts = {"config": pipe.model.config, "model": pipe.model, "pipeline": pipe, "processor": pipe.processor}
+    {**parts, "video_processor": pipe.processor.video_processor}[kind].save_pretrained(tmp_path)
+    assert code_in(tmp_path) == code_in(saved)
+    named = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("*config.json")]
+    assert any("auto_map" in settings for settings in named)
 
 
-def test_refreshing_an_empty_folder_says_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no saved processor: write it with `save_for_hub` first"):
-        refresh_code(tmp_path)
+def test_no_code_goes_beside_settings_written_under_another_name(saved, tmp_path):
+    AutoConfig.from_pretrained(saved).to_json_file(tmp_path / "settings.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
-def test_code_of_the_default_model_is_that_of_the_tree(saved):
-    assert DEFAULT_MODEL.is_dir(), f"{DEFAULT_MODEL} is missing: write it with `dynfocus.hub.save_for_hub`"
-    expected, kept = code_in(saved), code_in(DEFAULT_MODEL)
-    assert sorted(expected.keys() - kept.keys()) == [], f"code is missing in {DEFAULT_MODEL}: {REFRESH}"
-    assert sorted(kept.keys() - expected.keys()) == [], f"code of an older version in {DEFAULT_MODEL}: delete it"
-    assert [name for name in expected if kept[name] != expected[name]] == [], f"{DEFAULT_MODEL} is stale: {REFRESH}"
+def test_a_folder_with_code_needs_no_trust_where_the_package_is_installed(saved, video, found):
+    pipe = pipeline("video-qa", model=str(saved))
+    assert type(pipe) is VideoQAPipeline and type(pipe.model) is DynFocusForConditionalGeneration
+    assert pipe(video, question=QUESTION) == found["answer"]
+
+
+def test_the_default_model_holds_no_code_and_names_none():
+    assert list(DEFAULT_MODEL.glob("*.py")) == []
+    for path in DEFAULT_MODEL.glob("*config.json"):
+        text = path.read_text(encoding="utf-8")
+        assert "auto_map" not in text and "custom_pipelines" not in text, path.name
+    assert type(pipeline("video-qa", model=str(DEFAULT_MODEL))) is VideoQAPipeline
 
 
 def test_the_default_model_has_the_card_of_the_tree():
     card = (ROOT / "model_card.md").read_text(encoding="utf-8")
     kept = DEFAULT_MODEL / "README.md"
-    assert kept.is_file() and kept.read_text(encoding="utf-8") == card, f"{kept} is stale: {REFRESH}"
+    assert kept.is_file() and kept.read_text(encoding="utf-8") == card, f"copy model_card.md to {kept}"
+
+
+def test_transformers_finds_every_import_of_a_sibling_and_no_other(saved):
+    for path in saved.glob("*.py"):
+        siblings = {
+            str(node.module)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.level
+        }
+        assert set(dynamic_module_utils.check_imports(path)) == siblings, path.name
+        assert {name for name in siblings if not (saved / f"{name}.py").is_file()} == set(), path.name
 
 
 def imported_by(code: str) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 import dynfocus
-from dynfocus.hub import save_for_hub
 
 QUESTION = "which number is shown with the red star?"
 # What vLLM itself reads of the processor's output, or drops.
@@ -88,7 +87,8 @@ def model():
 @pytest.fixture(scope="module")
 def saved(model, processor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    save_for_hub(model, processor, folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 

@@ -342,6 +342,14 @@ def test_a_conversation_is_left_as_it_was(processor):
 # --- saving, decoding
 
 
+def without_names(settings):
+    """Settings of a processor without the names of its classes."""
+    kept = {name: value for name, value in settings.items() if name != "auto_map"}
+    if "video_processor" in kept:
+        kept["video_processor"] = without_names(kept["video_processor"])
+    return kept
+
+
 def test_save_and_load(tmp_path):
     AutoVideoProcessor.register(DynFocusConfig, DynFocusVideoProcessor, exist_ok=True)
     template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -353,7 +361,7 @@ def test_save_and_load(tmp_path):
     assert (tmp_path / "chat_template.jinja").read_text() == template
     loaded = DynFocusProcessor.from_pretrained(tmp_path)
     # What is saved also says where its code is.
-    assert {**loaded.to_dict(), "auto_map": None} == {**saved.to_dict(), "auto_map": None}
+    assert without_names(loaded.to_dict()) == saved.to_dict()
     assert loaded.chat_template == template
     assert loaded.token_budget() == saved.token_budget()
     inputs = [one(text="<video> what?", videos=frames_of(9), return_tensors="pt") for one in (saved, loaded)]

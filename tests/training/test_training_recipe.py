@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from dynfocus import DynFocusCollator, DynFocusForConditionalGeneration
 from dynfocus.cli.app import app
-from dynfocus.hub import save_for_hub
 from dynfocus.training.answer_evaluation import answer_accuracy
 from dynfocus.training.check import _length, check_recipe, estimate_memory
 from dynfocus.training.lengths import row_lengths
@@ -195,7 +194,8 @@ def test_m_rope_is_refused():
 def test_settings_of_frames_and_tokens_stay_with_the_trained_model(settings, tmp_path):
     settings["data"].update(fps=2.0, max_frames=7, max_visual_tokens=90, key_ratio=0.25)
     model, processor = load_model(load_recipe(write_recipe(tmp_path / "recipe.yaml", settings)))
-    save_for_hub(model, processor, tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
     again = type(processor).from_pretrained(tmp_path / "saved")
     assert (again.video_processor.fps, again.video_processor.max_frames) == (2.0, 7)
     assert (again.max_visual_tokens, again.key_ratio, again.num_prototypes) == (90, 0.25, 4)

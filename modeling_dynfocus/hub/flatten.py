@@ -1,0 +1,181 @@
+"""
+One flat folder of files out of a nested package, as transformers wants remote code.
+
+Files loaded with `trust_remote_code=True` may only import siblings, `from .name import …`, each on a line of its own:
+transformers finds them by a regular expression. Here, modules are renamed (`package.reading.sources` becomes
+`reading_sources.py`) and their imports of each other are rewritten to match.
+"""
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+#: What transformers takes for an import of a sibling, wherever it stands.
+_LOOKS_IMPORTED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
+_MODULE_OF_IMPORT = re.compile(r"from\b[\s\\]*[.\w\s\\]*?[\s\\]*\bimport\b")
+
+
+def flatten(package: str, entries: Sequence[str]) -> dict[str, str]:
+    """
+    Texts of the files that the entry modules need, by their names in the flat folder.
+
+    Args:
+        package: name of the package; what is imported from other packages stays as it is.
+        entries: full names of modules in it. They keep the last part of their name; other modules are named by their
+            path in the package, joined by underscores.
+
+    Raises:
+        `ValueError`: an import that has no flat form, with its place and what to write instead.
+    """
+    flat_names = {entry: entry.rpartition(".")[2] for entry in entries}
+    files: dict[str, str] = {}
+    module_of_file: dict[str, str] = {}
+    waiting = list(entries)
+    while waiting:
+        module = waiting.pop(0)
+        name = _flat_name(module, package, flat_names)
+        taken = module_of_file.setdefault(name, module)
+        if taken != module:
+            raise ValueError(f"{taken} and {module} would both be {name}.py in a flat folder: rename one of them.")
+        if name in files:
+            continue
+        source = _Source.read(module)
+        edits = []
+        for node in _imports_of(source, package):
+            target = _target(node, source)
+            _check_names(node, target, source, package)
+            edits.append(_rewritten(node, source, _flat_name(target, package, flat_names)))
+            waiting.append(target)
+        files[name] = _harmless(_apply(edits, source.text), source)
+    return {f"{name}.py": files[name] for name in sorted(files)}
+
+
+class _Source(NamedTuple):
+    """A module's text, and where it is."""
+
+    module: str
+    is_package: bool
+    text: str
+
+    @classmethod
+    def read(cls, module: str) -> "_Source":
+        spec = importlib.util.find_spec(module)
+        text = getattr(spec.loader, "get_source", lambda _: None)(module) if spec is not None else None
+        if spec is None or text is None:
+            raise ValueError(f"There is no source code of {module}: a flat folder is made of it.")
+        return cls(module, spec.submodule_search_locations is not None, text)
+
+    def refuse(self, node: ast.AST | int, why: str) -> ValueError:
+        line = node if isinstance(node, int) else getattr(node, "lineno", 1)
+        return ValueError(f"{self.module}, line {line}: {why}.")
+
+
+class _Edit(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
+def _flat_name(module: str, package: str, flat_names: dict[str, str]) -> str:
+    return flat_names.get(module) or module.removeprefix(f"{package}.").replace(".", "_")
+
+
+def _imports_of(source: _Source, package: str) -> Iterator[ast.ImportFrom]:
+    """The imports from the package itself, wherever in the module."""
+    for node in ast.walk(ast.parse(source.text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == package or alias.name.startswith(f"{package}."):
+                    raise source.refuse(node, f"`import {alias.name}` has no flat form; write `from … import …`")
+        elif isinstance(node, ast.ImportFrom):
+            top = (node.module or "").partition(".")[0]
+            if node.level or top == package:
+                yield node
+
+
+def _target(node: ast.ImportFrom, source: _Source) -> str:
+    """Full name of the module that an import names."""
+    if not node.level:
+        return str(node.module)
+    parts = source.module.split(".")
+    # The first dot of a package's own `__init__` is the package itself.
+    kept = len(parts) - node.level + (1 if source.is_package else 0)
+    return ".".join([*parts[:kept], *([node.module] if node.module else [])])
+
+
+def _check_names(node: ast.ImportFrom, target: str, source: _Source, package: str) -> None:
+    if target == package:
+        raise source.refuse(node, f"an import from {package} itself has no flat form; name the module")
+    spec = importlib.util.find_spec(target)
+    if spec is None:
+        raise source.refuse(node, f"there is no module {target}")
+    if spec.submodule_search_locations is None:
+        return
+    for alias in node.names:
+        if alias.name != "*" and importlib.util.find_spec(f"{target}.{alias.name}") is not None:
+            raise source.refuse(
+                node, f"the import of the module {target}.{alias.name} has no flat form; import names from it"
+            )
+
+
+def _rewritten(node: ast.ImportFrom, source: _Source, flat_name: str) -> _Edit:
+    """The import with a sibling's name in it; what is imported stays as it is written."""
+    start = _offset(source.text, node.lineno, node.col_offset)
+    line_start = source.text.rfind("\n", 0, start) + 1
+    found = _MODULE_OF_IMPORT.match(source.text, start)
+    if found is None or source.text[line_start:start].strip():
+        raise source.refuse(node, "an import needs a line of its own")
+    return _Edit(start, found.end(), f"from .{flat_name} import")
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    """Where in the text a line and a column of the syntax tree, which counts bytes, are."""
+    lines = text.split("\n")
+    return sum(len(one) + 1 for one in lines[: line - 1]) + len(lines[line - 1].encode()[:column].decode())
+
+
+def _apply(edits: list[_Edit], text: str) -> str:
+    for edit in sorted(edits, reverse=True):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    return text
+
+
+def _harmless(text: str, source: _Source) -> str:
+    """Docstrings may show an import of a sibling: transformers would look for its file, so it is written otherwise."""
+    tree = ast.parse(text)
+    imports = {
+        _offset(text, node.lineno, node.col_offset) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
+    docstrings = [_span(text, node) for node in _docstrings(tree)]
+    edits = []
+    for found in _LOOKS_IMPORTED.finditer(text):
+        start = found.start() + len(found[0]) - len(found[0].lstrip())
+        if start in imports:
+            continue
+        if not any(first <= start < last for first, last in docstrings):
+            line = text.count("\n", 0, start) + 1
+            raise source.refuse(
+                line, "transformers would take this line of a string for an import; write it otherwise"
+            )
+        edits.append(_Edit(start, start, ">>> "))
+    return _apply(edits, text)
+
+
+def _docstrings(tree: ast.Module) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                yield first.value
+
+
+def _span(text: str, node: ast.expr) -> tuple[int, int]:
+    return (
+        _offset(text, node.lineno, node.col_offset),
+        _offset(text, node.end_lineno or node.lineno, node.end_col_offset or node.col_offset),
+    )
+
+
+__all__ = ["flatten"]
