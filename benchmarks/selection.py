@@ -112,7 +112,12 @@ def make_state(config: DynFocusConfig, num_frames: int) -> VideoState:
         return scenes[scene].add_(torch.randn(num_frames, number, width, generator=generator), alpha=0.3)[None]
 
     groups = torch.cat([torch.arange(6), torch.arange(16) % 6]).sort().values
-    return VideoState(tokens(16), tokens(22), groups.expand(1, num_frames, -1), torch.ones(1, num_frames) > 0)
+    return VideoState(
+        frame_features=tokens(16),
+        grouped_tokens=tokens(22),
+        parent_of_token=groups.expand(1, num_frames, -1),
+        frame_mask=torch.ones(1, num_frames) > 0,
+    )
 
 
 def state_bytes(state: VideoState) -> int:

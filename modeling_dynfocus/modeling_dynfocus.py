@@ -203,6 +203,27 @@ class DynFocusModel(DynFocusPreTrainedModel):
         pixels = None if processor is None else processor.video_processor.pixel_fingerprint()
         return with_pixel_settings(model_fingerprint(self.vision_tower, settings), pixels)
 
+    def check_state(self, state: VideoState, processor: Any = None) -> None:
+        """
+        `ValueError` unless `state` is whole and was encoded by a model like this one, with `processor` from pixels
+        like its own. `get_video_features` checks every state that it is given.
+        """
+        config = self.config
+        vision, groups = config.vision_config, config.spatial_clusters
+        if state.fingerprint is not None:
+            state.check_fingerprint(self.video_fingerprint(processor))
+        expected = {
+            "frame_features": (config.pooling_grid**2, vision.hidden_size),
+            "grouped_tokens": (sum(groups), vision.hidden_size),
+            "parent_of_token": (sum(groups),),
+        }
+        # A state may have patches that this model does not look at.
+        if state.patches is not None:
+            expected["patches"] = (vision.num_patches, vision.hidden_size)
+        elif config.question_context == "patches":
+            raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
+        state.check(expected, num_groups=groups[1])
+
     def _columns(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
         """The patches `(n, P, D)` of n frames, pooled and grouped, and themselves where the model looks at them."""
         config = self.config
@@ -257,8 +278,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
             raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
         pixels: Any = pixel_values_videos
         state = self.encode_pixels(pixels, stacked(video_frame_mask)) if video_state is None else video_state
-        if state.fingerprint is not None:
-            state.check_fingerprint(self.video_fingerprint())
+        if video_state is not None:
+            self.check_state(video_state)
         # The features go where the weights are, in their precision (`device_map`, half precision), which a quantised
         # layer would not tell.
         reference = self.question_encoder.query_tokens
@@ -279,8 +300,6 @@ class DynFocusModel(DynFocusPreTrainedModel):
             state = state.to(device=device, dtype=reference.dtype)
         frame_mask, frame_tokens = state.frame_mask.to(device), state.grouped_tokens
         if self.config.question_context == "patches":
-            if state.patches is None:
-                raise ValueError("This video state lacks the patches that `question_context='patches'` needs.")
             frame_tokens = state.patches
         queries = FrameQueries(
             self.question_encoder,
@@ -451,6 +470,10 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
     def video_fingerprint(self, processor: Any = None) -> str | None:
         """See [`DynFocusModel.video_fingerprint`]."""
         return self.model.video_fingerprint(processor)
+
+    def check_state(self, state: VideoState, processor: Any = None) -> None:
+        """See [`DynFocusModel.check_state`]."""
+        self.model.check_state(state, processor)
 
     def get_video_features(
         self,

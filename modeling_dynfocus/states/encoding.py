@@ -9,10 +9,9 @@ import torch
 
 from .fingerprint import difference, with_pixel_settings
 from .progress import Progress, progress_reports
+from .state_checks import FEATURE_DTYPES, is_finite
 from .state_parts import StateParts
 from .video_state import VideoState
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @torch.no_grad()
@@ -22,6 +21,7 @@ def encode_stream(
     *,
     dtype: torch.dtype,
     fingerprint: str | None = None,
+    keep_indices: bool = False,
     save_to: str | os.PathLike | None = None,
     progress: Progress = False,
 ) -> VideoState:
@@ -32,11 +32,13 @@ def encode_stream(
     a file. The stream is closed in the end.
 
     Args:
-        stream ([`FrameStream`]): chunks of pixels `(n, 3, H, W)` with their times and numbers.
+        stream ([`FrameStream`]): chunks of pixels `(n, 3, H, W)` with their times and numbers. If it has `jpegs`, the
+            state keeps them.
         look (`Callable`): takes the pixels of a chunk, and returns the columns `(n, …)` of its frames by name, always
             the same ones.
         dtype (`torch.dtype`): of the columns of floating-point numbers; the others stay as they are.
         fingerprint (`str`, *optional*): of the encoder, see `model_fingerprint`; that of the pixels is added.
+        keep_indices (`bool`, defaults to `False`): keep the numbers of the frames in the video, too.
         save_to (path, *optional*): write the state into this file, in place of another one that is there. Parts of it
             are kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on where it
             stopped, and after its end it returns what is there. The state that is returned lies in the file, and is
@@ -45,30 +47,32 @@ def encode_stream(
             are done and of all frames.
 
     Raises:
-        `ValueError`: where a pixel is NaN or infinite, the video cannot be read, or an interrupted encoding in
-            `save_to` is of another video, sampling or encoder. `OSError`: where `save_to` cannot be written.
+        `ValueError`: where a pixel or a feature is NaN or infinite, the video cannot be read, or an interrupted
+            encoding in `save_to` is damaged, or of another video, sampling or encoder.
+        `OSError`: where `save_to` cannot be written.
     """
-    if dtype not in _DTYPES:
+    if dtype not in FEATURE_DTYPES:
         raise ValueError(f"`dtype` of a state is {dtype}: it must be torch.float32, float16, bfloat16 or float64.")
     with stream:
         fingerprint = with_pixel_settings(fingerprint, stream.pixel_fingerprint)
+        keeps = (*(["frame_indices"] if keep_indices else []), *(["jpeg_bytes"] if stream.keeps_frames else []))
         parts: StateParts | StateInMemory
         if save_to is None:
-            parts = StateInMemory(stream.num_frames)
-        elif (finished := _finished(save_to, state_sampling(stream), fingerprint, dtype)) is not None:
+            parts = StateInMemory(stream.num_frames, keeps)
+        elif (finished := _finished(save_to, state_sampling(stream), fingerprint, dtype, keeps)) is not None:
             return finished
         else:
-            parts = StateParts(save_to, stream.source, stream.sampling, fingerprint, dtype)
+            parts = StateParts(save_to, stream.source, stream.sampling, fingerprint, dtype, keeps)
             stream.start_after(parts.last_frame_index)
         with (
             progress_reports(progress, parts.num_frames, stream.num_frames) as report,
             parts.kept_when_interrupted(stream.num_frames),
         ):
-            for pixels, times, frame_indices in stream:
+            for pixels, times, frame_indices, *jpegs in stream:
                 found = look(finite_pixels(pixels))
-                host = {name: column.to("cpu", _kept_dtype(column, dtype)) for name, column in found.items()}
-                parts.add({**host, "frame_times": times, "frame_indices": frame_indices})
-                del pixels, found, host
+                host = {name: _to_keep(name, column, dtype, times) for name, column in found.items()}
+                parts.add({**host, **_ragged(*jpegs), "frame_times": times, "frame_indices": frame_indices})
+                del pixels, found, host, jpegs
                 report(parts.num_frames, float(times[-1]))
             return parts.finish(fingerprint, state_sampling(stream))
 
@@ -78,15 +82,19 @@ class StateInMemory:
 
     last_frame_index = -1
 
-    def __init__(self, num_frames: int):
+    def __init__(self, num_frames: int, keeps: tuple[str, ...] = ()):
         self.num_frames = 0
-        self._expected = num_frames
+        self._expected, self._keeps = num_frames, keeps
         self._tensors: dict[str, torch.Tensor] = {}
+        self._jpegs = bytearray()
 
     def add(self, chunk: dict[str, torch.Tensor]) -> None:
         """The tensors `(n, …)` of the next n frames."""
         count = len(chunk["frame_indices"])
         for name, tensor in chunk.items():
+            if name == "jpeg_bytes":
+                self._jpegs += tensor.numpy().data
+                continue
             if name not in self._tensors:
                 # All at once: putting chunks together in the end would hold the state twice.
                 self._tensors[name] = tensor.new_empty(self._expected, *tensor.shape[1:])
@@ -100,9 +108,14 @@ class StateInMemory:
     def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
         """The state of the frames that came, which may be fewer than expected where a file is damaged."""
         tensors = {name: tensor[None, : self.num_frames] for name, tensor in self._tensors.items()}
-        del tensors["frame_indices"]
+        if "frame_indices" not in self._keeps:
+            del tensors["frame_indices"]
+        if self._jpegs:
+            tensors["jpeg_bytes"] = torch.frombuffer(self._jpegs, dtype=torch.uint8)
         mask = torch.ones(1, self.num_frames, dtype=torch.bool)
-        return VideoState(**tensors, frame_mask=mask, fingerprint=fingerprint, sampling=sampling)
+        state = VideoState(**tensors, frame_mask=mask, fingerprint=fingerprint, sampling=sampling)
+        state.check()
+        return state
 
 
 def state_sampling(stream: Any) -> dict[str, Any]:
@@ -119,12 +132,17 @@ def state_sampling(stream: Any) -> dict[str, Any]:
 
 
 def difference_of_states(
-    state: VideoState, sampling: dict[str, Any], fingerprint: str | None, dtype: torch.dtype
+    state: VideoState,
+    sampling: dict[str, Any],
+    fingerprint: str | None,
+    dtype: torch.dtype,
+    keeps: tuple[str, ...] = (),
 ) -> str | None:
     """
     What makes `state` another one than an encoding would give, such as "video" or "model"; `None` where nothing does.
 
-    The others describe the encoding: `state_sampling`, what encodes, and the features' precision.
+    The others describe the encoding: `state_sampling`, what encodes, the features' precision, and the tensors that it
+    keeps besides those of every state.
     """
     found, of_file = state.sampling or {}, ("size", "digest")
 
@@ -135,13 +153,18 @@ def difference_of_states(
         "video": any(found.get(name) != sampling.get(name) for name in of_file),
         "sampling": settings(found) != settings(sampling),
         "model": state.fingerprint is None or difference(state.fingerprint, fingerprint) is not None,
-        "precision": state.frame_features.dtype != dtype,
+        "precision": state.dtype != dtype,
+        "content": any(name not in state.tensors() for name in keeps),
     }
     return next((what for what, is_other in differs.items() if is_other), None)
 
 
 def _finished(
-    path: str | os.PathLike, sampling: dict[str, Any], fingerprint: str | None, dtype: torch.dtype
+    path: str | os.PathLike,
+    sampling: dict[str, Any],
+    fingerprint: str | None,
+    dtype: torch.dtype,
+    keeps: tuple[str, ...],
 ) -> VideoState | None:
     """The state in `path`, where an encoding would only make it again."""
     try:
@@ -149,11 +172,28 @@ def _finished(
     except (ValueError, OSError):
         # Nothing yet, or something else; whether that can be written over is seen when it is.
         return None
-    return None if difference_of_states(state, sampling, fingerprint, dtype) else state
+    return None if difference_of_states(state, sampling, fingerprint, dtype, keeps) else state
 
 
-def _kept_dtype(column: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if column.is_floating_point() else column.dtype
+def _to_keep(name: str, column: torch.Tensor, dtype: torch.dtype, times: torch.Tensor) -> torch.Tensor:
+    """A column of a chunk in host memory. Raises `ValueError` where a number does not fit into `dtype`, or is none."""
+    if not column.is_floating_point():
+        return column.cpu()
+    column = column.to("cpu", dtype)
+    if not is_finite(column):
+        raise ValueError(
+            f"The encoder gives NaN or infinite numbers in `{name}`, as {dtype}, of the frames at "
+            f"{float(times[0]):.2f} to {float(times[-1]):.2f} s: check its weights, or choose another `dtype`."
+        )
+    return column
+
+
+def _ragged(jpegs: list[bytes] | None = None) -> dict[str, torch.Tensor]:
+    """The JPEG files of a chunk's frames as tensors, if they are kept."""
+    if jpegs is None:
+        return {}
+    sizes = torch.tensor([len(one) for one in jpegs], dtype=torch.int64)
+    return {"jpeg_sizes": sizes, "jpeg_bytes": torch.frombuffer(bytearray().join(jpegs), dtype=torch.uint8)}
 
 
 def finite_pixels(chunk: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,16 @@ def with_pixel_settings(fingerprint: str | None, pixels: str | None) -> str | No
     return fingerprint if pixels is None else f"{fingerprint or ':'}:{pixels}"
 
 
+def is_fingerprint(text: Any) -> bool:
+    """Whether a text has the form of a fingerprint, of a model, of pixel settings or of both."""
+    if not isinstance(text, str) or not 1 <= text.count(":") <= 2:
+        return False
+    try:
+        return len(base64.b64decode(text.split(":")[1], validate=True)) % 8 == 0
+    except ValueError:
+        return False
+
+
 def difference(first: str | None, second: str | None) -> str | None:
     """What differs, in words; `None` where nothing does, and for what is not known of both."""
     if first is None or second is None or first == second:
@@ -69,4 +79,4 @@ def _same_weights(first: str, second: str) -> bool:
     return bool(((ones - others).abs() <= _RELATIVE * ones[:, 1:].abs() + _ABSOLUTE).all())
 
 
-__all__ = ["difference", "model_fingerprint", "settings_digest", "with_pixel_settings"]
+__all__ = ["difference", "is_fingerprint", "model_fingerprint", "settings_digest", "with_pixel_settings"]

@@ -1,5 +1,6 @@
-"""The file of a video state: safetensors, with what encoded it in the header, written tensor by tensor."""
+"""Files of video states and of their parts: safetensors with notes and a checksum, written tensor by tensor."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -11,7 +12,8 @@ from typing import IO, Any
 import torch
 from safetensors import safe_open
 
-_FORMATS = ("dynfocus-video-state-1", "dynfocus-video-state-2")
+_FORMAT = "dynfocus-video-state-3"
+_WITHOUT_CHECKSUM = ("dynfocus-video-state-1", "dynfocus-video-state-2")
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -21,6 +23,9 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+# Stands in the place of the checksum while it is computed.
+_NO_CHECKSUM = "0" * 64
+_BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,23 @@ class Column:
 def write_state_file(
     path: str | os.PathLike, columns: dict[str, Column], fingerprint: str | None, sampling: dict[str, Any] | None
 ) -> None:
+    """As `write_tensors`, with what `read_state_file` reads."""
+    write_tensors(path, columns, {"format": _FORMAT, "fingerprint": fingerprint, "sampling": sampling})
+
+
+def write_tensors(path: str | os.PathLike, columns: dict[str, Column], notes: dict[str, Any]) -> None:
     """
-    Write a state beside `path` and rename it, so that an older file there survives any failure.
+    Write tensors and notes (anything that JSON holds) beside `path` and rename the file, so that an older one there
+    survives any failure. Its `checksum`, a SHA-256 of every byte, is noted, too.
 
     Raises:
         `OSError`: the file cannot be written.
     """
-    noted = json.dumps({"format": _FORMATS[-1], "fingerprint": fingerprint, "sampling": sampling})
     # Wide numbers first, as readers of safetensors expect each at a multiple of its width.
     names = sorted(columns, key=lambda name: (-columns[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", "dynfocus": noted}}
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "pt", "dynfocus": json.dumps({**notes, "checksum": _NO_CHECKSUM})}
+    }
     end = 0
     for name in names:
         column = columns[name]
@@ -66,13 +78,19 @@ def write_state_file(
         header[name] = {"dtype": _DTYPES[column.dtype], "shape": list(column.shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
+    encoded = len(encoded).to_bytes(8, "little") + encoded
+    checksum = hashlib.sha256(encoded)
     with written_whole(path) as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.write(encoded)
         for name in names:
             for piece in columns[name].pieces():
                 flat = piece.detach().to("cpu", columns[name].dtype).contiguous().flatten()
-                file.write(flat.view(torch.uint8).numpy().data)
-                del piece, flat
+                data = flat.view(torch.uint8).numpy().data
+                file.write(data)
+                checksum.update(data)
+                del piece, flat, data
+        file.seek(encoded.rfind(_NO_CHECKSUM.encode()))
+        file.write(checksum.hexdigest().encode())
 
 
 @contextmanager
@@ -96,31 +114,61 @@ def written_whole(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
-def read_state_file(
-    path: str | os.PathLike, device: str = "cpu"
-) -> tuple[dict[str, torch.Tensor], str | None, dict[str, Any] | None]:
-    """Tensors, fingerprint and sampling. Raises `FileNotFoundError`, or `ValueError` for any other file."""
-    noted = read_state_notes(path)
-    try:
-        with safe_open(os.fspath(path), framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, *noted
-    except Exception as error:
-        raise ValueError(f"{os.fspath(path)} is not a video state: {error}") from None
+def read_state_file(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """
+    Tensors, which lie in the file and are read when they are used, and notes; nothing but the header is checked.
 
-
-def read_state_notes(path: str | os.PathLike) -> tuple[str | None, dict[str, Any] | None]:
-    """Fingerprint and sampling alone, which takes no time. Errors as of `read_state_file`."""
+    Raises:
+        `FileNotFoundError`: there is no such file. `ValueError`: it is not a video state.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no video state at {os.fspath(path)}.")
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            noted = json.loads((file.metadata() or {}).get("dynfocus", "{}"))
-            known = noted.get("format") in _FORMATS
+            notes = _notes(file)
+            known = notes.get("format") == _FORMAT or notes.get("format") in _WITHOUT_CHECKSUM
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if known else {}
     except Exception as error:
         raise ValueError(f"{os.fspath(path)} is not a video state: {error}") from None
     if not known:
         raise ValueError(f"{os.fspath(path)} is not a video state: write one with `VideoState.save`.")
-    return noted.get("fingerprint"), noted.get("sampling")
+    return tensors, notes
 
 
-__all__ = ["Column", "read_state_file", "read_state_notes", "write_state_file", "written_whole"]
+def is_unchanged(path: str | os.PathLike, notes: dict[str, Any]) -> bool:
+    """Whether a file of `write_tensors` has the checksum that it notes; files of older formats note none."""
+    if "checksum" not in notes and notes.get("format") in _WITHOUT_CHECKSUM:
+        return True
+    noted = str(notes.get("checksum")).encode()
+    with open(path, "rb") as file:
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+        place = header.rfind(noted)
+        checksum = hashlib.sha256(length + header[:place] + _NO_CHECKSUM.encode() + header[place + len(noted) :])
+        while block := file.read(_BLOCK_BYTES):
+            checksum.update(block)
+    return checksum.hexdigest().encode() == noted
+
+
+def read_notes(path: str | os.PathLike) -> dict[str, Any]:
+    """The notes of a file of `write_tensors`; none of any other safetensors file."""
+    with safe_open(os.fspath(path), framework="pt") as file:
+        return _notes(file)
+
+
+def _notes(file: Any) -> dict[str, Any]:
+    notes = json.loads((file.metadata() or {}).get("dynfocus", "{}"))
+    if not isinstance(notes, dict):
+        raise ValueError("its notes are not those of one.")
+    return notes
+
+
+__all__ = [
+    "Column",
+    "is_unchanged",
+    "read_notes",
+    "read_state_file",
+    "write_state_file",
+    "write_tensors",
+    "written_whole",
+]

@@ -12,31 +12,37 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 
-from .fingerprint import difference
-from .state_file import Column, write_state_file, written_whole
+from .fingerprint import difference, is_fingerprint
+from .state_file import Column, is_unchanged, read_notes, write_state_file, write_tensors, written_whole
 from .video_state import VideoState
 
 _FORMAT = "dynfocus-state-parts-1"
+_PART_NOTES = {"format": "dynfocus-state-part-2"}
 _MANIFEST = "manifest.json"
 # Files in a folder that say nothing about an encoding: the lock, and what a killed process was writing.
 _LEFTOVERS = (".lock", ".partial")
 # A part is written once it is so large, in bytes, or so old, in seconds: what a power cut may cost.
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 30.0
+# What a part has of its frames besides what becomes a state's column.
+_NUMBERS = "frame_indices"
+_RAGGED = "jpeg_bytes"
 
 
 class StateParts:
     """
     The parts of one video's state, in the folder `<target>.parts` until they make up the file `target`.
 
+    Each part has a checksum, which is looked at when an encoding goes on after an interruption.
+
     Args:
         target: the file of the whole state.
         source, sampling (`dict`), fingerprint, dtype: what makes its parts; see [`VideoState`] and `FrameStream`.
+        keeps: tensors of the state that not every state has.
 
     Raises:
-        `ValueError`: the folder is something else, or of another encoding. `OSError`: it cannot be written.
+        `ValueError`: the folder is something else or of another encoding. `OSError`: it cannot be written.
     """
 
     def __init__(
@@ -46,12 +52,16 @@ class StateParts:
         sampling: dict[str, Any],
         fingerprint: str | None,
         dtype: torch.dtype,
+        keeps: tuple[str, ...] = (),
     ):
         self.target = os.fspath(target)
         self.folder = f"{self.target}.parts"
+        self._keeps = keeps
         # The same video may be called by another path, or be a copy of it.
         source = {name: value for name, value in source.items() if name not in ("name", "modified")}
-        key = {"source": source, "sampling": sampling, "fingerprint": fingerprint, "dtype": str(dtype)}
+        key = {
+            "source": source, "sampling": sampling, "fingerprint": fingerprint, "dtype": str(dtype), "keeps": [*keeps]
+        }  # fmt: skip
         self._chunks: list[dict[str, torch.Tensor]] = []
         self._since = time.monotonic()
         if os.path.isdir(self.target):
@@ -70,7 +80,7 @@ class StateParts:
     @property
     def num_frames(self) -> int:
         """Frames that are encoded, in the parts or on their way there."""
-        return sum(self._sizes) + sum(len(chunk["frame_indices"]) for chunk in self._chunks)
+        return sum(self._sizes) + sum(len(chunk[_NUMBERS]) for chunk in self._chunks)
 
     @property
     def last_frame_index(self) -> int:
@@ -78,7 +88,7 @@ class StateParts:
         if not self._sizes:
             return -1
         with safe_open(self._paths()[-1], framework="pt") as file:
-            return int(file.get_tensor("frame_indices")[-1])
+            return int(file.get_tensor(_NUMBERS)[-1])
 
     def add(self, chunk: dict[str, torch.Tensor]) -> None:
         """The tensors `(n, …)` of the next n frames, in host memory, with `frame_times` and `frame_indices`."""
@@ -93,8 +103,8 @@ class StateParts:
             return
         part = {name: torch.cat([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
         try:
-            with written_whole(os.path.join(self.folder, _part_name(len(self._sizes)))) as file:
-                file.write(save(part))
+            path = os.path.join(self.folder, _part_name(len(self._sizes)))
+            write_tensors(path, {name: Column.of(tensor) for name, tensor in part.items()}, _PART_NOTES)
         except OSError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
@@ -102,7 +112,7 @@ class StateParts:
                 f"{self.target}: cannot be saved: {reason}; the first {sum(self._sizes)} frames are kept, and the "
                 "same call goes on after them."
             ) from error
-        self._sizes.append(len(part["frame_indices"]))
+        self._sizes.append(len(part[_NUMBERS]))
         self._chunks = []
         self._since = time.monotonic()
 
@@ -112,9 +122,10 @@ class StateParts:
         Writes what was added where the encoding of `expected` frames breaks off in here, and says how to go on.
 
         Raises:
-            `ValueError`: another process encodes into the same target.
+            `ValueError`: another process encodes into the same target, or a part is damaged.
         """
         with self._claimed():
+            self._check_parts()
             yield from self._kept(expected)
 
     def _kept(self, expected: int) -> Iterator[None]:
@@ -155,17 +166,21 @@ class StateParts:
         """Put the parts together into the target, one tensor of one part at a time, and remove them."""
         self.flush()
         paths, frames = self._paths(), self.num_frames
-        numbers = torch.cat(list(_Pieces(paths, "frame_indices")()))
+        numbers = torch.cat(list(_Pieces(paths, _NUMBERS)()))
         if len(numbers) != frames or bool((numbers.diff() <= 0).any()):
             raise ValueError(
                 f"{self.target}: the parts in {self.folder} do not belong together: delete that folder to start anew."
             )
         with safe_open(paths[0], framework="pt") as file:
-            first = {name: file.get_tensor(name) for name in file.keys() if name != "frame_indices"}
+            first = {name: file.get_tensor(name) for name in file.keys()}
         columns = {
             name: Column(tensor.dtype, (1, frames, *tensor.shape[1:]), _Pieces(paths, name))
             for name, tensor in first.items()
+            if name != _NUMBERS or _NUMBERS in self._keeps
         }
+        if _RAGGED in columns:
+            num_bytes = sum(map(len, _Pieces(paths, _RAGGED)()))
+            columns[_RAGGED] = Column(torch.uint8, (num_bytes,), _Pieces(paths, _RAGGED))
         columns["frame_mask"] = Column.of(torch.ones(1, frames, dtype=torch.bool))
         write_state_file(self.target, columns, fingerprint, sampling)
         state = VideoState.load(self.target)
@@ -181,19 +196,36 @@ class StateParts:
 
     def _sizes_of_parts(self) -> list[int]:
         """Frames of each part. Raises `ValueError` where one of them is missing or broken."""
-        sizes = []
+        sizes: list[int] = []
         for number, path in enumerate(self._paths()):
+            if os.path.basename(path) != _part_name(number):
+                raise self._not_complete()
             try:
                 with safe_open(path, framework="pt") as file:
-                    sizes.append(file.get_slice("frame_indices").get_shape()[0])
-                is_next = os.path.basename(path) == _part_name(number)
+                    sizes.append(file.get_slice(_NUMBERS).get_shape()[0])
             except Exception:
-                is_next = False
-            if not is_next:
-                raise ValueError(
-                    f"{self.target}: the parts in {self.folder} are not complete: delete that folder to start anew."
-                )
+                raise self._not_complete(path, sum(sizes)) from None
         return sizes
+
+    def _check_parts(self) -> None:
+        """That each part holds what was written. Those of an older version have no checksum."""
+        for number, path in enumerate(self._paths()):
+            try:
+                notes = read_notes(path)
+                is_whole = not notes or is_unchanged(path, notes)
+            except Exception:
+                is_whole = False
+            if not is_whole:
+                raise self._not_complete(path, sum(self._sizes[:number]))
+
+    def _not_complete(self, damaged: str | None = None, frames_before: int = 0) -> ValueError:
+        ways = "delete that folder to start anew"
+        if damaged is not None:
+            ways += (
+                f", or {os.path.basename(damaged)}, which is damaged, and the parts after it to go on after "
+                f"{frames_before} frames"
+            )
+        return ValueError(f"{self.target}: the parts in {self.folder} are not complete: {ways}.")
 
     def _check(self, key: dict[str, Any]) -> None:
         """That the folder is that of this encoding."""
@@ -201,16 +233,19 @@ class StateParts:
             with open(os.path.join(self.folder, _MANIFEST), "rb") as file:
                 found = json.load(file)
             known = isinstance(found, dict) and found.get("format") == _FORMAT
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             known = False
         if not known:
             raise ValueError(f"{self.folder}: is no folder of an interrupted encoding; save the state elsewhere.")
         mine = json.loads(json.dumps(key))
+        made_by = found.get("fingerprint")
+        is_known = made_by is None or is_fingerprint(made_by)
         changed = {
-            "the video": found["source"] != mine["source"],
-            "the sampling": found["sampling"] != mine["sampling"],
-            "the precision of the state": found["dtype"] != mine["dtype"],
-            "the model": difference(found["fingerprint"], mine["fingerprint"]) is not None,
+            "the video": found.get("source") != mine["source"],
+            "the sampling": found.get("sampling") != mine["sampling"],
+            "the precision of the state": found.get("dtype") != mine["dtype"],
+            "what is kept of the frames": found.get("keeps", []) != mine["keeps"],
+            "the model": not is_known or difference(made_by, mine["fingerprint"]) is not None,
         }
         if names := [name for name, differs in changed.items() if differs]:
             raise ValueError(

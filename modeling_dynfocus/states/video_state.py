@@ -1,59 +1,133 @@
 """What is known of videos before any question is asked: computed once, asked many times."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from .fingerprint import difference
-from .state_file import Column, read_state_file, write_state_file
+from .state_checks import column_fault, shape_fault, value_fault
+from .state_file import Column, is_unchanged, read_state_file, write_state_file
 
-_TENSORS = ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask", "patches", "frame_times")
-_FEATURES = ("frame_features", "grouped_tokens", "patches")
+# Tensors that are no columns.
+_OTHERS = ("frame_mask", "frame_times", "frame_indices", "jpeg_sizes", "jpeg_bytes")
 
 
-@dataclass
+class _NamedColumn:
+    """A column as an attribute; `None` where the state has no such column."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, state: Any, owner: type) -> Any:
+        return self if state is None else state.columns.get(self.name)
+
+    def __set__(self, state: Any, tensor: torch.Tensor | None) -> None:
+        if tensor is None:
+            state.columns.pop(self.name, None)
+        else:
+            state.columns[self.name] = tensor
+
+
+@dataclass(init=False, repr=False, eq=False)
 class VideoState:
     """
     Question-free features of a batch of videos (V videos, T frames, padded; `frame_mask` marks the real ones).
 
+    The features are named columns. Those of [`DynFocusModel`]:
+
+    - `frame_features` (`torch.Tensor` of shape `(V, T, g², D)`): patches pooled to a g×g grid.
+    - `grouped_tokens` (`torch.Tensor` of shape `(V, T, N, D)`): multi-grained tokens (S-DPC): for each coarse group of
+      patches its mean, then the means of its fine groups.
+    - `parent_of_token` (`torch.Tensor` of shape `(V, T, N)`, int64, or uint8 where a state is kept): the coarse group
+      of each grouped token.
+    - `patches` (`torch.Tensor` of shape `(V, T, P, D)`, *optional*): kept only where the question encoder looks at all
+      patches (`question_context="patches"`).
+
+    That of a dual encoder:
+
+    - `frame_embeddings` (`torch.Tensor` of shape `(V, T, D)`): a unit vector for each frame.
+
     Args:
-        frame_features (`torch.Tensor` of shape `(V, T, g², D)`): patches pooled to a g×g grid.
-        grouped_tokens (`torch.Tensor` of shape `(V, T, N, D)`):
-            multi-grained tokens (S-DPC): for each coarse group of patches its mean, then the means of its fine groups.
-        parent_of_token (`torch.Tensor` of shape `(V, T, N)`, int64, or uint8 where a state is kept):
-            the coarse group of each grouped token.
+        columns (`dict[str, torch.Tensor]`, *optional*): the features `(V, T, …)` of each frame, by name. Columns may
+            also be given as keywords, and each of those above is an attribute.
         frame_mask (`torch.Tensor` of shape `(V, T)`, bool).
-        patches (`torch.Tensor` of shape `(V, T, P, D)`, *optional*):
-            kept only where the question encoder looks at all patches (`question_context="patches"`).
         frame_times (`torch.Tensor` of shape `(V, T)`, float64, *optional*): seconds of each frame in its video.
+        frame_indices (`torch.Tensor` of shape `(V, T)`, int64, *optional*): number of each frame in its video.
+        jpeg_sizes (`torch.Tensor` of shape `(V, T)`, int64) and jpeg_bytes (`(B,)`, uint8, *optional*):
+            the frames as JPEG files, one after the other, and the bytes of each; see `kept_frames`.
         fingerprint (`str`, *optional*): of what encoded it, see `DynFocusModel.video_fingerprint`.
         sampling (`dict`, *optional*):
             where a single video's frames came from: `source`, `size` in bytes, `duration` in seconds, and the settings
             by which they were chosen.
     """
 
-    frame_features: torch.Tensor
-    grouped_tokens: torch.Tensor
-    parent_of_token: torch.Tensor
+    columns: dict[str, torch.Tensor]
     frame_mask: torch.Tensor
-    patches: torch.Tensor | None = None
-    frame_times: torch.Tensor | None = None
-    fingerprint: str | None = None
-    sampling: dict[str, Any] | None = None
-    _base: "VideoState | None" = field(default=None, init=False, repr=False, compare=False)
-    _event_cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    frame_times: torch.Tensor | None
+    frame_indices: torch.Tensor | None
+    jpeg_sizes: torch.Tensor | None
+    jpeg_bytes: torch.Tensor | None
+    fingerprint: str | None
+    sampling: dict[str, Any] | None
+    _base: "VideoState | None" = field(init=False)
+    _event_cache: dict[Any, Any] = field(init=False)
+    # Tensors whose values were checked, with their versions.
+    _checked: dict[Any, Any] = field(init=False)
+
+    frame_features = _NamedColumn()
+    grouped_tokens = _NamedColumn()
+    parent_of_token = _NamedColumn()
+    patches = _NamedColumn()
+    frame_embeddings = _NamedColumn()
+
+    def __init__(
+        self,
+        columns: Mapping[str, torch.Tensor] | None = None,
+        *,
+        frame_mask: torch.Tensor,
+        frame_times: torch.Tensor | None = None,
+        frame_indices: torch.Tensor | None = None,
+        jpeg_sizes: torch.Tensor | None = None,
+        jpeg_bytes: torch.Tensor | None = None,
+        fingerprint: str | None = None,
+        sampling: dict[str, Any] | None = None,
+        **named_columns: torch.Tensor | None,
+    ):
+        given = {**(columns or {}), **named_columns}
+        self.columns = {name: tensor for name, tensor in given.items() if tensor is not None}
+        self.frame_mask = frame_mask
+        self.frame_times = frame_times
+        self.frame_indices = frame_indices
+        self.jpeg_sizes = jpeg_sizes
+        self.jpeg_bytes = jpeg_bytes
+        self.fingerprint = fingerprint
+        self.sampling = sampling
+        self._base = None
+        self._event_cache = {}
+        self._checked = {}
 
     def __len__(self) -> int:
         return self.frame_mask.shape[0]
+
+    def __repr__(self) -> str:
+        tensors = (f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in self.tensors().items())
+        return f"VideoState({', '.join(tensors)})"
 
     @property
     def num_frames(self) -> list[int]:
         """Frames of each video, padding not counted."""
         return self.frame_mask.sum(1).tolist()
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the columns of floating-point numbers."""
+        return next((column.dtype for column in self.columns.values() if column.is_floating_point()), None)
 
     @property
     def is_shared(self) -> bool:
@@ -72,20 +146,55 @@ class VideoState:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that are present, by name."""
-        found = ((name, getattr(self, name)) for name in _TENSORS)
-        return {name: tensor for name, tensor in found if tensor is not None}
+        others = ((name, getattr(self, name)) for name in _OTHERS)
+        return {**self.columns, **{name: tensor for name, tensor in others if tensor is not None}}
+
+    def kept_frames(self, numbers: Sequence[int], video: int = 0) -> list[Image.Image]:
+        """
+        Pictures of some frames of one video, as they were decoded.
+
+        Args:
+            numbers: which of the video's frames, counted from 0 in this state.
+            video: row of the video.
+
+        Raises:
+            `ValueError`: this state keeps no frames, or they are damaged.
+        """
+        if self.jpeg_bytes is None or self.jpeg_sizes is None:
+            raise ValueError("This video state keeps no frames: encode the video with `keep_frames=True`.")
+        sizes = self.jpeg_sizes
+        if self.is_shared:
+            sizes, video = sizes[:1], 0
+        ends = sizes.flatten().cumsum(0).view_as(sizes)[video].tolist()
+        frames = []
+        for number in numbers:
+            data = self.jpeg_bytes[ends[number] - int(sizes[video, number]) : ends[number]].numpy().tobytes()
+            try:
+                frames.append(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"The picture of frame {number} in this video state is damaged: {error}.") from None
+        return frames
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "VideoState":
-        """Move to `device`; `dtype` applies to the features alone. Itself, with its cache, where nothing changes."""
+        """
+        Move to `device`; `dtype` applies to the features alone, and frames that are kept as JPEG stay where they are.
+        Itself, with its cache, where nothing changes.
+        """
         if self._base is not None:
             moved_base = self._base.to(device, dtype)
             return self if moved_base is self._base else moved_base.expand(len(self))
-        tensors = self.tensors()
-        moved: dict[str, Any] = {
-            name: tensor.to(device=device, dtype=dtype if name in _FEATURES else None)
-            for name, tensor in tensors.items()
+        columns = {
+            name: column.to(device=device, dtype=dtype if column.is_floating_point() else None)
+            for name, column in self.columns.items()
         }
-        return self if all(moved[name] is tensors[name] for name in tensors) else replace(self, **moved)
+        others = {name: getattr(self, name) for name in ("frame_mask", "frame_times", "frame_indices")}
+        moved: dict[str, Any] = {
+            name: None if tensor is None else tensor.to(device) for name, tensor in others.items()
+        }
+        is_same = all(columns[name] is column for name, column in self.columns.items())
+        if is_same and all(moved[name] is tensor for name, tensor in others.items()):
+            return self
+        return replace(self, columns=columns, **moved)
 
     def expand(self, count: int) -> "VideoState":
         """`count` rows that are views of one video, for as many questions. Raises `ValueError` for several videos."""
@@ -93,10 +202,11 @@ class VideoState:
             return self._base.expand(count)
         if len(self) != 1:
             raise ValueError(f"Only a state of one video can be expanded, and this one holds {len(self)}.")
-        rows: dict[str, Any] = {
-            name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors().items()
+        rows = {
+            name: tensor if name == "jpeg_bytes" else tensor.expand(count, *tensor.shape[1:])
+            for name, tensor in self.tensors().items()
         }
-        shared = replace(self, **rows)
+        shared = VideoState(**rows, fingerprint=self.fingerprint, sampling=self.sampling)
         shared._base = self
         return shared
 
@@ -105,7 +215,8 @@ class VideoState:
         """
         Several states as one batch, shorter videos padded with zeros. Rows of one and the same video stay views of it.
 
-        Where some states have `frame_times`, the others count as one frame a second.
+        Where some states have `frame_times`, the others count as one frame a second. Numbers and pictures of the
+        frames are there if all states have them.
 
         Raises:
             `ValueError`: no states, or states of different models.
@@ -119,19 +230,21 @@ class VideoState:
         for fingerprint in fingerprints[1:]:
             if what := difference(fingerprints[0], fingerprint):
                 raise ValueError(f"States of different {what} cannot form a batch: encode the videos with one model.")
-        shapes = {tuple((name, *state.tensors()[name].shape[2:]) for name in _present(state)) for state in states}
-        if len(shapes) > 1:
+        shapes = [{name: column.shape[2:] for name, column in state.columns.items()} for state in states]
+        if any(shape != shapes[0] for shape in shapes[1:]):
             raise ValueError("States of different models cannot form a batch: their tensors differ in shape.")
-        rows: dict[str, list[torch.Tensor]] = {
-            name: [row for state in states for row in state.tensors()[name]] for name in _present(first)
-        }
-        if any(state.frame_times is not None for state in states):
-            rows["frame_times"] = [row for state in states for row in _times(state)]
+        tensors = [state.tensors() for state in states]
+        if any("frame_times" in one for one in tensors):
+            tensors = [{**one, "frame_times": _times(state)} for one, state in zip(tensors, states, strict=True)]
+        names = [name for name in tensors[0] if all(name in one for one in tensors) and name != "jpeg_bytes"]
         device = first.frame_mask.device
-        columns: dict[str, Any] = {
-            name: pad_sequence([one.to(device) for one in column], batch_first=True) for name, column in rows.items()
+        rows: dict[str, Any] = {
+            name: pad_sequence([row.to(device) for one in tensors for row in one[name]], batch_first=True)
+            for name in names
         }
-        return cls(**columns, fingerprint=fingerprints[0] if fingerprints else None)
+        if "jpeg_sizes" in rows:
+            rows["jpeg_bytes"] = torch.cat([each for state in states for each in _jpegs_of_rows(state)])
+        return cls(**rows, fingerprint=fingerprints[0] if fingerprints else None)
 
     def check_fingerprint(self, fingerprint: str | None) -> None:
         """`ValueError` where this state was encoded by something else; what is not known on both sides agrees."""
@@ -140,28 +253,75 @@ class VideoState:
                 f"This video state was encoded with other {what}: encode the video again with this model."
             )
 
+    def check(self, columns: Mapping[str, tuple[int, ...]] | None = None, *, num_groups: int | None = None) -> None:
+        """
+        `ValueError` unless everything in this state is as it must be: names, shapes, types, ranges, finite numbers.
+
+        What was checked once is not read again as long as nothing is written to it.
+
+        Args:
+            columns: the columns that a model takes, with the shape of each one's frames, such as
+                `{"frame_embeddings": (768,)}`.
+            num_groups: what the numbers in `parent_of_token` must be below.
+        """
+        if fault := self._fault(columns, num_groups):
+            raise ValueError(f"This video state {fault}: encode the video again.")
+
+    def _fault(
+        self, columns: Mapping[str, tuple[int, ...]] | None = None, num_groups: int | None = None
+    ) -> str | None:
+        """What is wrong, to follow the name of the state; `None` where nothing is."""
+        fault = shape_fault(self) or (None if columns is None else column_fault(self.columns, columns))
+        for name, column in self.columns.items():
+            if fault is not None:
+                return fault
+            limit = num_groups if name == "parent_of_token" else None
+            # Tensors of `inference_mode` have no version.
+            mark = None if column.is_inference() else (column, column._version, limit)
+            known = self._checked.get(name)
+            if mark is not None and known is not None and known[0] is column and known[1:] == mark[1:]:
+                continue
+            fault = value_fault(name, column, self.frame_mask, limit)
+            if fault is None and mark is not None:
+                self._checked[name] = mark
+        return fault
+
     def save(self, path: str | os.PathLike) -> None:
         """
         Write as safetensors; an older file at `path` survives a failure (written beside it, then renamed). Of a state
         made by `expand`, the one video is written.
 
         Raises:
-            `OSError`: the file cannot be written, for example because the disk is full.
+            `ValueError`: this state is damaged, see `check`. `OSError`: the file cannot be written, for example
+                because the disk is full.
         """
         state = self.base
+        state.check()
         columns = {name: Column.of(tensor) for name, tensor in state.tensors().items()}
         write_state_file(path, columns, state.fingerprint, state.sampling)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "cpu") -> "VideoState":
-        """Read what `save` wrote. Raises `FileNotFoundError`, or `ValueError` where the file is not a video state."""
-        tensors, fingerprint, sampling = read_state_file(path, device)
-        return cls(**tensors, fingerprint=fingerprint, sampling=sampling)
+        """
+        Read what `save` wrote, and check it: the whole file is read once, in small blocks. In host memory, tensors lie
+        in the file and are read when they are used.
 
-
-def _present(state: VideoState) -> list[str]:
-    """Names of the tensors that all states of a model have."""
-    return [name for name in state.tensors() if name != "frame_times"]
+        Raises:
+            `FileNotFoundError`: there is no such file.
+            `ValueError`: the file is not a video state, or it is damaged.
+        """
+        tensors, notes = read_state_file(path)
+        others: Any = {name: tensors.pop(name) for name in _OTHERS if name in tensors}
+        fault: str | None = "has no `frame_mask`"
+        if "frame_mask" in others:
+            state = cls(tensors, **others, fingerprint=notes.get("fingerprint"), sampling=notes.get("sampling"))
+            # A file with a checksum holds what was checked when it was written.
+            fault = state._fault() if "checksum" not in notes else shape_fault(state)
+        if fault is None and not is_unchanged(path, notes):
+            fault = "is damaged (its contents do not match its checksum)"
+        if fault is not None:
+            raise ValueError(f"{os.fspath(path)} {fault}: encode the video again.")
+        return state.to(device)
 
 
 def _times(state: VideoState) -> torch.Tensor:
@@ -169,6 +329,12 @@ def _times(state: VideoState) -> torch.Tensor:
         return state.frame_times
     seconds = torch.arange(state.frame_mask.shape[1], dtype=torch.float64)
     return seconds * state.frame_mask.cpu()
+
+
+def _jpegs_of_rows(state: VideoState) -> list[torch.Tensor]:
+    """The JPEG bytes of each video of a state that keeps its frames."""
+    data, sizes = (state.tensors()[name] for name in ("jpeg_bytes", "jpeg_sizes"))
+    return [data] * len(state) if state.is_shared else list(data.split(sizes.sum(1).tolist()))
 
 
 __all__ = ["VideoState"]

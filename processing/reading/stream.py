@@ -33,6 +33,20 @@ class FrameChunk(NamedTuple):
     frame_indices: torch.Tensor
 
 
+class KeptFrameChunk(NamedTuple):
+    """
+    As [`FrameChunk`], and the frames themselves.
+
+    Args:
+        jpegs (`list[bytes]`): each frame as it was decoded, as a JPEG file.
+    """
+
+    pixel_values: torch.Tensor
+    times: torch.Tensor
+    frame_indices: torch.Tensor
+    jpegs: list[bytes]
+
+
 class FrameStream:
     """
     Chunks of a video's sampled frames, in order; made by [`DynFocusVideoProcessor.stream`].
@@ -41,7 +55,8 @@ class FrameStream:
     `next`; `close`, the end of a `with`, an error and the last chunk end the thread and close the file.
 
     Args:
-        frames: makes the frames `(number, (height, width, 3) uint8)` with numbers above the one that it is given.
+        frames: makes the frames `(number, (height, width, 3) uint8)` with numbers above the one that it is given;
+            with `keeps_frames`, each as a pair with the bytes of its JPEG file.
         times (`np.ndarray` of shape `(N,)`): seconds of all frames of the video, by number.
         num_frames: frames to come, if all of them can be decoded.
         to_pixels: makes normalised `(n, 3, H, W)` of `(n, 3, H, W)` uint8.
@@ -51,6 +66,7 @@ class FrameStream:
         sampling: the settings by which the frames were chosen.
         pixel_fingerprint: of the settings that decide what a frame's pixels are.
         pin_memory: for copies to a GPU that do not wait.
+        keeps_frames: chunks are [`KeptFrameChunk`]s.
     """
 
     def __init__(
@@ -66,6 +82,7 @@ class FrameStream:
         sampling: dict[str, Any],
         pixel_fingerprint: str,
         pin_memory: bool = False,
+        keeps_frames: bool = False,
     ):
         if chunk_frames < 1:
             raise ValueError(f"`chunk_frames` is {chunk_frames}: it must be at least 1.")
@@ -74,10 +91,11 @@ class FrameStream:
         self.source = source
         self.sampling = sampling
         self.pixel_fingerprint = pixel_fingerprint
+        self.keeps_frames = keeps_frames
         self._frames, self._times = frames, times
         self._to_pixels, self._chunk_frames, self._pin_memory = to_pixels, chunk_frames, pin_memory
         self._after = -1
-        self._chunks: Generator[FrameChunk, None, None] | None = None
+        self._chunks: Generator[FrameChunk | KeptFrameChunk, None, None] | None = None
 
     def start_after(self, frame_index: int) -> None:
         """Leave out the frames up to this number, which need not be decoded then. Only before the first chunk."""
@@ -88,7 +106,7 @@ class FrameStream:
     def __iter__(self) -> "FrameStream":
         return self
 
-    def __next__(self) -> FrameChunk:
+    def __next__(self) -> FrameChunk | KeptFrameChunk:
         if self._chunks is None:
             self._chunks = self._start()
         return next(self._chunks)
@@ -105,9 +123,16 @@ class FrameStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> Generator[FrameChunk, None, None]:
+    def _start(self) -> Generator[FrameChunk | KeptFrameChunk, None, None]:
         # Nothing that the thread runs may hold the stream: forgotten without `close`, it could not end the thread.
-        items = _chunks(self._frames(self._after), self._times, self._to_pixels, self._chunk_frames, self._pin_memory)
+        items = _chunks(
+            self._frames(self._after),
+            self._times,
+            self._to_pixels,
+            self._chunk_frames,
+            self._pin_memory,
+            self.keeps_frames,
+        )
         return read_ahead(items, _CHUNKS_AHEAD)
 
 
@@ -117,17 +142,22 @@ def _chunks(
     to_pixels: Callable[[torch.Tensor], torch.Tensor],
     chunk_frames: int,
     pin_memory: bool,
-) -> Generator[FrameChunk, None, None]:
+    keeps_frames: bool,
+) -> Generator[FrameChunk | KeptFrameChunk, None, None]:
     while chunk := list(islice(frames, chunk_frames)):
         numbers, arrays = zip(*chunk, strict=True)
+        jpegs: Any = None
+        if keeps_frames:
+            arrays, jpegs = zip(*arrays, strict=True)
         pixels = to_pixels(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)).contiguous()
         indices = np.array(numbers, dtype=np.int64)
-        yield FrameChunk(
+        made = FrameChunk(
             pixels.pin_memory() if pin_memory else pixels,
             torch.from_numpy(times[indices].astype(np.float64)),
             torch.from_numpy(indices),
         )
-        del chunk, arrays, pixels
+        yield KeptFrameChunk(*made, list(jpegs)) if keeps_frames else made
+        del chunk, arrays, pixels, made, jpegs
 
 
 def read_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
@@ -177,4 +207,4 @@ def read_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None
             thread.join(_PATIENCE)
 
 
-__all__ = ["FrameChunk", "FrameStream", "read_ahead"]
+__all__ = ["FrameChunk", "FrameStream", "KeptFrameChunk", "read_ahead"]

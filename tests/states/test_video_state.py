@@ -86,7 +86,7 @@ def test_sizes(model, state):
 
 
 def test_half_precision_is_for_features_alone(model, inputs, state):
-    state.frame_times = torch.zeros(2, 5, dtype=torch.float64)
+    state.frame_times = torch.arange(10, dtype=torch.float64).reshape(2, 5)
     half = state.to(dtype=torch.bfloat16)
     assert half.frame_features.dtype == half.grouped_tokens.dtype == torch.bfloat16
     assert (half.parent_of_token.dtype, half.frame_mask.dtype) == (torch.int64, torch.bool)
@@ -153,7 +153,7 @@ def test_what_made_it_is_saved_with_it(state, tmp_path):
 def test_every_dtype_is_saved(state, tmp_path, dtype):
     state = state.to(dtype=dtype)
     state.parent_of_token = state.parent_of_token.to(torch.uint8)
-    state.frame_times = torch.rand(2, 5, dtype=torch.float64)
+    state.frame_times = torch.rand(2, 5, dtype=torch.float64).cumsum(1)
     state.save(tmp_path / "state")
     for name, tensor in VideoState.load(tmp_path / "state").tensors().items():
         assert tensor.dtype == state.tensors()[name].dtype and torch.equal(tensor, state.tensors()[name])
