@@ -13,7 +13,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .batched_videos import features_of_rows, room_for_videos
 from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video, times_of_state
-from .reading.decoded_frames import describe_video, flatten_videos, restated
+from .reading.decoded_frames import describe_video, flatten_videos, is_state, restated
 from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import as_messages, media_of
 from .video_answers import event_list, key_frame_list, sequence_scores
@@ -179,7 +179,7 @@ class VideoQAPipeline(Pipeline):
         # A misspelt keyword shall not be found after an hour of encoding.
         own = ("batch_size", "num_workers")
         self._sanitize_parameters(**{name: value for name, value in kwargs.items() if name not in own})
-        if not hasattr(video, "frame_mask"):
+        if not is_state(video):
             sampling = {name: settings[name] for name in _SAMPLING if name != "max_visual_tokens" and name in settings}
             try:
                 video = self.encode_video(video, **sampling)
@@ -287,7 +287,7 @@ class VideoQAPipeline(Pipeline):
             row = {**row, "question": question if own is None else own, "answer": None}
         messages = as_messages(row)
         given = [video for _, video in media_of(messages)]
-        num_videos = sum(len(video) if hasattr(video, "frame_mask") else 1 for video in given)
+        num_videos = sum(len(video) if is_state(video) else 1 for video in given)
         settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
         settings.pop("max_new_tokens", None)
         is_begun = messages[-1]["role"] == "assistant"

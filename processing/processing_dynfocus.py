@@ -11,7 +11,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Proc
 from dynfocus.hub.with_code import SavedWithCode
 
 from .backbone_processor import FromBackbones
-from .reading.decoded_frames import Untouched, flatten_videos, is_video
+from .reading.decoded_frames import Untouched, flatten_videos, is_state, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 
@@ -179,7 +179,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin, FromBackbones):
         if rows is not None:
             if len(rows) > 1 and "padding" not in options and "padding" not in options.get("text_kwargs", {}):
                 options["padding"] = True
-            num_videos = sum(len(one) if hasattr(one, "frame_mask") else 1 for one in sources)
+            num_videos = sum(len(one) if is_state(one) else 1 for one in sources)
             counts = self._count_marks(rows, videos, num_videos)
             nested = options.get("videos_kwargs") or {}
             if sources and "question" not in nested:
@@ -230,7 +230,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin, FromBackbones):
         question = kwargs.pop("question", None)
         names = ("max_visual_tokens", "num_prototypes", "key_ratio")
         budget = self.token_budget(**{name: kwargs.pop(name, None) for name in names})
-        state = next((video for video in videos if hasattr(video, "frame_mask")), None)
+        state = next((video for video in videos if is_state(video)), None)
         if state is None:
             inputs = self.video_processor(videos, **kwargs)
         elif len(videos) == 1:
@@ -398,7 +398,7 @@ def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
 
 
 def _image_as_video(block: dict[str, Any]) -> dict[str, Any]:
-    if hasattr(block.get("video"), "frame_mask"):
+    if is_state(block.get("video")):
         return {**block, "video": Untouched(block["video"])}
     if block.get("type") not in ("image", "image_url"):
         return block

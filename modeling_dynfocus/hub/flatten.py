@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: What transformers takes for an import of a sibling, wherever it stands.
 _LOOKS_IMPORTED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
@@ -61,7 +61,7 @@ class _Source(NamedTuple):
 
     @classmethod
     def read(cls, module: str) -> "_Source":
-        spec = importlib.util.find_spec(module)
+        spec = _find(module)
         text = getattr(spec.loader, "get_source", lambda _: None)(module) if spec is not None else None
         if spec is None or text is None:
             raise ValueError(f"There is no source code of {module}: a flat folder is made of it.")
@@ -70,6 +70,15 @@ class _Source(NamedTuple):
     def refuse(self, node: ast.AST | int, why: str) -> ValueError:
         line = node if isinstance(node, int) else getattr(node, "lineno", 1)
         return ValueError(f"{self.module}, line {line}: {why}.")
+
+
+def _find(module: str) -> Any:
+    """Where a module is; `None` where there is none."""
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        # One of the packages that it is in is missing.
+        return None
 
 
 class _Edit(NamedTuple):
@@ -106,15 +115,16 @@ def _target(node: ast.ImportFrom, source: _Source) -> str:
 
 
 def _check_names(node: ast.ImportFrom, target: str, source: _Source, package: str) -> None:
+    """A `ValueError` where an import is of modules, which a flat folder cannot have."""
     if target == package:
         raise source.refuse(node, f"an import from {package} itself has no flat form; name the module")
-    spec = importlib.util.find_spec(target)
+    spec = _find(target)
     if spec is None:
         raise source.refuse(node, f"there is no module {target}")
     if spec.submodule_search_locations is None:
         return
     for alias in node.names:
-        if alias.name != "*" and importlib.util.find_spec(f"{target}.{alias.name}") is not None:
+        if alias.name != "*" and _find(f"{target}.{alias.name}") is not None:
             raise source.refuse(
                 node, f"the import of the module {target}.{alias.name} has no flat form; import names from it"
             )

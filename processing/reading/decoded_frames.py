@@ -26,6 +26,12 @@ def is_source(video: Any) -> bool:
     return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(video, "read")
 
 
+def is_state(video: Any) -> bool:
+    """Whether `video` is a `VideoState`: videos that are encoded already."""
+    # By the name of the class: in code that comes with a saved folder, model and processor have a copy of it each.
+    return any(base.__name__ == "VideoState" for base in type(video).__mro__)
+
+
 class Untouched:
     """Carries a `VideoState` through a chat: from 5.24 on, transformers takes dataclasses in messages apart."""
 
@@ -37,7 +43,7 @@ def is_video(video: Any) -> bool:
     """Whether `video` is exactly one video (and not a list of videos), or a `VideoState`."""
     if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 5:
         return False
-    if hasattr(video, "_hf_encoded") or hasattr(video, "frame_mask") or isinstance(video, Untouched):
+    if hasattr(video, "_hf_encoded") or is_state(video) or isinstance(video, Untouched):
         return True
     return is_decoded(video) or is_source(video) or isinstance(video, dict)
 
@@ -180,6 +186,7 @@ __all__ = [
     "flatten_videos",
     "is_decoded",
     "is_source",
+    "is_state",
     "is_video",
     "restated",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers.image_utils import load_image
 
-from ..reading.decoded_frames import describe_video, is_video
+from ..reading.decoded_frames import describe_video, is_state, is_video
 
 # The roles of LLaVA's `conversations`, and the names that other sets in this form use for them.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -151,7 +151,7 @@ def _media_beside(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for value in cell if several else [cell]:
             if not _is_empty(value):
                 yield kind, value
-        if hasattr(cell, "frame_mask"):
+        if is_state(cell):
             # A state may hold several videos: a mark for each, the state itself once.
             yield from [(kind, None)] * (len(cell) - 1)
 

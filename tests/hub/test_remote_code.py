@@ -98,6 +98,9 @@ def test_answers_equal_those_of_the_package(saved, video, found):
     assert found["answer"] == expected
     assert found["by_parts"] == expected
     assert found["by_pipeline"] == expected
+    assert found["by_state"]["answer"] == expected["answer"]
+    key_frames = {name: [one["index"] for one in found[name]["key_frames"]] for name in ("by_state", "answer")}
+    assert key_frames["by_state"] == key_frames["answer"]
 
 
 def test_trusting_the_folder_gives_the_same_where_the_package_is_installed(saved, video, found, tmp_path, monkeypatch):
