@@ -1,56 +1,59 @@
 """
 DynFocus: video question answering that looks closely only at the frames that matter for the question.
 
-Importing this package registers its classes with the Auto classes of transformers and the `video-qa` pipeline, so that
-`from_pretrained` and `pipeline("video-qa", …)` need no remote code.
+After `import dynfocus`, `from_pretrained` of the Auto classes and `pipeline("video-qa", …)` need no remote code. The
+import itself is cheap: torch, transformers and the classes below are imported when they are first used.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-    AutoVideoProcessor,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
-from .configuration_dynfocus import DynFocusConfig
-from .modeling_dynfocus import (
-    DynFocusForConditionalGeneration,
-    DynFocusModel,
-    DynFocusPreTrainedModel,
-)
-from .modeling_outputs_dynfocus import DynFocusVideoFeatures
-from .processing import (
-    DynFocusCollator,
-    DynFocusProcessor,
-    DynFocusVideoProcessor,
-    VideoQAPipeline,
-)
-from .states.video_state import VideoState
-from .towers.configuration_vision_tower import VisionTowerConfig
-from .towers.vision_tower import VisionTower
+from .registration import register
+
+if TYPE_CHECKING:
+    from .configuration_dynfocus import DynFocusConfig
+    from .modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusModel, DynFocusPreTrainedModel
+    from .modeling_outputs_dynfocus import DynFocusVideoFeatures
+    from .processing.pipeline_video_qa import VideoQAPipeline
+    from .processing.processing_dynfocus import DynFocusProcessor
+    from .processing.rows.collator import DynFocusCollator
+    from .processing.video_processing_dynfocus import DynFocusVideoProcessor
+    from .states.video_state import VideoState
+    from .towers.configuration_vision_tower import VisionTowerConfig
+    from .towers.vision_tower import VisionTower
 
 __version__ = "0.1.0.dev0"
 
+_MODULE_OF = {
+    "DynFocusCollator": "processing.rows.collator",
+    "DynFocusConfig": "configuration_dynfocus",
+    "DynFocusForConditionalGeneration": "modeling_dynfocus",
+    "DynFocusModel": "modeling_dynfocus",
+    "DynFocusPreTrainedModel": "modeling_dynfocus",
+    "DynFocusProcessor": "processing.processing_dynfocus",
+    "DynFocusVideoFeatures": "modeling_outputs_dynfocus",
+    "DynFocusVideoProcessor": "processing.video_processing_dynfocus",
+    "VideoQAPipeline": "processing.pipeline_video_qa",
+    "VideoState": "states.video_state",
+    "VisionTower": "towers.vision_tower",
+    "VisionTowerConfig": "towers.configuration_vision_tower",
+}
 
-def _register() -> None:
-    AutoConfig.register("dynfocus", DynFocusConfig, exist_ok=True)
-    AutoModel.register(DynFocusConfig, DynFocusModel, exist_ok=True)
-    AutoModelForImageTextToText.register(DynFocusConfig, DynFocusForConditionalGeneration, exist_ok=True)
-    AutoModelForMultimodalLM.register(DynFocusConfig, DynFocusForConditionalGeneration, exist_ok=True)
-    AutoVideoProcessor.register(DynFocusConfig, video_processor_class=DynFocusVideoProcessor, exist_ok=True)
-    AutoProcessor.register(DynFocusConfig, DynFocusProcessor, exist_ok=True)
-    PIPELINE_REGISTRY.register_pipeline(
-        "video-qa",
-        pipeline_class=VideoQAPipeline,
-        pt_model=AutoModelForImageTextToText,
-        type="multimodal",
-    )
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
 
-_register()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+register(sys.modules[__name__])
 
 __all__ = [
     "DynFocusCollator",
