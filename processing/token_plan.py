@@ -127,4 +127,90 @@ def plan_tokens(num_frames: int, **settings: Any) -> TokenPlan:
     return TokenBudget(**settings).plan(num_frames)
 
 
-__all__ = ["TokenBudget", "TokenPlan", "plan_tokens"]
+@dataclass(frozen=True)
+class FramePlan:
+    """
+    What is spent on one video that is shown as frames to a language model that was not made for it.
+
+    Args:
+        num_frames (`int`): T, the frames to choose from.
+        num_key_frames (`int`): K, the frames in fine detail, `1 <= K <= T`.
+        num_coarse (`int`): R, the coarse pictures, each of one frame or of a panel of frames.
+        num_visual_tokens (`int`): the most that this can cost, time words and marks included.
+    """
+
+    num_frames: int
+    num_key_frames: int
+    num_coarse: int
+    num_visual_tokens: int
+
+
+@dataclass(frozen=True)
+class FrameBudget:
+    """
+    The rule by which a video is shown as key frames and coarse pictures within a number of tokens.
+
+    As many frames become key frames as can be afforded together with `coarse_per_key` coarse pictures each (or with
+    all other frames, if these are fewer); at least one. The coarse pictures get what is left. Prices are those of the
+    prompt: placeholders, and the words and marks around them.
+
+    Args:
+        max_visual_tokens (`int`): tokens of the video at most.
+        key_price (`int`): tokens of a key frame at most.
+        coarse_price (`int`, *optional*): tokens of a coarse picture at most; `None` for key frames alone.
+        fixed_price (`int`, defaults to 0): tokens that the video costs whatever is shown of it.
+        frames_per_coarse (`int`, defaults to 1): frames that one coarse picture shows.
+        coarse_per_key (`int`, defaults to 8): coarse pictures for each key frame at most.
+        num_key_frames (`int`, *optional*): key frames at most.
+
+    Raises:
+        `ValueError`: where a setting is out of its range, or not even one key frame fits; the message names the least
+            possible number.
+    """
+
+    max_visual_tokens: int
+    key_price: int
+    coarse_price: int | None = None
+    fixed_price: int = 0
+    frames_per_coarse: int = 1
+    coarse_per_key: int = 8
+    num_key_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_key_frames is not None and self.num_key_frames < 1:
+            raise ValueError(f"`num_key_frames` must be at least 1, got {self.num_key_frames}.")
+        if self.coarse_per_key < 0:
+            raise ValueError(f"`coarse_per_key` must be at least 0, got {self.coarse_per_key}.")
+        least = self.fixed_price + self.key_price
+        if self.max_visual_tokens < least:
+            raise ValueError(
+                f"`max_visual_tokens={self.max_visual_tokens}` is too small: one key frame costs {least} tokens, its "
+                "time words and marks included, the least possible number."
+            )
+
+    def plan(self, num_frames: int) -> FramePlan:
+        """The plan of a video with `num_frames` frames. Raises `ValueError` for a video without frames."""
+        if num_frames < 1:
+            raise ValueError(f"A video needs at least one frame, got {num_frames}.")
+        most = min(num_frames, self.num_key_frames or num_frames)
+        affordable = (k for k in range(1, most + 1) if self._cost(num_frames, k) <= self.max_visual_tokens)
+        num_key = max(affordable, default=1)
+        num_coarse = self._coarse(num_frames, num_key)
+        if self.coarse_price is not None and num_coarse:
+            left = self.max_visual_tokens - self.fixed_price - num_key * self.key_price
+            num_coarse = min(num_coarse, left // self.coarse_price)
+        cost = self.fixed_price + num_key * self.key_price + num_coarse * (self.coarse_price or 0)
+        return FramePlan(num_frames, num_key, num_coarse, cost)
+
+    def _coarse(self, num_frames: int, num_key: int) -> int:
+        """Coarse pictures beside `num_key` key frames, whatever they cost."""
+        if self.coarse_price is None:
+            return 0
+        return min(math.ceil((num_frames - num_key) / self.frames_per_coarse), self.coarse_per_key * num_key)
+
+    def _cost(self, num_frames: int, num_key: int) -> int:
+        coarse = self._coarse(num_frames, num_key) * (self.coarse_price or 0)
+        return self.fixed_price + num_key * self.key_price + coarse
+
+
+__all__ = ["FrameBudget", "FramePlan", "TokenBudget", "TokenPlan", "plan_tokens"]

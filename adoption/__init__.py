@@ -1,0 +1,1 @@
+"""Pretrained parts put together to answer questions about videos."""
