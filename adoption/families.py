@@ -133,14 +133,12 @@ def fit_size(height: int, width: int, side: int, max_tokens: int) -> tuple[int, 
     return min(high, max_tokens * side), min(wide, max_tokens * side)
 
 
-def time_metadata(times: Sequence[float], duration: float, size: tuple[int, int]) -> VideoMetadata:
+def time_metadata(times: Sequence[float], duration: float) -> VideoMetadata:
     """What the stock processor is told of chosen frames. It derives times as number / rate: at one a second, a frame's
     number is its time, so that frames of a variable rate get the times that they have in the file."""
     return VideoMetadata(
         total_num_frames=max(1, math.ceil(duration)),
         fps=1.0,
-        height=size[0],
-        width=size[1],
         duration=duration,
         frames_indices=list(times),  # type: ignore[arg-type]
     )

@@ -10,56 +10,36 @@ Only inputs are made here: the model is neither changed nor wrapped. Chat templa
 times are written are those of the stock processor, so that with all frames in full the inputs are its own.
 """
 
-import base64
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import BatchFeature
-from transformers.image_utils import SizeDict, load_image
+from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from dynfocus.processing.reading.video_reading import resize_frame
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
 
+from .chats import Chat, ImageFormat, joined, picture_part, read_chat
 from .families import (
     Family,
     explicit_positions,
     fit_size,
     frames_per_block,
     known_family,
-    placeholder_pattern,
     time_metadata,
     token_side,
     video_arguments,
 )
-from .video_frames import ChosenFrames, VideoFrames, spread_coarse
+from .stock_inputs import answer_labels, collate, moved, spans_of_videos, tokens_within
+from .stock_prompt import StockPrompt
+from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
 
 Coarse = Literal["low", "panels", "none"]
-PANEL = 2  # pictures along each side of a panel
-_NOTHING = VideoFrames.decoded(np.zeros((1, 28, 28, 3), np.uint8), [0.0])
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One picture that a model is shown, or one pair of pictures where its tower merges two.
-
-    Args:
-        pictures: for each of them the numbers of its frames: one, or up to four for a panel.
-        times: the start of each picture's first frame in seconds.
-        is_key: whether it is a key frame.
-    """
-
-    pictures: tuple[tuple[int, ...], ...]
-    times: tuple[float, ...]
-    is_key: bool
 
 
 @dataclass(frozen=True)
@@ -152,9 +132,11 @@ class FocusProcessor:
         self.coarse_per_key_frame = coarse_per_key_frame
         self.num_key_frames = num_key_frames
         self.time_words = time_words
-        self._placeholder = placeholder_pattern(processor)
+        self._prompt = StockPrompt(processor, family, time_words)
         self._token: str = processor.image_token if family.layout == "images" else processor.video_token
-        self._probe = lru_cache(maxsize=8)(self._make_probe)
+        # Where the tower merges pairs, the second frame is what the stock processor would have sampled next.
+        is_paired = frames_per_block(family, processor) == 2
+        self._pair_seconds = 1.0 / (processor.video_processor.fps or 2.0) if is_paired else None
 
     # ------------------------------------------------------------------------------------------------- the budget
 
@@ -173,7 +155,9 @@ class FocusProcessor:
         """
         limit = self.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
         fine, coarse = (self._visual_tokens(video, is_key) for is_key in (True, False))
-        words, fixed = self._word_prices(video, candidates, max(40, limit // fine + 1))
+        times = [self._entry(video, (number,), is_key=True).times for number in candidates]
+        # The number of pictures is a word of its own in some prompts; up to 40 the longest have been seen.
+        words, fixed = self._prompt.word_prices(times, video.duration, max(40, limit // fine + 1))
         # A small frame that is as dear as a key frame would only look like less.
         has_coarse = self.coarse == "panels" or (self.coarse == "low" and coarse < fine)
         return FrameBudget(
@@ -221,100 +205,12 @@ class FocusProcessor:
     def _frames_per_coarse(self) -> int:
         return PANEL * PANEL if self.coarse == "panels" else 1
 
-    def _word_prices(self, video: VideoFrames, candidates: Sequence[int], most: int) -> tuple[int, int]:
-        """Tokens of words and marks around one of `most` pictures, and of those around the whole video, at most."""
-        times = [self._entry(video, (number,), is_key=True).times for number in candidates]
-        pieces = self._run.split(self._stock_text(video, times if self.family.times else times[:most]))
-        if self.family.layout == "video":
-            # What stands ahead of the first picture may name their number.
-            counts = range(1, min(most, len(times)) + 1)
-            ends = [self._stock_text(video, [time] * n) for n in counts for time in (times[0], times[-1])]
-        else:
-            ends = [self._stock_text(video, [time]) for time in (times if self.family.times else times[:1])]
-        split = [self._run.split(text) for text in ends]
-        inner = max(
-            self._tokens_beside_pictures({(True, piece, True) for piece in pieces[1:-1]} or {(True, "", True)})
-        )
-        first = max(self._tokens_beside_pictures({(False, pieces[0], True) for pieces in split}))
-        last = max(self._tokens_beside_pictures({(True, pieces[-1], False) for pieces in split}))
-        return inner, max(0, first + last - inner) + self._tail
-
-    def _tokens_beside_pictures(self, pieces: set[tuple[bool, str, bool]]) -> list[int]:
-        """Tokens of texts that have a picture before and after them, or not: a text is cut differently at its ends."""
-        mark = self._run.search(self._stock_text(_NOTHING, [(0.0,)]))
-        assert mark is not None
-        sample = self._placeholder.match(mark.group())
-        filler = sample.group() if sample else ""
-        texts = [filler * before + text + filler * after for before, text, after in sorted(pieces)]
-        around = [before + after for before, _, after in sorted(pieces)]
-        return [len(ids) - n for ids, n in zip(self._tokenize(texts), around, strict=True)]
-
     def _visual_tokens(self, video: VideoFrames, is_key: bool) -> int:
         """Visual tokens of one picture."""
-        size = self._shown_size(video, is_key)
-        if self.family.native:
-            return size[0] * size[1] // token_side(self.processor) ** 2
-        one, two = (len(self._placeholder.findall(self._stock_text(video, [(0.0,)] * n))) for n in (1, 2))
-        return two - one
-
-    @property
-    def _tail(self) -> int:
-        """Visual tokens of a video that belong to no frame (the newline of LLaVA-OneVision)."""
-        if self.family.layout != "video":
-            return 0
-        one, two = (len(self._placeholder.findall(self._stock_text(_NOTHING, [(0.0,)] * n))) for n in (1, 2))
-        return 2 * one - two
-
-    @property
-    def _run(self) -> re.Pattern[str]:
-        return re.compile(f"(?:{self._placeholder.pattern})+")
-
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        return self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-
-    # ----------------------------------------------------------------------------------- what the stock processor says
-
-    def _make_probe(self, num_frames: int, size: tuple[int, int]) -> dict[str, Any]:
-        """Black pictures as the stock processor prepares them: their shape decides what it writes into a prompt."""
-        if self.family.layout == "images":
-            return dict(self.processor.image_processor([Image.new("RGB", size[::-1])], return_tensors="pt"))
-        arguments = video_arguments(self.family, self.processor, self.tokens_per_key_frame)
-        frames = torch.zeros(num_frames, 3, *size, dtype=torch.uint8)
-        metadata = time_metadata([0.0] * num_frames, 1.0, size)
-        return dict(
-            self.processor.video_processor([frames], video_metadata=[metadata], return_metadata=True, **arguments)
-        )
-
-    def _stock_text(self, video: VideoFrames, times: Sequence[tuple[float, ...]]) -> str:
-        """What the prompt says in place of a video that is shown at these times, in the words of the stock processor;
-        native frames are as small as they get."""
-        processor, family = self.processor, self.family
-        if family.layout == "images":
-            stock = [processor.replace_image_token(self._probe(1, (32, 32)), 0)] * len(times)
-            return "".join(self._time_word(time) + text for time, text in zip(times, stock, strict=True))
-        if family.layout == "blocks":
-            side = token_side(processor) if family.native else 32
-            probe = self._probe(frames_per_block(family, processor), (side, side))
-            texts: dict[tuple[float, ...], str] = {}
-            for time in times:
-                key = time if family.times else ()
-                if key not in texts:
-                    metadata = time_metadata(time, video.duration, video.size)
-                    texts[key] = processor.replace_video_token({**probe, "video_metadata": [metadata]}, 0)
-            return family.joint.join(self._time_word(time) + texts[time if family.times else ()] for time in times)
-        probe = {
-            name: value.expand(-1, len(times), *[-1] * (value.ndim - 2))
-            if torch.is_tensor(value) and value.ndim == 5
-            else value
-            for name, value in self._probe(1, (32, 32)).items()
-        }
-        if "video_grids" in probe:  # Molmo 2
-            probe["video_grids"] = torch.cat([torch.tensor([[len(times)]]), probe["video_grids"][:, 1:]], 1)
-        metadata = time_metadata([time[0] for time in times], video.duration, video.size)
-        return processor.replace_video_token({**probe, "video_metadata": [metadata]}, 0)
-
-    def _time_word(self, times: tuple[float, ...]) -> str:
-        return f"{times[0]:.1f}s: " if self.time_words else ""
+        if not self.family.native:
+            return self._prompt.picture_tokens()
+        height, width = self._shown_size(video, is_key)
+        return height * width // token_side(self.processor) ** 2
 
     # ------------------------------------------------------------------------------------------------- the pictures
 
@@ -324,13 +220,8 @@ class FocusProcessor:
         shown += [self._entry(chosen.video, tuple(group), is_key=False) for group in chosen.coarse]
         return sorted(shown, key=lambda entry: (entry.pictures[0][0], not entry.is_key))
 
-    def _entry(self, video: VideoFrames, numbers: tuple[int, ...], is_key: bool) -> Entry:
-        pictures = [tuple(int(number) for number in numbers)]
-        if frames_per_block(self.family, self.processor) == 2:
-            # The stock processor samples at this rate: what it would have taken next.
-            step = 1.0 / (getattr(self.processor.video_processor, "fps", None) or 2.0)
-            pictures.append(tuple(video.shown_at(float(video.times[number]) + step) for number in pictures[0]))
-        return Entry(tuple(pictures), tuple(float(video.times[picture[0]]) for picture in pictures), is_key)
+    def _entry(self, video: VideoFrames, numbers: Sequence[int], is_key: bool) -> Entry:
+        return Entry.of(video, numbers, is_key, self._pair_seconds)
 
     def _shown_size(self, video: VideoFrames, is_key: bool) -> tuple[int, int]:
         if not self.family.native:
@@ -340,35 +231,14 @@ class FocusProcessor:
         return fit_size(*video.size, token_side(self.processor), tokens)
 
     def _pictures(self, chosen: ChosenFrames, entries: Sequence[Entry]) -> list[torch.Tensor]:
-        """For each entry its pictures, `(pictures, 3, H, W)` uint8; every frame is read once and kept in no size but
-        those in which it is shown."""
-        video = chosen.video
-        uses: dict[int, list[tuple[int, int, int]]] = {}
-        pictures: list[torch.Tensor] = []
-        for i, entry in enumerate(entries):
-            size = self._shown_size(video, entry.is_key)
-            pictures.append(torch.zeros(len(entry.pictures), 3, *size, dtype=torch.uint8))
-            for j, numbers in enumerate(entry.pictures):
-                for slot, number in enumerate(numbers):
-                    uses.setdefault(number, []).append((i, j, slot))
-        for number, frame in video.read(sorted(uses)):
-            for i, j, slot in uses.pop(number, ()):
-                picture = pictures[i][j]
-                if len(entries[i].pictures[j]) == 1:
-                    picture.copy_(self._resized(frame, picture.shape[-2:]))
-                    continue
-                height, width = (side // PANEL for side in picture.shape[-2:])
-                row, column = divmod(slot, PANEL)
-                tile = torch.from_numpy(resize_frame(frame, (height, width))).permute(2, 0, 1)
-                picture[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
-        if uses:
-            raise ValueError(f"Frame {min(uses)} of the video cannot be read.")
-        return pictures
+        """For each entry its pictures, `(pictures, 3, H, W)` uint8."""
+        sizes = [self._shown_size(chosen.video, entry.is_key) for entry in entries]
+        return draw(chosen.video, entries, sizes, self._resized)
 
-    def _resized(self, frame: np.ndarray, size: Sequence[int]) -> torch.Tensor:
+    def _resized(self, frame: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """`(3, H, W)`, resized as the stock processor does it."""
         pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-        if tuple(pixels.shape[-2:]) == tuple(size):
+        if pixels.shape[-2:] == size:
             return pixels
         stock = self.processor.video_processor
         target = SizeDict(height=size[0], width=size[1])
@@ -405,7 +275,7 @@ class FocusProcessor:
         if len(batch) != len(chosen):
             raise ValueError(f"{len(batch)} prompts came with the videos of {len(chosen)}.")
         rows = [self._row(chat, row, labels) for chat, row in zip(batch, chosen, strict=True)]
-        inputs = self._collate([row.inputs for row in rows])
+        inputs = collate([row.inputs for row in rows], self.processor.tokenizer.pad_token_id or 0, self.family)
         return Shown(inputs, [r.num_visual_tokens[0] for r in rows], [r.entries[0] for r in rows])
 
     def chat_messages(
@@ -413,7 +283,7 @@ class FocusProcessor:
         chat: str | Sequence[Any],
         videos: Sequence[ChosenFrames],
         *,
-        image_format: Literal["jpeg", "png"] = "jpeg",
+        image_format: ImageFormat = "jpeg",
     ) -> list[dict[str, Any]]:
         """
         The same chat for a server that speaks OpenAI's protocol: frames as pictures, and their times as the stock
@@ -426,47 +296,46 @@ class FocusProcessor:
             chat, videos: of one prompt, as in [`show`].
             image_format: of the pictures; PNG keeps every value.
         """
-        messages, _, images = self._messages(chat, len(videos))
-        rest, chosen = iter(images), iter(videos)
-        for message in messages:
+        told = read_chat(chat, len(videos), self._prompt.placeholder)
+        pictures, chosen = iter(told.images), iter(videos)
+        for message in told.messages:
             if isinstance(message["content"], str):
                 continue
             parts: list[dict[str, Any]] = []
             for part in message["content"]:
                 if part["type"] == "text":
                     parts.append(part)
-                elif part.get("is_video") or part["type"] == "video":
-                    parts += self._video_parts(next(chosen), image_format)
+                elif part["type"] == "image":
+                    parts.append(picture_part(next(pictures), image_format))
                 else:
-                    parts.append(_picture_part(next(rest), image_format))
-            message["content"] = _joined(parts)
-        return messages
+                    parts += self._video_parts(next(chosen), image_format)
+            message["content"] = joined(parts)
+        return told.messages
 
-    def _video_parts(self, chosen: ChosenFrames, image_format: str) -> list[dict[str, Any]]:
+    def _video_parts(self, chosen: ChosenFrames, image_format: ImageFormat) -> list[dict[str, Any]]:
         entries = self.entries(chosen)
-        text = self._stock_text(chosen.video, [entry.times[:1] * len(entry.times) for entry in entries])
-        marks = sorted(self.processor.tokenizer.get_added_vocab(), key=len, reverse=True)
-        without = re.compile("|".join(map(re.escape, marks)))
-        words = [without.sub("", piece) for piece in self._run.split(text)]
+        # Of a pair the first is sent, so that its time is that of the picture.
+        times = [entry.times[:1] * len(entry.times) for entry in entries]
+        words = self._prompt.words(times, chosen.video.duration)
         parts: list[dict[str, Any]] = []
         for word, picture in zip(words[:-1], self._pictures(chosen, entries), strict=True):
-            parts += [{"type": "text", "text": word}, _picture_part(_as_image(picture[0]), image_format)]
+            parts += [{"type": "text", "text": word}, picture_part(as_image(picture[0]), image_format)]
         return [*parts, {"type": "text", "text": words[-1]}]
 
     def _row(self, chat: Any, videos: list[ChosenFrames], labels: bool) -> Shown:
-        messages, media, images = self._messages(chat, len(videos))
+        told = read_chat(chat, len(videos), self._prompt.placeholder)
         if labels:
-            text, spans = answer_spans(self._render, messages)
+            text, spans = answer_spans(self._render, told.messages)
         else:
-            text, spans = render_or_refuse(self._render, messages, add_generation_prompt=True), []
+            text, spans = render_or_refuse(self._render, told.messages, add_generation_prompt=True), []
         entries = [self.entries(video) for video in videos]
         words = [self._video_placeholders(shown) for shown in entries]
-        text, moves = self._expand(text, words, media)
-        row = self._call_stock(text, videos, entries, media, images)
+        text, moves = self._expand(text, words, told.media)
+        row = self._call_stock(text, videos, entries, told)
         offsets = row.pop("offset_mapping")[0]
         marks = row.pop("text_replacement_offsets")[0]
-        spans_of_videos = self._spans_of_videos(marks, words, media)
-        counts = [_tokens_within(offsets, span) for span in spans_of_videos]
+        shown_at = spans_of_videos(marks, words, told.media, self._token, self.family)
+        counts = [tokens_within(offsets, span) for span in shown_at]
         if sum(counts) > self.max_visual_tokens:
             raise ValueError(
                 f"What is to be shown costs {sum(counts)} tokens, more than "
@@ -481,64 +350,31 @@ class FocusProcessor:
             # Molmo 2 puts a token ahead of the text.
             ahead = marks[0]["span"][0] - text.index(marks[0]["text"]) if marks else 0
             grown = [(mark["span"], mark["new_span"][1] - mark["new_span"][0]) for mark in marks]
-            learned = [tuple(_moved(_moved(at, moves) + ahead, grown) for at in span) for span in spans]
-            inputs["labels"] = _labels(inputs["input_ids"], offsets, learned)
+            learned = [
+                (moved(moved(a, moves) + ahead, grown), moved(moved(b, moves) + ahead, grown)) for a, b in spans
+            ]
+            inputs["labels"] = answer_labels(inputs["input_ids"], offsets, learned)
         return Shown(BatchFeature(inputs), [counts], [entries])
-
-    def _messages(self, chat: Any, num_videos: int) -> tuple[list[dict[str, Any]], list[str], list[Any]]:
-        """The chat without media, what media it has in order (`"image"`, `"video"`), and its pictures."""
-        messages: list[dict[str, Any]]
-        messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else [dict(turn) for turn in chat]
-        has_videos = any(part.get("type") == "video" for turn in messages for part in _parts(turn))
-        if not has_videos and num_videos:
-            first = next((turn for turn in messages if turn["role"] == "user"), None)
-            if first is None:
-                raise ValueError("A chat needs a user's turn for its videos to stand in.")
-            first["content"] = [{"type": "video"}] * num_videos + _parts(first)
-        media: list[str] = []
-        images: list[Any] = []
-        for turn in messages:
-            if isinstance(turn["content"], str):
-                self._check_text(turn["content"])
-                continue
-            content = []
-            for part in _parts(turn):
-                kind = part.get("type")
-                if kind == "text":
-                    self._check_text(part["text"])
-                    content.append({"type": "text", "text": part["text"]})
-                    continue
-                if kind not in ("image", "video"):
-                    raise ValueError(f"A chat's content must be of type 'text', 'image' or 'video', got {kind!r}.")
-                media.append(kind)
-                if kind == "image":
-                    images.append(_load_picture(part))
-                if kind == "video" and self.family.layout == "images":
-                    content.append({"type": "image", "is_video": True})
-                else:
-                    content.append({"type": kind, **(self.family.video_content if kind == "video" else {})})
-            turn["content"] = content
-        if media.count("video") != num_videos:
-            raise ValueError(f"The chat has room for {media.count('video')} videos, but {num_videos} were given.")
-        return messages, media, images
-
-    def _check_text(self, text: str) -> None:
-        mark = self._placeholder.search(text)
-        if mark:
-            raise ValueError(f"A text holds {mark.group()!r}, which stands for a picture: leave it out.")
 
     def _render(self, messages: Sequence[dict[str, Any]], **arguments: Any) -> str:
         if getattr(self.processor, "chat_template", None) is None and "SmolVLM" not in self.family.name:
             raise ValueError(
                 f"This {type(self.processor).__name__} has no chat template: set `processor.chat_template`."
             )
-        return self.processor.apply_chat_template(list(messages), tokenize=False, **arguments)
+        stock = {"type": "image"} if self.family.layout == "images" else {"type": "video", **self.family.video_content}
+        told = [
+            {**turn, "content": [stock if part["type"] == "video" else part for part in turn["content"]]}
+            if not isinstance(turn["content"], str)
+            else turn
+            for turn in messages
+        ]
+        return self.processor.apply_chat_template(told, tokenize=False, **arguments)
 
     def _video_placeholders(self, entries: Sequence[Entry]) -> str:
         """What stands for a video in the text that the stock processor is given."""
         if self.family.layout == "video":
             return self._token
-        return self.family.joint.join(self._time_word(entry.times) + self._token for entry in entries)
+        return self.family.joint.join(self._prompt.time_word(entry.times) + self._token for entry in entries)
 
     def _expand(
         self, text: str, words: Sequence[str], media: Sequence[str]
@@ -564,20 +400,19 @@ class FocusProcessor:
         text: str,
         videos: Sequence[ChosenFrames],
         entries: Sequence[Sequence[Entry]],
-        media: Sequence[str],
-        images: Sequence[Any],
+        chat: Chat,
     ) -> dict[str, Any]:
         pictures = [self._pictures(video, shown) for video, shown in zip(videos, entries, strict=True)]
         arguments: dict[str, Any] = {
             "text": [text],
             "text_kwargs": {"return_offsets_mapping": True, "return_text_replacement_offsets": True},
         }
-        stock_images = list(images)
+        stock_images = list(chat.images)
         if self.family.layout == "images":
-            of_videos, of_chat = iter(pictures), iter(images)
+            of_videos, of_chat = iter(pictures), iter(chat.images)
             stock_images = []
-            for kind in media:
-                stock_images += [next(of_chat)] if kind == "image" else [_as_image(x[0]) for x in next(of_videos)]
+            for kind in chat.media:
+                stock_images += [next(of_chat)] if kind == "image" else [as_image(x[0]) for x in next(of_videos)]
         elif pictures:
             stock_videos, metadata = [], []
             for video, shown, tensors in zip(videos, entries, pictures, strict=True):
@@ -586,7 +421,7 @@ class FocusProcessor:
                 else:
                     times = [list(entry.times) for entry in shown]
                 stock_videos += tensors
-                metadata += [time_metadata(time, video.video.duration, video.video.size) for time in times]
+                metadata += [time_metadata(time, video.video.duration) for time in times]
             if self.family.layout == "video" and len({len(frames) for frames in stock_videos}) > 1:
                 if not self.family.drops_empty_frames:
                     raise ValueError(
@@ -606,109 +441,6 @@ class FocusProcessor:
         if bos is not None and text.startswith(bos):
             arguments["text_kwargs"]["add_special_tokens"] = False
         return dict(self.processor(**arguments))
-
-    def _spans_of_videos(
-        self, marks: Sequence[dict[str, Any]], words: Sequence[str], media: Sequence[str]
-    ) -> list[tuple[int, int]]:
-        """Where each video stands in the text that was tokenized, from its first word to its last mark."""
-        rest = iter(mark for mark in marks if self.family.layout == "images" or mark["type"] == "video")
-        texts = iter(words)
-        spans = []
-        for kind in media:
-            if kind == "image":
-                if self.family.layout == "images":
-                    next(rest)
-                continue
-            word = next(texts)
-            taken = [next(rest) for _ in range(word.count(self._token))]
-            # What stands before the first mark belongs to it, too: a time word.
-            spans.append((taken[0]["new_span"][0] - word.index(self._token), taken[-1]["new_span"][1]))
-        return spans
-
-    # -------------------------------------------------------------------------------------------------- the batch
-
-    def _collate(self, rows: Sequence[BatchFeature]) -> BatchFeature:
-        """Rows padded on the left; all that belongs to pictures is put one after another."""
-        length = max(row["input_ids"].shape[1] for row in rows)
-        padding = {"input_ids": self.processor.tokenizer.pad_token_id or 0, "labels": -100}
-        batch: dict[str, torch.Tensor] = {}
-        for name in dict.fromkeys(name for row in rows for name in row):
-            values = [row[name] for row in rows if name in row]
-            if name == "position_ids":
-                batch[name] = torch.cat([_padded(value, length, 0) for value in values], 1)
-            elif values[0].ndim == 2 and values[0].shape == rows[0]["input_ids"].shape:
-                batch[name] = torch.cat([_padded(value, length, padding.get(name, 0)) for value in values])
-            else:
-                batch[name] = self._stacked(name, values)
-        return BatchFeature(batch)
-
-    def _stacked(self, name: str, values: list[torch.Tensor]) -> torch.Tensor:
-        shapes = {tuple(value.shape[1:]) for value in values}
-        if len(shapes) > 1 and self.family.drops_empty_frames:
-            most = max(value.shape[1] for value in values)
-            values = [torch.cat([v, v.new_zeros(len(v), most - v.shape[1], *v.shape[2:])], 1) for v in values]
-        elif len(shapes) > 1:
-            raise ValueError(
-                f"{self.family.name} takes only videos that show the same number of pictures in one batch "
-                f"({name} would be {sorted(shapes)}): ask one by one, or set `num_key_frames` and `coarse='none'`."
-            )
-        return torch.cat(values)
-
-
-def _parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
-    content = turn["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-
-
-def _load_picture(part: dict[str, Any]) -> Image.Image:
-    source = next((part[key] for key in ("image", "url", "path", "base64") if key in part), None)
-    if source is None:
-        raise ValueError("A picture of a chat needs `image`, `url`, `path` or `base64`.")
-    return source.convert("RGB") if isinstance(source, Image.Image) else load_image(source)
-
-
-def _picture_part(picture: Image.Image, image_format: str) -> dict[str, Any]:
-    data = io.BytesIO()
-    picture.save(data, image_format, **({"quality": 90} if image_format == "jpeg" else {}))
-    url = f"data:image/{image_format};base64,{base64.b64encode(data.getvalue()).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Texts that follow each other as one; empty ones left out."""
-    joined: list[dict[str, Any]] = []
-    for part in parts:
-        if part["type"] == "text" and joined and joined[-1]["type"] == "text":
-            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
-        elif part["type"] != "text" or part["text"]:
-            joined.append(part)
-    return joined
-
-
-def _as_image(picture: torch.Tensor) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
-
-
-def _tokens_within(offsets: Any, span: tuple[int, int]) -> int:
-    """Tokens that hold a character of the span."""
-    return sum(start < span[1] and end > span[0] for start, end in offsets)
-
-
-def _moved(at: int, replaced: Sequence[tuple[tuple[int, int], int]]) -> int:
-    """Where a place in a text is after spans of it were replaced."""
-    return at + sum(length - (end - start) for (start, end), length in replaced if end <= at)
-
-
-def _labels(input_ids: torch.Tensor, offsets: Any, spans: Sequence[tuple[int, ...]]) -> torch.Tensor:
-    labels = torch.full_like(input_ids, -100)
-    for position, (start, end) in enumerate(offsets):
-        if any(start < last and end > first for first, last in spans):
-            labels[0, position] = input_ids[0, position]
-    return labels
-
-
-def _padded(value: torch.Tensor, length: int, filler: int) -> torch.Tensor:
-    return torch.nn.functional.pad(value, (length - value.shape[-1], 0), value=filler)
 
 
 __all__ = ["ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]

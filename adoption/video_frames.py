@@ -4,8 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from PIL import Image
 
-from dynfocus.processing.reading.video_reading import OpenVideo
+from dynfocus.processing.reading.video_reading import OpenVideo, resize_frame
+
+PANEL = 2  # frames along each side of a panel
 
 
 @dataclass(frozen=True)
@@ -112,4 +116,77 @@ def spread_coarse(
     return [chosen[i : i + frames_per_coarse].tolist() for i in range(0, count, frames_per_coarse)]
 
 
-__all__ = ["ChosenFrames", "VideoFrames", "spread_coarse"]
+@dataclass(frozen=True)
+class Entry:
+    """
+    One picture that a model is shown, or one pair of pictures where its tower merges two.
+
+    Args:
+        pictures: for each of them the numbers of its frames: one, or up to four for a panel.
+        times: the start of each picture's first frame in seconds.
+        is_key: whether it is a key frame.
+    """
+
+    pictures: tuple[tuple[int, ...], ...]
+    times: tuple[float, ...]
+    is_key: bool
+
+    @classmethod
+    def of(cls, video: VideoFrames, numbers: Sequence[int], is_key: bool, pair_seconds: float | None = None):
+        """A frame, or a panel of several. With `pair_seconds` it is a pair: the second picture shows what comes that
+        much later."""
+        pictures = [tuple(int(number) for number in numbers)]
+        if pair_seconds is not None:
+            later = (video.shown_at(float(video.times[number]) + pair_seconds) for number in pictures[0])
+            pictures.append(tuple(later))
+        return cls(tuple(pictures), tuple(float(video.times[picture[0]]) for picture in pictures), is_key)
+
+
+def draw(
+    video: VideoFrames,
+    entries: Sequence[Entry],
+    sizes: Sequence[tuple[int, int]],
+    resize: Callable[[np.ndarray, tuple[int, int]], torch.Tensor],
+) -> list[torch.Tensor]:
+    """
+    The pictures of all entries. Every frame is read once, and kept only in the sizes in which it is shown.
+
+    Args:
+        sizes: `(height, width)` of each entry's pictures.
+        resize: makes a frame `(3, height, width)` uint8.
+
+    Returns:
+        For each entry `(pictures, 3, height, width)` uint8. A panel is filled in reading order, and black where it has
+        no more frames.
+
+    Raises:
+        `ValueError`: a frame cannot be read.
+    """
+    uses: dict[int, list[tuple[int, int, int]]] = {}
+    pictures: list[torch.Tensor] = []
+    for i, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
+        pictures.append(torch.zeros(len(entry.pictures), 3, *size, dtype=torch.uint8))
+        for j, numbers in enumerate(entry.pictures):
+            for slot, number in enumerate(numbers):
+                uses.setdefault(number, []).append((i, j, slot))
+    for number, frame in video.read(sorted(uses)):
+        for i, j, slot in uses.pop(number, ()):
+            picture = pictures[i][j]
+            if len(entries[i].pictures[j]) == 1:
+                picture.copy_(resize(frame, sizes[i]))
+                continue
+            height, width = (side // PANEL for side in sizes[i])
+            row, column = divmod(slot, PANEL)
+            tile = torch.from_numpy(resize_frame(frame, (height, width))).permute(2, 0, 1)
+            picture[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
+    if uses:
+        raise ValueError(f"Frame {min(uses)} of the video cannot be read.")
+    return pictures
+
+
+def as_image(picture: torch.Tensor) -> Image.Image:
+    """`(3, H, W)` uint8 as a picture of PIL."""
+    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+
+
+__all__ = ["PANEL", "ChosenFrames", "Entry", "VideoFrames", "as_image", "draw", "spread_coarse"]

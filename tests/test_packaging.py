@@ -190,6 +190,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dynfocus": {"dynfocus.selecting"},
     "dynfocus.selecting": set(),
     "dynfocus.processing": {"dynfocus", "dynfocus.selecting"},
+    "dynfocus.adoption": {"dynfocus", "dynfocus.selecting", "dynfocus.processing"},
     "dynfocus.training": {"dynfocus", "dynfocus.processing", "dynfocus.eval", "dynfocus.checkpoints"},
     "dynfocus.eval": {"dynfocus", "dynfocus.processing", "dynfocus.checkpoints"},
     "dynfocus.cli": {"dynfocus", "dynfocus.processing", "dynfocus.eval", "dynfocus.training", "dynfocus.checkpoints"},

@@ -146,7 +146,7 @@ def test_what_is_counted_stands_in_the_prompt(name):
     bare = text.index(QUESTION)
     assert shown.num_visual_tokens[0][0] < len(tokenizer(text[:bare], add_special_tokens=False)["input_ids"])
     # Outside the video no mark of a picture is left, and no digit of a time.
-    count, marks = shown.num_visual_tokens[0][0], processor._placeholder
+    count, marks = shown.num_visual_tokens[0][0], processor._prompt.placeholder
     starts = [i for i in range(len(ids) - count) if marks.search(tokenizer.decode(ids[i : i + count]))]
     outside = [tokenizer.decode(ids[:i]) + tokenizer.decode(ids[i + count :]) for i in starts]
     assert any(not marks.search(rest) and not re.search(r"\d", rest) for rest in outside)

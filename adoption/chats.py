@@ -1,0 +1,108 @@
+"""Chats with videos and pictures in them: what they say, and the form that servers take."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+from transformers.image_utils import load_image
+
+ImageFormat = Literal["jpeg", "png"]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """
+    A chat without its media.
+
+    Args:
+        messages: with `role` and `content`; contents with media are lists of `{"type": "text", "text": …}`,
+            `{"type": "image"}` and `{"type": "video"}`.
+        media: `"image"` or `"video"` for each of them, in order.
+        images: the pictures.
+    """
+
+    messages: list[dict[str, Any]]
+    media: list[str]
+    images: list[Image.Image]
+
+
+def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Pattern[str]) -> Chat:
+    """
+    A question, or a chat, with room for so many videos. If it does not say where they stand, they stand before the
+    first user's words.
+
+    Args:
+        placeholder: matches what no text may hold.
+
+    Raises:
+        `ValueError`: another number of videos, a content of another type, or a mark of a picture in a text.
+    """
+    turns: Sequence[Any] = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
+    messages: list[dict[str, Any]] = [dict(turn) for turn in turns]
+    has_videos = any(part.get("type") == "video" for turn in messages for part in _parts(turn))
+    if not has_videos and num_videos:
+        first = next((turn for turn in messages if turn["role"] == "user"), None)
+        if first is None:
+            raise ValueError("A chat needs a user's turn for its videos to stand in.")
+        first["content"] = [{"type": "video"}] * num_videos + _parts(first)
+    media: list[str] = []
+    images: list[Image.Image] = []
+    for turn in messages:
+        content = []
+        for part in _parts(turn):
+            kind = part.get("type")
+            if kind == "text":
+                mark = placeholder.search(part["text"])
+                if mark:
+                    raise ValueError(f"A text holds {mark.group()!r}, which stands for a picture: leave it out.")
+                content.append({"type": "text", "text": part["text"]})
+            elif kind in ("image", "video"):
+                media.append(kind)
+                content.append({"type": kind})
+                if kind == "image":
+                    images.append(_load_picture(part))
+            else:
+                raise ValueError(f"A chat's content must be of type 'text', 'image' or 'video', got {kind!r}.")
+        if not isinstance(turn["content"], str):
+            turn["content"] = content
+    if media.count("video") != num_videos:
+        raise ValueError(f"The chat has room for {media.count('video')} videos, but {num_videos} were given.")
+    return Chat(messages, media, images)
+
+
+def picture_part(picture: Image.Image, image_format: ImageFormat) -> dict[str, Any]:
+    """A picture as OpenAI's protocol has it, in the message itself."""
+    data = io.BytesIO()
+    picture.save(data, image_format, **({"quality": 90} if image_format == "jpeg" else {}))
+    url = f"data:image/{image_format};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Texts that follow each other as one; empty ones left out."""
+    result: list[dict[str, Any]] = []
+    for part in parts:
+        if part["type"] == "text" and result and result[-1]["type"] == "text":
+            result[-1] = {"type": "text", "text": result[-1]["text"] + part["text"]}
+        elif part["type"] != "text" or part["text"]:
+            result.append(part)
+    return result
+
+
+def _parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    content = turn["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _load_picture(part: dict[str, Any]) -> Image.Image:
+    source = next((part[key] for key in ("image", "url", "path", "base64") if key in part), None)
+    if source is None:
+        raise ValueError("A picture of a chat needs `image`, `url`, `path` or `base64`.")
+    return source.convert("RGB") if isinstance(source, Image.Image) else load_image(source)
+
+
+__all__ = ["Chat", "ImageFormat", "joined", "picture_part", "read_chat"]

@@ -1,0 +1,96 @@
+"""Rows of stock inputs: which of their tokens belong to what, and batches of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from .families import Family
+
+Span = tuple[int, int]
+
+
+def tokens_within(offsets: Sequence[Span], span: Span) -> int:
+    """Tokens that hold a character of the span; `offsets` are those of the tokens in the text."""
+    return sum(start < span[1] and end > span[0] for start, end in offsets)
+
+
+def moved(at: int, replaced: Sequence[tuple[Span, int]]) -> int:
+    """Where a place in a text is after spans of it were replaced by texts of the given lengths."""
+    return at + sum(length - (end - start) for (start, end), length in replaced if end <= at)
+
+
+def spans_of_videos(
+    marks: Sequence[dict[str, Any]], words: Sequence[str], media: Sequence[str], token: str, family: Family
+) -> list[Span]:
+    """
+    Where each video stands in the text that was tokenized, from its first word to its last mark.
+
+    Args:
+        marks: what the stock processor replaced (`text_replacement_offsets`).
+        words: what stood for each video before, with a `token` for each of its entries.
+        media: `"image"` or `"video"` in the order of the chat.
+    """
+    replaced = iter(mark for mark in marks if family.layout == "images" or mark["type"] == "video")
+    texts = iter(words)
+    spans = []
+    for kind in media:
+        if kind == "video":
+            word = next(texts)
+            taken = [next(replaced) for _ in range(word.count(token))]
+            # What stands before the first mark belongs to it, too: a time word.
+            spans.append((taken[0]["new_span"][0] - word.index(token), taken[-1]["new_span"][1]))
+        elif family.layout == "images":
+            next(replaced)
+    return spans
+
+
+def answer_labels(input_ids: torch.Tensor, offsets: Sequence[Span], spans: Sequence[Span]) -> torch.Tensor:
+    """The tokens `(1, S)` that hold a character of one of the spans; -100 elsewhere."""
+    labels = torch.full_like(input_ids, -100)
+    for position, (start, end) in enumerate(offsets):
+        if any(start < last and end > first for first, last in spans):
+            labels[0, position] = input_ids[0, position]
+    return labels
+
+
+def collate(rows: Sequence[BatchFeature], pad_token_id: int, family: Family) -> BatchFeature:
+    """
+    Rows padded on the left; all that belongs to pictures is put one after another.
+
+    Raises:
+        `ValueError`: videos that the family cannot take in one batch.
+    """
+    length = max(row["input_ids"].shape[1] for row in rows)
+    fillers = {"input_ids": pad_token_id, "labels": -100}
+    batch: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        if name == "position_ids":
+            batch[name] = torch.cat([_padded(value, length, 0) for value in values], 1)
+        elif values[0].shape == rows[0]["input_ids"].shape:
+            batch[name] = torch.cat([_padded(value, length, fillers.get(name, 0)) for value in values])
+        else:
+            batch[name] = _stacked(values, family)
+    return BatchFeature(batch)
+
+
+def _stacked(values: list[torch.Tensor], family: Family) -> torch.Tensor:
+    shapes = {tuple(value.shape[1:]) for value in values}
+    if len(shapes) == 1:
+        return torch.cat(values)
+    if not family.drops_empty_frames:
+        raise ValueError(
+            f"{family.name} takes only videos that show the same number of pictures in one batch, got "
+            f"{[value.shape[1] for value in values]}: ask one by one, or set `num_key_frames` and `coarse='none'`."
+        )
+    most = max(value.shape[1] for value in values)
+    return torch.cat([torch.cat([v, v.new_zeros(len(v), most - v.shape[1], *v.shape[2:])], 1) for v in values])
+
+
+def _padded(value: torch.Tensor, length: int, filler: int) -> torch.Tensor:
+    return torch.nn.functional.pad(value, (length - value.shape[-1], 0), value=filler)
+
+
+__all__ = ["answer_labels", "collate", "moved", "spans_of_videos", "tokens_within"]
