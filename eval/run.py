@@ -216,8 +216,12 @@ def _open_tasks(session: _Session, done: Mapping[str, Any]) -> Iterator[VideoTas
 
     def subtitles(question: Question, times: Sequence[float]) -> str:
         path = subtitle_file(question, settings.videos)
-        text = "" if path is None else subtitle_text(path.read_text(encoding="utf-8", errors="replace"), times)
-        return text or NO_SUBTITLES
+        if path is None:
+            return NO_SUBTITLES
+        try:
+            return subtitle_text(path.read_bytes(), times) or NO_SUBTITLES
+        except ValueError as error:
+            raise ValueError(f"{question.subtitles}: {error}") from error
 
     for video, questions in group_by_video(session.questions).items():
         batches = [questions[start : start + size] for start in range(0, len(questions), size)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .benchmarks.base import Benchmark, Question
+from .benchmarks.subtitles import subtitle_text
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 #: From this share on, missing files are no gaps but a wrong folder.
@@ -53,8 +54,16 @@ def subtitle_file(question: Question, folder: str | os.PathLike[str] | None) -> 
 
 
 def check_subtitles(questions: Iterable[Question], folder: str | os.PathLike[str] | None) -> None:
-    """Raises `ValueError` where questions have subtitles, and the file of none of them is there."""
+    """
+    Check that the questions' subtitles can be read.
+
+    Raises:
+        `ValueError`: questions have subtitles, and none of the files is there.
+        `ImportError`: the packages that read them are not installed.
+    """
     wanted = [question for question in questions if question.subtitles is not None]
+    if wanted:
+        subtitle_text(b"", ())
     if wanted and all(subtitle_file(question, folder) is None for question in wanted):
         raise ValueError(
             f"--videos {folder}: holds none of the files with subtitles ({wanted[0].subtitles}, …): put them there, "

@@ -25,8 +25,7 @@ class Question:
         pair, half: id shared by the two halves of a hallucination pair, and "basic" or "hallucination".
         aspects: of a judged benchmark, the judge's prompts by which the answer is scored; none means "open_ended". For
             "consistency", two questions share a `pair`, with the halves "first" and "second".
-        subtitles: their file (`.srt`, `.vtt`, or a JSON list of `{"start", "end", "line"}`), relative to the videos
-            folder.
+        subtitles: their file, relative to the videos folder; its forms are those of `subtitle_text`.
     """
 
     id: str

@@ -4,59 +4,153 @@ import html
 import json
 import re
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 #: What stands in the prompt where a video has no subtitles.
 NO_SUBTITLES = "No subtitles available"
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
-_CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}.*")
-_TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+_CLOCK = r"(?<![\w:])(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,:] ?(\d+))?"
+_TIME_LINE = re.compile(r"^[\d:., \t]*-->.*$", re.MULTILINE)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
+#: Code pages of Latin scripts, the most frequent one first.
+_LATIN = ("windows-1252", "windows-1250", "windows-1254", "windows-1257", "iso-8859-2")
 
 _Cue = tuple[float, float, str]
 
 
-def subtitle_text(srt: str, times: Sequence[float]) -> str:
+def subtitle_text(subtitles: str | bytes, times: Sequence[float]) -> str:
     """
     The lines that are shown at `times`, each once, in the order in which they appear.
 
     Args:
-        srt: the content of a SubRip (.srt) or WebVTT (.vtt) file, or of a JSON list of `{"start", "end", "line"}` or
-            `{"timestamp": [start, end], "text"}`. Cues that cannot be read are left out.
+        subtitles: the content of a subtitle file: SubRip (.srt), WebVTT (.vtt), SubStation Alpha (.ass, .ssa), SAMI,
+            TTML, MicroDVD, MPL2 or TMPlayer, or a JSON list of `{"start", "end", "line"}` or
+            `{"timestamp": [start, end], "text"}`. Of bytes, the encoding is detected. Cues whose times cannot be read
+            are left out.
         times: of the sampled frames, in seconds. A cue is shown from its start until just before its end.
 
     Returns:
         The text without tags, a line a cue; `""` if nothing is shown.
+
+    Raises:
+        `ValueError`: the content is not empty, and holds no cues in any of these forms, or no text.
+        `ImportError`: the extra `dynfocus[eval]` is not installed.
     """
-    text = srt.lstrip("\ufeff").strip()
-    cues = sorted(_json_cues(text) if text.startswith("[") else _text_cues(text), key=lambda cue: cue[:2])
-    shown = [line for start, end, line in cues if line and any(start <= time < end for time in times)]
+    pysubs2 = _import("pysubs2")
+    text = decode_text(subtitles) if isinstance(subtitles, bytes) else subtitles
+    text = re.sub(r"\r\n?", "\n", text.lstrip("\ufeff").strip())
+    cues = _read_cues(text, pysubs2) if text else []
+    shown = [line for start, end, line in sorted(cues) if line and any(start <= time < end for time in times)]
     return "\n".join(shown)
 
 
-def _text_cues(text: str) -> Iterator[_Cue]:
-    start = end = 0.0
-    lines: list[str] | None = None
-    # The blank line at the end closes the last cue.
-    for line in [*text.splitlines(), ""]:
-        match = _CUE.fullmatch(line)
-        if match:
-            if lines:
-                # No blank line before it, but perhaps the number of the new cue.
-                yield start, end, _plain(" ".join(lines[:-1] if lines[-1].strip().isdecimal() else lines))
-            start, end, lines = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:]), []
-        elif lines is not None and line.strip():
-            lines.append(line)
-        elif lines is not None:
-            yield start, end, _plain(" ".join(lines))
-            lines = None
+def decode_text(data: bytes) -> str:
+    """
+    The text of a file whose encoding is not known: Unicode with or without a mark, else the likeliest code page.
 
-
-def _json_cues(text: str) -> Iterator[_Cue]:
+    Raises:
+        `ValueError`: it is no text.
+    """
+    chardet = _import("chardet")
+    # UTF-16 without a mark may be valid UTF-8, but has zeros.
+    if b"\0" not in data:
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            pass
+    pages = _LATIN if b"\0" not in data and _is_latin(data) else None
+    era = chardet.EncodingEra.ALL if pages else chardet.EncodingEra.MODERN_WEB
+    likely = chardet.detect_all(data, include_encodings=pages, encoding_era=era, prefer_superset=True)
+    scores = {one["encoding"]: one["confidence"] for one in likely if one["encoding"] is not None}
+    if not scores:
+        raise ValueError("It holds bytes that are not text: save it as UTF-8.")
+    encoding = max(scores, key=lambda name: scores[name] * (1.3 if pages and name == "Windows-1252" else 1))
     try:
-        rows: list[Any] = json.loads(text)
-    except json.JSONDecodeError:
-        return
+        return data.decode(encoding)
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"Its text cannot be decoded ({error}): save it as UTF-8.") from None
+
+
+def _is_latin(data: bytes) -> bool:
+    """Whether bytes beyond ASCII stand alone among ASCII letters, as accents do: of a few short lines with them, the
+    detector takes some for Cyrillic or Thai."""
+    runs = re.findall(rb"[\x80-\xff]+", data)
+    single = sum(len(run) == 1 for run in runs)
+    return single > 0.7 * len(runs) and sum(map(len, runs)) < 0.7 * len(re.findall(rb"[A-Za-z]", data))
+
+
+def _import(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ImportError(f"Reading subtitles needs the package {name}: pip install 'dynfocus[eval]'.") from None
+
+
+def _read_cues(text: str, pysubs2: Any) -> list[_Cue]:
+    rows = _json_rows(text)
+    try:
+        cues = list(_text_cues(text, pysubs2) if rows is None else _json_cues(rows))
+    except pysubs2.Pysubs2Error:
+        cues = []
+    # What the readers raise for a file that is cut or edited badly; `SyntaxError` is that of XML.
+    except (ValueError, LookupError, NotImplementedError, SyntaxError) as error:
+        raise ValueError(f"Its subtitles cannot be read ({error}): save them as .srt.") from None
+    if not any(start < end for start, end, _ in cues) and text.split() != ["WEBVTT"] and rows != []:
+        raise ValueError(f"It holds no subtitles in a known form, and begins with {text[:40]!r}: save them as .srt.")
+    return cues
+
+
+def _text_cues(text: str, pysubs2: Any) -> Iterator[_Cue]:
+    form = None
+    if _TIME_LINE.search(text):
+        form = "vtt" if text.startswith("WEBVTT") else "srt"
+        # WebVTT has times within lines.
+        text = _TIME_LINE.sub(_usual_times, re.sub(r"<\d[\d:.]*>", "", text))
+        # The reader takes a number at the end of a cue's lines for that of the next cue.
+        text = (_without_notes(text) if form == "vtt" else text) + "\n\n0\n"
+    found = pysubs2.SSAFile.from_string(text, format_=form, keep_html_tags=True)
+    for event in found:
+        if event.is_text:
+            said = event.plaintext if found.format in ("ass", "ssa") else re.sub(r"\\[Nnh]", " ", event.text)
+            yield event.start / 1000, event.end / 1000, _plain(said)
+
+
+def _usual_times(line: re.Match[str]) -> str:
+    """A line with the times of a cue, as all readers take it; a cue without both times has no duration."""
+    clocks = [_seconds(*match.groups()) for match in re.finditer(_CLOCK, line[0])][:2]
+    start, end = clocks if len(clocks) == 2 else (0.0, 0.0)
+    return f"{_clock(start)} --> {_clock(end)}"
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(1000 * seconds)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
+
+
+def _without_notes(text: str) -> str:
+    """The cues of a WebVTT file, with numbers as names; without its header, comments and styles."""
+    blocks: list[str] = []
+    for block in re.split(r"\n[ \t]*\n", text):
+        cue = re.match(r"(?:WEBVTT.*\n(?:.+\n)*?|.*\n)??(?=[\d:.]+ -->)", block)
+        if cue:
+            blocks.append(f"{len(blocks) + 1}\n{block[cue.end() :]}")
+        elif not re.match(r"\s*(?:WEBVTT|NOTE|STYLE|REGION)\b", block):
+            blocks.append(block)
+    return "WEBVTT\n\n" + "\n\n".join(blocks)
+
+
+def _json_rows(text: str) -> list[Any] | None:
+    """The list that the text holds; `None` if it is no such JSON."""
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        return None
+    return rows if isinstance(rows, list) else None
+
+
+def _json_cues(rows: list[Any]) -> Iterator[_Cue]:
     for row in rows:
         try:
             start, end = row["timestamp"] if "timestamp" in row else (row["start"], row["end"])
@@ -72,7 +166,7 @@ def _line_of(row: dict[str, Any]) -> str:
 
 def _as_seconds(value: Any) -> float:
     if isinstance(value, str):
-        match = re.fullmatch(_TIME, value.strip())
+        match = re.fullmatch(_CLOCK, value.strip())
         if match is None:
             raise ValueError(f"{value!r} is no time.")
         return _seconds(*match.groups())
@@ -87,4 +181,4 @@ def _plain(text: str) -> str:
     return " ".join(html.unescape(_TAG.sub("", text)).split())
 
 
-__all__ = ["NO_SUBTITLES", "subtitle_text"]
+__all__ = ["NO_SUBTITLES", "decode_text", "subtitle_text"]

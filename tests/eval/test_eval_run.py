@@ -324,7 +324,7 @@ def test_subtitles_of_the_frames_that_are_seen(go, pipe, world, tmp_path, monkey
     videos = tmp_path / "videos"
     shutil.copytree(world / "videos", videos)
     cue = "1\n00:00:0{0}.000 --> 00:00:0{1}.000\nhello {0}\n\n"
-    (videos / "000000.srt").write_text(cue.format(2, 4) + cue.format(8, 9))
+    (videos / "000000.srt").write_text(cue.format(2, 4) + cue.format(8, 9), encoding="utf-16")
     seen, preprocess = [], pipe.preprocess
     monkeypatch.setattr(pipe, "preprocess", lambda row, **kw: seen.append(row) or preprocess(row, **kw))
     benchmark = choice_benchmark(tmp_path, choice_rows()).with_options(subtitles=True)
@@ -332,6 +332,12 @@ def test_subtitles_of_the_frames_that_are_seen(go, pipe, world, tmp_path, monkey
     prompts = [row["messages"][0]["content"][1]["text"] for row in seen]
     assert prompts[0] == "which one? 0 hello 2" and prompts[2] == "which one? 2 No subtitles available"
     assert all(SUBTITLES_MARK not in row["question"] for row in seen)
+    # What cannot be read is no video without subtitles.
+    (videos / "000000.srt").write_text("words alone")
+    broken = go(tmp_path / "broken", benchmark=benchmark, videos=str(videos)).answers[0]
+    assert (
+        broken["error"].startswith("000000.srt: It holds no subtitles") or "videos/000000.srt: It" in broken["error"]
+    )
     (videos / "000000.srt").unlink()
     with pytest.raises(ValueError, match="holds none of the files with subtitles"):
         go(tmp_path / "without", benchmark=benchmark, videos=str(videos))
