@@ -52,7 +52,7 @@ class Part:
         return json.loads(self.found.read_text(encoding="utf-8")), load_file(self.tensors)
 
 
-def load_all(source: str, video: str, question: str, pipeline_class: Any = None, **options: Any) -> tuple[dict, dict]:
+def load_all(source: str, video: str, question: str, **options: Any) -> tuple[dict, dict]:
     """Facts and tensors that the Auto classes and the pipeline give for `source`, a folder or a Hub id."""
     import torch
     from transformers import (
@@ -73,9 +73,7 @@ def load_all(source: str, video: str, question: str, pipeline_class: Any = None,
         logits, hidden = model(**inputs).logits, base(**inputs).last_hidden_state
     video_processor = AutoVideoProcessor.from_pretrained(source, **options)
     pixels = video_processor(video, return_tensors="pt")["pixel_values_videos"]
-    pipe = pipeline(
-        "video-qa", model=source, **options, **({"pipeline_class": pipeline_class} if pipeline_class else {})
-    )
+    pipe = pipeline("video-qa", model=source, **options)
     parts = (config, processor, model, base, video_processor, pipe, pipe.model, pipe.processor)
     facts = {
         "answer": pipe(video, question=question),
@@ -122,17 +120,36 @@ def remote_again(sources: dict, video: str, question: str) -> tuple[dict, dict]:
 
 def installed(sources: dict, failures: dict, video: str, question: str) -> tuple[dict, dict]:
     """Loads `sources` with the package and without trust; and tells how the command refuses `failures`."""
-    from dynfocus import VideoQAPipeline
+    import dynfocus  # noqa: F401
 
     found: dict[str, Any] = {"sources": {}}
     tensors = {}
     for name, (source, options) in sources.items():
-        facts, made = load_all(source, video, question, pipeline_class=VideoQAPipeline, **options)
+        facts, made = load_all(source, video, question, **options)
         found["sources"][name] = facts
         tensors |= {f"{name}/{key}": tensor for key, tensor in made.items()}
     found["modules"] = sorted(name for name in sys.modules if name.startswith("transformers_modules"))
     found["failures"] = {name: failure(**arguments)[0] for name, arguments in failures.items()}
     return found, tensors
+
+
+def installed_pushes(model: str, folder: str, pushed: str) -> tuple[dict, dict]:
+    """Pushes `model` with the package, in all the ways that transformers has."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, pipeline
+
+    import dynfocus  # noqa: F401
+
+    loaded, processor = AutoModelForImageTextToText.from_pretrained(model), AutoProcessor.from_pretrained(model)
+    settings = TrainingArguments(folder, hub_model_id=f"{pushed}-by-trainer", report_to=[], use_cpu=True)
+    Trainer(loaded, settings, processing_class=processor).push_to_hub()
+    pipeline("video-qa", model=model).push_to_hub(f"{pushed}-by-pipeline")
+    loaded.push_to_hub(f"{pushed}-by-parts")
+    processor.push_to_hub(f"{pushed}-by-parts")
+    for part in (loaded, processor):
+        part.save_pretrained(f"{folder}/saved", push_to_hub=True, repo_id=f"{pushed}-by-saving")
+    for name, part in {"config": loaded.config, "processor": processor, "video": processor.video_processor}.items():
+        part.save_pretrained(f"{folder}/{name}", push_to_hub=True, repo_id=f"{pushed}-{name}")
+    return {}, {}
 
 
 def remote_training(model: str, video: str, question: str, folder: str, pushed: str) -> tuple[dict, dict]:

@@ -12,8 +12,6 @@ from safetensors.torch import load_file
 from tiny_models import save_question_aware
 from videos import barcode_frames, write_video
 
-from dynfocus import VideoQAPipeline
-
 QUESTION = "which number is shown with the red star?"
 CLASSES = [
     "DynFocusConfig",
@@ -105,9 +103,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def expected(folders, video) -> dict[str, tuple[dict, dict]]:
     """Facts and tensors of the saved folders, with the installed package."""
-    return {
-        name: load_all(str(folders[name]), video, QUESTION, pipeline_class=VideoQAPipeline) for name in ("old", "new")
-    }
+    return {name: load_all(str(folders[name]), video, QUESTION) for name in ("old", "new")}
 
 
 @pytest.fixture(scope="module")

@@ -226,3 +226,36 @@ def test_a_push_that_fails_says_what_to_do_and_leaves_nothing(pushed, hub, name,
 def test_a_push_that_was_cut_off_can_be_repeated(pushed, hub, saved):
     assert pushed["cut commit, again"]["code"] == 0, pushed["cut commit, again"]
     assert hub.files("user/cut-commit")["model.safetensors"] == (saved / "model.safetensors").read_bytes()
+
+
+# ---- the ways of transformers ----
+
+WAYS = ("by-trainer", "by-pipeline", "by-parts", "by-saving")
+
+
+@pytest.fixture(scope="module")
+def stock(hub, saved, tmp_path_factory) -> None:
+    out = tmp_path_factory.mktemp("stock")
+    token = {"HF_TOKEN": "hf_user"}
+    Part(
+        "installed_pushes", out, hub.url, token, model=str(saved), folder=str(out / "runs"), pushed="user/own"
+    ).result()
+
+
+def test_what_transformers_pushes_has_its_code_and_answers_the_same_without_the_package(
+    stock, hub, saved, video, tmp_path
+):
+    code = {path.name: path.read_bytes() for path in saved.glob("*.py")}
+    for way in WAYS:
+        files = hub.files(f"user/own-{way}")
+        assert {name: data for name, data in files.items() if name.endswith(".py")} == code, way
+    sources = {way: (f"user/own-{way}", {}) for way in WAYS}
+    asked = {"video": video, "question": QUESTION}
+    found, _ = Part("remote_again", tmp_path, hub.url, {"HF_TOKEN": "hf_user"}, sources=sources, **asked).result()
+    expected = pipeline("video-qa", model=str(saved))(video, question=QUESTION)
+    assert {way: found["sources"][way]["answer"] for way in WAYS} == dict.fromkeys(WAYS, expected)
+
+
+@pytest.mark.parametrize("part", ["config", "processor", "video"])
+def test_a_part_that_is_pushed_while_it_is_saved_has_the_code(stock, hub, saved, part):
+    assert {path.name for path in saved.glob("*.py")} <= hub.files(f"user/own-{part}").keys()
