@@ -13,7 +13,7 @@ Span = tuple[int, int]
 
 def tokens_within(offsets: Sequence[Span], span: Span) -> int:
     """Tokens that hold a character of the span; `offsets` are those of the tokens in the text."""
-    return sum(start < span[1] and end > span[0] for start, end in offsets)
+    return sum(bool(start < span[1] and end > span[0]) for start, end in offsets)
 
 
 def moved(at: int, replaced: Sequence[tuple[Span, int]]) -> int:
@@ -67,6 +67,8 @@ def collate(rows: Sequence[BatchFeature], pad_token_id: int, family: Family) -> 
     batch: dict[str, Any] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row[name] for row in rows if name in row]
+        if name.endswith("_token_pooling"):
+            values = _renumbered(values, [row for row in rows if name in row], name)
         if name == "position_ids":
             batch[name] = torch.cat([_padded(value, length, 0) for value in values], 1)
         elif values[0].shape == rows[0]["input_ids"].shape:
@@ -87,6 +89,13 @@ def _stacked(values: list[torch.Tensor], family: Family) -> torch.Tensor:
         )
     most = max(value.shape[1] for value in values)
     return torch.cat([torch.cat([v, v.new_zeros(len(v), most - v.shape[1], *v.shape[2:])], 1) for v in values])
+
+
+def _renumbered(values: list[torch.Tensor], rows: list[BatchFeature], name: str) -> list[torch.Tensor]:
+    """Molmo 2 numbers the patches of a whole batch; those of a row come after the rows before it. -1 is no patch."""
+    pixels = "pixel_values_videos" if name.startswith("video") else "pixel_values"
+    counts = torch.tensor([0] + [row[pixels].shape[:2].numel() for row in rows]).cumsum(0)
+    return [torch.where(value >= 0, value + before, value) for value, before in zip(values, counts[:-1], strict=True)]
 
 
 def _padded(value: torch.Tensor, length: int, filler: int) -> torch.Tensor:

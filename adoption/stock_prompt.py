@@ -103,14 +103,25 @@ class StockPrompt:
         return beside, max(0, first + last - beside) + tail
 
     def words(self, times: Sequence[tuple[float, ...]], duration: float) -> list[str]:
-        """The plain words before each picture and after the last, without marks."""
+        """The plain words before each picture and after the last, without marks; what a chat template and the stock
+        processor write around any picture is left out."""
+        if self.family.layout == "images":
+            return [*(self.time_word(time) for time in times), ""]
         marks = sorted(self.processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         without = re.compile("|".join(map(re.escape, marks)))
-        return [without.sub("", piece) for piece in self.run.split(self.text(times, duration))]
+        first, *rest = [without.sub("", piece) for piece in self.run.split(self.text(times, duration))]
+        return [first, *(word.removeprefix(self._after_picture()) for word in rest)]
+
+    def _after_picture(self) -> str:
+        """What the chat template writes between a picture and the words after it."""
+        content = [{"type": "image"}, {"type": "text", "text": "."}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        _, mark, after = text.rpartition(self.processor.image_token)
+        return after.partition(".")[0] if mark else ""
 
     def _tokens_of(self, pieces: set[tuple[bool, str, bool]]) -> list[int]:
         """Tokens of texts with a picture before and after them, or not: a text is cut differently at its ends."""
-        mark = self.placeholder.search(self.text([(0.0, 0.0)], 1.0))
+        mark = self.placeholder.search(self._text_of(1))
         filler = mark.group() if mark else ""
         texts = [filler * before + text + filler * after for before, text, after in sorted(pieces)]
         around = [before + after for before, _, after in sorted(pieces)]
@@ -118,7 +129,11 @@ class StockPrompt:
         return [len(row) - n for row, n in zip(ids, around, strict=True)]
 
     def _placeholders_of(self, num_pictures: int) -> int:
-        return len(self.placeholder.findall(self.text([(0.0, 0.0)] * num_pictures, 1.0)))
+        return len(self.placeholder.findall(self._text_of(num_pictures)))
+
+    def _text_of(self, num_pictures: int) -> str:
+        start = (0.0,) * frames_per_block(self.family, self.processor)
+        return self.text([start] * num_pictures, 1.0)
 
     def _probe(self) -> dict[str, Any]:
         """A black picture as the stock processor prepares it: its shape decides what is written."""

@@ -5,7 +5,8 @@ differ; only widths and depths are small. Chat templates are short ones in the f
 """
 
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,12 +194,231 @@ def llava_onevision() -> Stock:
     return Stock(tf.LlavaOnevisionForConditionalGeneration(config), processor)
 
 
-FAMILIES = {
+def glm4v(version: str = "Glm4v") -> Stock:
+    tok = tokenizer(
+        "<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"
+    )
+    limits = {"shortest_edge": 12544, "longest_edge": 47040000}
+    processor = getattr(tf, f"{version}Processor")(
+        getattr(tf, f"{version}ImageProcessor")(size={"shortest_edge": 12544, "longest_edge": 9633792}),
+        tok,
+        getattr(tf, f"{version}VideoProcessor")(size=limits),
+        chat_template=chat_template(
+            "<|begin_of_image|><|image|><|end_of_image|>", "<|begin_of_video|><|video|><|end_of_video|>"
+        ),
+    )
+    rope = {
+        "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5,
+    }  # fmt: skip
+    config = getattr(tf, f"{version}Config")(
+        text_config={**TEXT, "model_type": "glm4v_text", "vocab_size": len(tok), "rope_parameters": rope},
+        vision_config={
+            **VISION, "model_type": "glm4v_vision", "depth": 2, "patch_size": 14, "image_size": 112,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32,
+        },
+        **_ids(tok, image_token_id="<|image|>", video_token_id="<|video|>"),
+        **_ids(tok, image_start_token_id="<|begin_of_image|>", image_end_token_id="<|end_of_image|>"),
+        **_ids(tok, video_start_token_id="<|begin_of_video|>", video_end_token_id="<|end_of_video|>"),
+    )  # fmt: skip
+    return Stock(getattr(tf, f"{version}ForConditionalGeneration")(config), processor)
+
+
+def video_llama_3() -> Stock:
+    tok = tokenizer(*QWEN_MARKS)
+    # The template of the checkpoints needs to know how many pictures a video has.
+    template = chat_template("<|image_pad|>", "{{ '<|video_pad|>' * part['num_frames'] }}")
+    processor = tf.VideoLlama3Processor(
+        tf.VideoLlama3ImageProcessor(size=QWEN2_SIZE),
+        tok,
+        tf.VideoLlama3VideoProcessor(size=QWEN2_SIZE),
+        chat_template=template,
+    )
+    config = tf.VideoLlama3Config(
+        text_config={"model_type": "qwen2", **TEXT, "vocab_size": len(tok)},
+        vision_config={**SMALL_VISION, "patch_size": 14},
+        **_ids(tok, image_token_id="<|image_pad|>", video_token_id="<|video_pad|>"),
+    )
+    return Stock(tf.VideoLlama3ForConditionalGeneration(config), processor)
+
+
+def llava_next_video() -> Stock:
+    tok = tokenizer("<image>", "<video>", image_token="<image>", video_token="<video>")
+    # 336 pixels in patches of 14 in the checkpoints; 112 here.
+    size = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
+    processor = tf.LlavaNextVideoProcessor(
+        tf.LlavaNextVideoVideoProcessor(**size),
+        tf.LlavaNextImageProcessor(**size, image_grid_pinpoints=[[112, 112]]),
+        tok,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template("<image>\n", "<video>\n"),
+    )
+    config = tf.LlavaNextVideoConfig(
+        text_config={"model_type": "llama", **TEXT, "head_dim": 8, "vocab_size": len(tok)},
+        vision_config={"model_type": "clip_vision_model", **SMALL_VISION, "image_size": 112, "patch_size": 14},
+        image_grid_pinpoints=[[112, 112]],
+        spatial_pool_stride=2,
+        vision_feature_layer=-1,
+        **_ids(tok, image_token_index="<image>", video_token_index="<video>"),
+    )
+    return Stock(tf.LlavaNextVideoForConditionalGeneration(config), processor)
+
+
+def perception_lm() -> Stock:
+    tok = tokenizer("<|image|>", "<|video|>", image_token="<|image|>", video_token="<|video|>")
+    size = {"height": 112, "width": 112}
+    processor = tf.PerceptionLMProcessor(
+        tf.PerceptionLMVideoProcessor(size=size, do_resize=True, resample=3),
+        tf.PerceptionLMImageProcessor(tile_size=112, max_num_tiles=1),
+        tok,
+        patch_size=14,
+        pooling_ratio=2,
+        chat_template=chat_template("<|image|>", "<|video|>"),
+    )
+    vision = {
+        "embed_dim": 32, "img_size": [112, 112], "depth": 2, "num_heads": 4, "ref_feat_shape": [8, 8],
+        "use_post_transformer_norm": False, "patch_size": [14, 14], "global_pool": "",
+    }  # fmt: skip
+    config = tf.PerceptionLMConfig(
+        text_config={"model_type": "llama", **TEXT, "head_dim": 8, "vocab_size": len(tok)},
+        vision_config={
+            "model_type": "timm_wrapper", "architecture": "vit_pe_core_tiny_patch16_384", "do_pooling": False,
+            "model_args": vision,
+        },
+        vision_use_cls_token=True,
+        projector_pooling_ratio=2,
+        **_ids(tok, image_token_id="<|image|>", video_token_id="<|video|>"),
+    )  # fmt: skip
+    return Stock(tf.PerceptionLMForConditionalGeneration(config), processor)
+
+
+def internvl() -> Stock:
+    marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tok = tokenizer(*marks.values(), "<video>", **marks, video_token="<video>")
+    # 448 pixels in patches of 14 and 256 tokens in the checkpoints; 112 pixels and 16 tokens here.
+    size = {"height": 112, "width": 112}
+    processor = tf.InternVLProcessor(
+        tf.GotOcr2ImageProcessor(size=size, max_patches=1),
+        tok,
+        tf.InternVLVideoProcessor(size=size),
+        image_seq_length=16,
+        chat_template=chat_template("<IMG_CONTEXT>\n", "<video>\n"),
+    )
+    config = tf.InternVLConfig(
+        text_config={"model_type": "qwen2", **TEXT, "vocab_size": len(tok)},
+        vision_config={**SMALL_VISION, "image_size": [112, 112], "patch_size": [14, 14]},
+        image_seq_length=16,
+        **_ids(tok, image_token_id="<IMG_CONTEXT>"),
+    )
+    return Stock(tf.InternVLForConditionalGeneration(config), processor)
+
+
+def gemma3() -> Stock:
+    marks = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    tok = tokenizer(*marks.values(), **marks)
+    # 896 pixels in patches of 14 and 256 tokens in the checkpoints; 112 pixels and 16 tokens here.
+    processor = tf.Gemma3Processor(
+        tf.Gemma3ImageProcessor(size={"height": 112, "width": 112}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        tok,
+        image_seq_length=16,
+        chat_template=chat_template("<start_of_image>", ""),
+    )
+    config = tf.Gemma3Config(
+        text_config={
+            **TEXT, "head_dim": 8, "vocab_size": len(tok), "sliding_window": 32, "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        vision_config={**SIGLIP, "image_size": 112, "vision_use_head": False},
+        mm_tokens_per_image=16,
+        **_ids(tok, boi_token_index="<start_of_image>", eoi_token_index="<end_of_image>"),
+        **_ids(tok, image_token_index="<image_soft_token>"),
+    )  # fmt: skip
+    return Stock(tf.Gemma3ForConditionalGeneration(config), processor)
+
+
+def gemma4() -> Stock:
+    marks = {
+        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>", "image_token": "<|image|>",
+        "boi_token": "<|image>", "eoi_token": "<image|>",
+    }  # fmt: skip
+    tok = tokenizer(*marks.values(), "<|video|>", **marks)
+    processor = tf.Gemma4Processor(
+        tf.Gemma4AudioFeatureExtractor(),
+        tf.Gemma4ImageProcessor(),
+        tok,
+        tf.Gemma4VideoProcessor(),
+        chat_template=chat_template("\n\n<|image|>\n\n", "\n\n<|video|>\n\n"),
+    )
+    config = tf.Gemma4Config(
+        text_config={
+            **TEXT, "head_dim": 8, "global_head_dim": 8, "vocab_size": len(tok), "sliding_window": 32,
+            "layer_types": ["sliding_attention", "full_attention"], "use_bidirectional_attention": "vision",
+            "vocab_size_per_layer_input": len(tok), "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+        },
+        vision_config={
+            **SMALL_VISION, "num_key_value_heads": 4, "head_dim": 8, "patch_size": 16, "pooling_kernel_size": 3,
+            "position_embedding_size": 64,
+        },
+        audio_config=None,
+        **_ids(tok, boi_token_id="<|image>", eoi_token_id="<image|>", image_token_id="<|image|>"),
+        **_ids(tok, video_token_id="<|video|>", audio_token_id="<|audio|>"),
+    )  # fmt: skip
+    return Stock(tf.Gemma4ForConditionalGeneration(config), processor)
+
+
+def molmo2() -> Stock:
+    marks = [
+        "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
+        "<im_low>",
+    ]  # fmt: skip
+    tok = tokenizer("<|image|>", "<|video|>", *marks, image_token="<|image|>", video_token="<|video|>")
+    tok.bos_token = "<eos>"
+    # 378 pixels in the checkpoints; 126 here.
+    size = {"height": 126, "width": 126}
+    processor = tf.Molmo2Processor(
+        tf.Molmo2ImageProcessor(size=size),
+        tf.Molmo2VideoProcessor(size=size),
+        tok,
+        chat_template=chat_template("<|image|>", "<|video|>"),
+    )
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+    config = tf.Molmo2Config(
+        text_config={**TEXT, "head_dim": 8, "vocab_size": len(tok), "additional_vocab_size": 0},
+        vision_config={
+            **SMALL_VISION, **heads, "image_size": [126, 126], "patch_size": 14, "num_position_embeddings": 81,
+        },
+        adapter_config={
+            **heads, "vision_feature_layer": [-1, -2], "hidden_size": 32, "intermediate_size": 48,
+            "text_hidden_size": 32,
+        },
+        **_ids(tok, image_patch_id="<im_patch>", frame_start_token_id="<frame_start>"),
+        **_ids(tok, frame_end_token_id="<frame_end>"),
+    )  # fmt: skip
+    return Stock(tf.Molmo2ForConditionalGeneration(config), processor)
+
+
+FAMILIES: dict[str, Callable[[], Stock]] = {
     "qwen3_vl": qwen3_vl,
+    "qwen3_vl_moe": partial(qwen3_vl, "Qwen3VLMoe"),
+    "qwen3_5": partial(qwen3_vl, "Qwen3_5"),
+    "qwen3_5_moe": partial(qwen3_vl, "Qwen3_5Moe"),
     "qwen2_5_vl": qwen2_vl,
-    "smolvlm": smolvlm,
+    "qwen2_vl": partial(qwen2_vl, "Qwen2_VL"),
+    "glm4v": glm4v,
+    "glm46v": partial(glm4v, "Glm46V"),
+    "video_llama_3": video_llama_3,
+    "gemma4": gemma4,
+    "molmo2": molmo2,
     "llava_onevision": llava_onevision,
+    "llava_next_video": llava_next_video,
+    "perception_lm": perception_lm,
+    "internvl": internvl,
+    "smolvlm": smolvlm,
+    "gemma3": gemma3,
 }
+if not hasattr(tf, "Molmo2Config"):  # before 5.24
+    del FAMILIES["molmo2"]
 
 
 @cache
