@@ -1,0 +1,594 @@
+"""
+The face of a model that answers questions about videos: `encode_video`, `choose`, `answer`. The pipeline, evaluation
+and the command line know no more of a model than this.
+"""
+
+import copy
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from dynfocus.encoding.event_prototypes import choose_by_frames
+from dynfocus.selecting.focus import Focus
+from dynfocus.selecting.rules import RULES, Rule
+from dynfocus.states.video_state import VideoState
+
+from .reading.decoded_frames import describe_video, flatten_videos, restated
+from .reading.stream import FrameStream
+from .rows.collator import merge_rows, pad_token_id
+from .rows.conversations import as_messages, media_of
+from .token_plan import room_for_videos
+
+#: Tokens of an answer at most, if nobody says.
+DEFAULT_NEW_TOKENS = 64
+# Other arguments of `generate` than the fields of its configuration.
+_GENERATE_ARGUMENTS = {
+    "generation_config",
+    "logits_processor",
+    "stopping_criteria",
+    "prefix_allowed_tokens_fn",
+    "assistant_model",
+    "assistant_tokenizer",
+    "tokenizer",
+    "streamer",
+}
+#: All parameters of `generate`.
+GENERATION_PARAMETERS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | _GENERATE_ARGUMENTS
+_TEXT_INPUTS = ("input_ids", "attention_mask")
+_VIDEO_INPUTS = (
+    "pixel_values_videos",
+    "video_frame_mask",
+    "video_token_plan",
+    "question_input_ids",
+    "question_attention_mask",
+)
+# Of a state that is copied into a batch with others. A longer one keeps the processor busy by itself.
+_MOST_COPIED_FRAMES = 256
+# Of questions about one video: so many at once, and so many visual tokens of them. More of them leave a CPU's cache,
+# and take longer than one by one.
+_QUESTIONS_AT_ONCE = 8
+_TOKENS_AT_ONCE = {"cpu": 2048}
+_TOKENS_AT_ONCE_ELSEWHERE = 16384
+
+
+@dataclass
+class Answer:
+    """
+    An answer, and the frames on which it rests.
+
+    Args:
+        answer (`str`).
+        score (`float`): geometric mean of the probabilities of the answer's tokens (its end included).
+        key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
+            frames, seconds from the start of the video, how well it fits the question in 0…1. With several videos also
+            `"video"`, its number.
+        num_visual_tokens, num_dense_tokens (`int`): what the language model read of the videos, and what it would read
+            of them if every frame were kept in full.
+        frame_times (`list[list[float]]`): seconds of the sampled frames of each video.
+        events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`.
+        timings (`dict`): seconds of `"decode"`, `"encode"` and `"generate"`.
+    """
+
+    answer: str
+    score: float
+    key_frames: list[dict[str, Any]]
+    num_visual_tokens: int
+    num_dense_tokens: int
+    frame_times: list[list[float]]
+    events: list[dict[str, Any]]
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self, details: bool = True) -> dict[str, Any]:
+        """What the `video-qa` pipeline returns, which describes it."""
+        result: dict[str, Any] = {
+            "answer": self.answer,
+            "score": self.score,
+            "key_frames": self.key_frames,
+            "num_visual_tokens": self.num_visual_tokens,
+        }
+        if details:
+            result |= {
+                "num_frames": sum(map(len, self.frame_times)),
+                "frame_times": self.frame_times[0] if len(self.frame_times) == 1 else self.frame_times,
+                "num_dense_tokens": self.num_dense_tokens,
+                "events": self.events,
+                "timings": self.timings,
+            }
+        return result
+
+
+@dataclass
+class Shown:
+    """What a language model is shown of the videos of one row; see [`Answer`]."""
+
+    key_frames: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    frame_times: list[list[float]]
+    num_visual_tokens: int
+    num_dense_tokens: int
+
+
+class VideoQA(ABC):
+    """
+    A model and its processor, which answer questions about videos.
+
+    Args:
+        model (`PreTrainedModel`): with `generate`.
+        processor (`ProcessorMixin`): of the model.
+    """
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor = model, processor
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """Of what encodes videos; states carry it, and are refused by a model with another one."""
+
+    @abstractmethod
+    def open_video(self, video: Any, **sampling: Any) -> FrameStream:
+        """
+        A video that is about to be encoded: `encode_video` takes it in place of the video. What is wrong with the file
+        as a whole is raised here. `FrameStream.start` reads the first chunks ahead, in a thread.
+        """
+
+    @abstractmethod
+    def encode_stream(self, stream: FrameStream, **options: Any) -> VideoState:
+        """As `encode_video`, of an opened video."""
+
+    def encode_video(
+        self,
+        video: Any,
+        *,
+        save_to: str | os.PathLike | None = None,
+        progress: bool | Callable[[int, int], None] = False,
+        dtype: torch.dtype | None = None,
+        **sampling: Any,
+    ) -> VideoState:
+        """
+        What can be known of a video before any question is asked. It is read and encoded chunk by chunk, however long
+        it is.
+
+        Args:
+            video: a video in any form, what `open_video` returned, or a list of videos, which gives one state of all.
+            save_to (path, *optional*):
+                write the state into this file. An interrupted encoding goes on where it stopped with the same call.
+            progress (`bool` or `Callable`): draw a bar, or call this with the frames done and all of them.
+            dtype (`torch.dtype`, *optional*): of the state's features.
+            sampling: `fps`, `max_frames`, `num_frames`, `sampling`, `decoder`, `on_truncated`.
+
+        Raises:
+            `ValueError`, `FileNotFoundError`: a video that cannot be read; of several, the message says which.
+        """
+        options = {"save_to": save_to, "progress": progress, "dtype": dtype}
+        if isinstance(video, FrameStream):
+            return self.encode_stream(video, **options)
+        videos = flatten_videos(video)
+        if not videos or (len(videos) > 1 and save_to is not None):
+            raise ValueError(f"There are {len(videos)} videos: give one (or several without `save_to`).")
+        states = []
+        for index, one in enumerate(videos):
+            try:
+                states.append(self.encode_stream(self.open_video(one, **sampling), **options))
+            except (ValueError, OSError) as error:
+                if len(videos) == 1:
+                    raise
+                where = f"Video {index} of {len(videos)} ({describe_video(one)})"
+                raise restated(error, f"{where}: {error}") from error
+        return states[0] if len(states) == 1 else VideoState.stack(states)
+
+    @abstractmethod
+    def choose(
+        self, state: VideoState, question: str, *, max_visual_tokens: int | None = None, rule: str | Rule | None = None
+    ) -> Focus:
+        """
+        Which frames of one video a question is answered from.
+
+        Args:
+            state ([`VideoState`]): of one video.
+            question (`str`).
+            max_visual_tokens (`int`, *optional*): what the frames may cost together.
+            rule (`str` or `Callable`, *optional*): a rule of choice of `selecting.rules`, by its name or itself; by
+                default the model's own.
+        """
+
+    @abstractmethod
+    def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
+        """
+        A row, read and prepared for `answer`; may be called in another process.
+
+        Args:
+            row: as [`as_messages`] reads it: `{"video", "question"}`, or `{"messages"}`. A `VideoState` stands for its
+                videos. `question` beside `messages` is the one by which frames are chosen.
+            question (`str`, *optional*): for rows without one.
+            settings: the sampling of `encode_video`, `max_visual_tokens`, and `max_new_tokens`, for which the language
+                model keeps room.
+
+        Raises:
+            `ValueError`, `FileNotFoundError`: a row that cannot be read.
+        """
+
+    @abstractmethod
+    def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
+        """Arguments of `generate` for prepared rows, padded on the left, and what each row shows."""
+
+    @torch.no_grad()
+    def answer(
+        self,
+        rows: Sequence[tuple[VideoState, str] | Mapping[str, Any]],
+        *,
+        max_visual_tokens: int | None = None,
+        rule: str | Rule | None = None,
+        **generate: Any,
+    ) -> list[Answer]:
+        """
+        Answers to questions, all at once.
+
+        Args:
+            rows: pairs of a state and a question, rows as `prepare` takes them, or what it returned.
+            max_visual_tokens, rule: see `choose`; rows that are prepared already keep their budget.
+            generate: parameters of `generate`.
+        """
+        settings = {} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens}
+        if "max_new_tokens" in generate:
+            settings["max_new_tokens"] = generate["max_new_tokens"]
+        prepared = [self._as_prepared(row, settings) for row in rows]
+        start = self._now()
+        batch, shown = self.show(prepared, rule)
+        encoded = self._now()
+        options = self._generate_options(generate)
+        output = self.model.generate(**batch, **options)
+        done = self._now()
+        new_tokens = output.sequences[:, batch["input_ids"].shape[1] :]
+        texts = self.decode(new_tokens)
+        scores = sequence_scores(self.model, output, new_tokens, self._end_tokens(options))
+        seconds = {"encode": (encoded - start) / len(rows), "generate": (done - encoded) / len(rows)}
+        return [
+            Answer(
+                answer=text,
+                score=score,
+                key_frames=one.key_frames,
+                num_visual_tokens=one.num_visual_tokens,
+                num_dense_tokens=one.num_dense_tokens,
+                frame_times=one.frame_times,
+                events=one.events,
+                timings={"decode": row.get("decode", 0.0), **seconds},
+            )
+            for row, one, text, score in zip(prepared, shown, texts, scores, strict=True)
+        ]
+
+    @abstractmethod
+    def decode(self, new_tokens: torch.Tensor) -> list[str]:
+        """The texts of generated tokens `(batch, steps)`."""
+
+    @abstractmethod
+    def questions_at_once(self, state: VideoState, settings: Mapping[str, Any]) -> int:
+        """How many questions about one state are best answered together; `settings` as of `prepare`."""
+
+    def _as_prepared(self, row: Any, settings: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(row, tuple):
+            state, question = row
+            row = {"video": state, "question": question}
+        return row if "inputs" in row else self.prepare(row, **settings)
+
+    def _generate_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `generate`: an answer's length and padding where nobody says, and what scores need."""
+        named: dict[str, Any] = {"return_dict_in_generate": True, "output_logits": True}
+        config = given.get("generation_config")
+        current = self.model.generation_config if config is None else config
+        if current.pad_token_id is None:
+            named["pad_token_id"] = pad_token_id(self.processor.tokenizer)
+        # 20 is the library's own default, which nobody set.
+        has_length = {"max_new_tokens", "max_length"} & given.keys() or current.max_length not in (None, 20)
+        if not has_length and current.max_new_tokens is None:
+            named["max_new_tokens"] = DEFAULT_NEW_TOKENS
+        if config is None:
+            return {**named, **given}
+        # Both a configuration and parameters by themselves would be too many for `generate`.
+        config = copy.deepcopy(config)
+        config.update(**named, **{name: value for name, value in given.items() if name not in _GENERATE_ARGUMENTS})
+        return {**{name: given[name] for name in _GENERATE_ARGUMENTS & given.keys()}, "generation_config": config}
+
+    def _end_tokens(self, options: dict[str, Any]) -> list[int]:
+        config = options.get("generation_config", self.model.generation_config)
+        ends = options.get("eos_token_id", config.eos_token_id)
+        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class DynFocusVideoQA(VideoQA):
+    """The face of the trained model, [`DynFocusForConditionalGeneration`]."""
+
+    def fingerprint(self) -> str | None:
+        return self.model.video_fingerprint(self.processor)
+
+    def open_video(self, video: Any, **sampling: Any) -> FrameStream:
+        return self.processor.video_processor.stream(
+            video,
+            self.model.config.vision_config.frames_per_chunk,
+            pin_memory=self.device.type == "cuda",
+            **sampling,
+        )
+
+    def encode_stream(self, stream: FrameStream, **options: Any) -> VideoState:
+        return self.model.encode_video(stream, **options)
+
+    def choose(
+        self, state: VideoState, question: str, *, max_visual_tokens: int | None = None, rule: str | Rule | None = None
+    ) -> Focus:
+        if len(state) != 1:
+            raise ValueError(f"Frames are chosen from one video at a time, and this state holds {len(state)}.")
+        row = self.prepare({"video": state, "question": question}, max_visual_tokens=max_visual_tokens)
+        names = ("video_state", "video_token_plan", "question_input_ids", "question_attention_mask")
+        with torch.no_grad():
+            return self.model.choose(**{name: row["inputs"][name] for name in names}, choose=_rule_of_choice(rule))
+
+    def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
+        start = time.perf_counter()
+        own: str | None = row.get("question")
+        if "messages" not in row:
+            if own is None and question is None:
+                raise ValueError("There is no question: give `question=`, or rows with `question`.")
+            row = {**row, "question": question if own is None else own, "answer": None}
+        messages = as_messages(row)
+        given = [video for _, video in media_of(messages)]
+        num_videos = sum(len(video) if isinstance(video, VideoState) else 1 for video in given)
+        settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
+        settings.pop("max_new_tokens", None)
+        is_begun = messages[-1]["role"] == "assistant"
+        inputs = self.processor.apply_chat_template(
+            [messages],
+            question=question if own is None else own,
+            add_generation_prompt=not is_begun,
+            continue_final_message=is_begun,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={**settings, "return_metadata": True},
+        )
+        metadata = inputs.pop("video_metadata", None) or []
+        state = inputs.get("video_state")
+        # Offsets and the like are of no use to the model.
+        names = (*_TEXT_INPUTS, *_VIDEO_INPUTS, "video_state")
+        return {
+            "inputs": {name: inputs[name] for name in names if name in inputs},
+            "frame_times": [one.timestamps for one in metadata] if state is None else times_of_state(state),
+            "decode": time.perf_counter() - start,
+        }
+
+    def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
+        pad = pad_token_id(self.processor.tokenizer)
+        videos, features = features_of_rows(
+            self.model, [row["inputs"] for row in rows], pad, choose=_rule_of_choice(rule)
+        )
+        texts = [{name: row["inputs"][name] for name in _TEXT_INPUTS} for row in rows]
+        batch: dict[str, Any] = {
+            name: tensor.to(self.device) for name, tensor in merge_rows(texts, pad, "left").items()
+        }
+        if features is not None:
+            # Encoded already: `generate` need not know of videos.
+            batch["mm_encoder_outputs"] = {"video": features}
+        full_price = self.processor.cone_tokens + self.processor.rod_tokens
+        shown = [
+            Shown(
+                key_frames=key_frame_list(own, row["frame_times"]),
+                events=event_list(own, row["frame_times"]),
+                frame_times=row["frame_times"],
+                num_visual_tokens=sum(len(video["pooler_output"]) for video in own),
+                num_dense_tokens=sum(map(len, row["frame_times"])) * full_price,
+            )
+            for row, own in zip(rows, videos, strict=True)
+        ]
+        return batch, shown
+
+    def decode(self, new_tokens: torch.Tensor) -> list[str]:
+        return self.processor.post_process_generation(new_tokens)
+
+    def questions_at_once(self, state: VideoState, settings: Mapping[str, Any]) -> int:
+        try:
+            budget = self.processor.token_budget(max_visual_tokens=self._max_visual_tokens(settings, len(state)))
+            num_tokens = sum(budget.plan(count).num_visual_tokens for count in state.num_frames)
+        except ValueError:
+            # Each question will say it.
+            return 1
+        most = _TOKENS_AT_ONCE.get(self.device.type, _TOKENS_AT_ONCE_ELSEWHERE)
+        return max(1, min(_QUESTIONS_AT_ONCE, most // num_tokens))
+
+    def _max_visual_tokens(self, settings: Mapping[str, Any], num_videos: int) -> int | None:
+        """Of each video; if nobody says, what the language model's positions have room for beside the words."""
+        for limit in (settings.get("max_visual_tokens"), self.processor.max_visual_tokens):
+            if limit is not None:
+                return limit
+        # Not every family counts its positions.
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is None or not num_videos:
+            return None
+        new_tokens = max(settings.get("max_new_tokens") or 0, DEFAULT_NEW_TOKENS)
+        least = self.processor.cone_tokens + self.processor.rod_tokens
+        return room_for_videos(positions, new_tokens, num_videos, least)
+
+
+def find_rule(rule: str | Rule) -> Rule:
+    """A rule of choice by its name; `ValueError` for an unknown one."""
+    if not isinstance(rule, str):
+        return rule
+    if rule not in RULES:
+        raise ValueError(f"There is no rule of choice {rule!r}: choose one of {', '.join(map(repr, RULES))}.")
+    return RULES[rule]
+
+
+def _rule_of_choice(rule: str | Rule | None) -> Callable[..., Focus] | None:
+    """`choose` of [`DynFocusModel.get_video_features`]; `None` for DPE."""
+    return None if rule is None or rule == "dpe" else choose_by_frames(find_rule(rule))
+
+
+def features_of_rows(
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    pad_token_id: int,
+    choose: Callable[..., Focus] | None = None,
+) -> tuple[list[list[dict[str, Any]]], Any]:
+    """
+    What `get_video_features` gives for the videos of each row.
+
+    Videos that come as pixels go through together, and so do short states. Questions about one and the same state
+    share it: nothing of it is copied.
+
+    Args:
+        rows: prepared rows, each `(1, …)`; those without a video have no part in it.
+        pad_token_id: of the questions.
+        choose: see `get_video_features`.
+
+    Returns:
+        For each row the features of each of its videos, by name; and the features of all videos in the order of the
+        rows, as the model returns them (`None` where there is no video).
+    """
+    groups: dict[Hashable, list[int]] = {}
+    askers = Counter(id(row.get("video_state")) for row in rows)
+    for index, row in enumerate(rows):
+        if "video_token_plan" in row:
+            state = row.get("video_state")
+            several = len(rows) if state is None else askers[id(state)]
+            groups.setdefault(_group_key(state, several, index), []).append(index)
+    videos: list[list[dict[str, Any]]] = [[] for _ in rows]
+    features: Any = None
+    for members in groups.values():
+        features = _features([rows[index] for index in members], model, pad_token_id, choose)
+        found = (dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True))
+        for index in members:
+            videos[index] = [next(found) for _ in rows[index]["video_token_plan"]]
+    if len(groups) > 1:
+        everything = [video for own in videos for video in own]
+        features = type(features)(**{name: [video[name] for video in everything] for name in features})
+    return videos, features
+
+
+def _group_key(state: Any, askers: int, index: int) -> Hashable:
+    """Equal for rows that go through the model together."""
+    if state is None:
+        return "pixels"
+    if len(state) == 1 and askers > 1:
+        return id(state)
+    if state.frame_mask.shape[1] > _MOST_COPIED_FRAMES:
+        return "alone", index
+    return "states", state.frame_features.dtype
+
+
+def _features(
+    rows: Sequence[Mapping[str, Any]], model: Any, pad_token_id: int, choose: Callable[..., Focus] | None
+) -> Any:
+    inputs: Any = merge_rows(
+        [{name: row[name] for name in _VIDEO_INPUTS if name in row} for row in rows], pad_token_id, "left"
+    )
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    states = [row["video_state"] for row in rows if "video_state" in row]
+    if states:
+        # Of one and the same video, a batch of views.
+        inputs["video_state"] = states[0] if len(states) == 1 else type(states[0]).stack(states)
+    return model.get_video_features(**inputs, choose=choose)
+
+
+def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_tokens: Sequence[int]) -> list[float]:
+    """
+    Geometric mean of the model's probabilities of the generated tokens, up to and with the first end token.
+
+    Args:
+        output: what `generate` returned with `output_logits=True`.
+        new_tokens (`torch.Tensor` of shape `(batch, steps)`): the generated part of `output.sequences`.
+    """
+    log_probs = model.compute_transition_scores(
+        output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
+    )
+    steps = min(log_probs.shape[1], new_tokens.shape[1])
+    log_probs, new_tokens = log_probs[:, :steps].float(), new_tokens[:, :steps]
+    is_end = torch.isin(new_tokens, torch.tensor(list(end_tokens), dtype=new_tokens.dtype, device=new_tokens.device))
+    # Only padding follows the first end token.
+    kept = is_end.cumsum(1) - is_end.long() == 0
+    means = torch.where(kept, log_probs, 0.0).sum(1) / kept.sum(1).clamp(min=1)
+    return means.exp().tolist()
+
+
+def times_of_state(state: VideoState) -> list[list[float]]:
+    """Seconds of the frames of each video of a state."""
+    if state.frame_times is None:
+        # A state made without times: one frame a second, the default rate.
+        return [[float(second) for second in range(count)] for count in state.num_frames]
+    pairs = zip(state.frame_times.tolist(), state.num_frames, strict=True)
+    return [times[:count] for times, count in pairs]
+
+
+def key_frame_list(
+    selection: Sequence[Mapping[str, torch.Tensor]], times: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    """The key frames of one row's videos: `{"index", "time", "score"}`, and `"video"` where there are several."""
+    found = []
+    for video, (one, seconds) in enumerate(zip(selection, times, strict=True)):
+        scores = one["event_scores"].float().sigmoid()
+        for index in one["key_frames"].tolist():
+            entry = {"index": index, "time": seconds[index], "score": float(scores[one["event_of_frame"][index]])}
+            found.append({"video": video, **entry} if len(selection) > 1 else entry)
+    return found
+
+
+def event_list(
+    selection: Sequence[Mapping[str, torch.Tensor]], times: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    """
+    The events of one row's videos in time order of their prototypes: see [`Answer`]. An event may return, so `frames`
+    lists its frames; `end` is when the frame after its last one begins.
+    """
+    found = []
+    for video, (one, seconds) in enumerate(zip(selection, times, strict=True)):
+        key_frames = set(one["key_frames"].tolist())
+        scores = one["event_scores"].float().sigmoid().tolist()
+        for event, medoid in enumerate(one["event_medoids"].tolist()):
+            frames = (one["event_of_frame"] == event).nonzero().flatten().tolist() or [medoid]
+            entry = {
+                "start": seconds[frames[0]],
+                "end": _end_of_frame(seconds, frames[-1]),
+                "start_index": frames[0],
+                "end_index": frames[-1],
+                "frames": frames,
+                "medoid": medoid,
+                "score": scores[event],
+                "selected": medoid in key_frames,
+            }
+            found.append({"video": video, **entry} if len(selection) > 1 else entry)
+    return found
+
+
+def _end_of_frame(seconds: Sequence[float], index: int) -> float:
+    """When the next frame begins; the last frame lasts as long as the one before it, a single one for a second."""
+    if index + 1 < len(seconds):
+        return seconds[index + 1]
+    return seconds[index] + (seconds[index] - seconds[index - 1] if index else 1.0)
+
+
+__all__ = [
+    "DEFAULT_NEW_TOKENS",
+    "GENERATION_PARAMETERS",
+    "Answer",
+    "DynFocusVideoQA",
+    "Shown",
+    "VideoQA",
+    "event_list",
+    "features_of_rows",
+    "find_rule",
+    "key_frame_list",
+    "sequence_scores",
+    "times_of_state",
+]
