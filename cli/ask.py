@@ -135,14 +135,15 @@ def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]
     The pipeline's result with details, its steps taken one by one so that each can be named while it runs. `video` is
     a name or a state.
     """
+    video_qa = pipe.video_qa
     sampling = {name: value for name, value in setup.sampling.items() if value is not None}
     with in_options():
         with spinner("Reading the video" if isinstance(video, str) else "Reading the question"):
             settings = sampling if isinstance(video, str) else setup.budget
-            prepared = pipe.preprocess({"video": video, "question": question}, **settings)
+            prepared = video_qa.prepare({"video": video, "question": question}, **settings)
         with spinner("Looking and answering"):
-            found = pipe.forward(prepared, generate_kwargs={"max_new_tokens": setup.max_new_tokens})
-    return pipe.postprocess(found, return_details=True)
+            (found,) = video_qa.answer([prepared], max_new_tokens=setup.max_new_tokens)
+    return found.as_dict()
 
 
 @contextlib.contextmanager

@@ -111,8 +111,8 @@ def _finished(pipe: Any, request: Request, options: dict[str, Any]) -> Any:
     from dynfocus.states.encoding import difference_of_states, state_sampling
 
     state = VideoState.load(request.out)
-    fingerprint = pipe.model.video_fingerprint(pipe.processor)
-    with pipe.processor.video_processor.stream(request.video, **options) as stream:
+    fingerprint = pipe.video_qa.fingerprint()
+    with pipe.video_qa.open_video(request.video, **options) as stream:
         what = difference_of_states(state, state_sampling(stream), fingerprint, _dtype(pipe, request))
     if what is not None:
         raise UserError(
@@ -137,7 +137,7 @@ def _dtype(pipe: Any, request: Request) -> Any:
     """Of the state's features."""
     import torch
 
-    return torch.float16 if request.half else pipe.model.dtype
+    return torch.float16 if request.half else pipe.video_qa.state_dtype
 
 
 @contextmanager

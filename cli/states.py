@@ -28,14 +28,8 @@ def load_state(path: str) -> Any:
 
 def check_made_by(state: Any, pipe: Any, path: str) -> None:
     """Raises a `UserError` where a state was not encoded by the model of `pipe`."""
-    width = pipe.model.config.vision_config.hidden_size
-    if state.frame_features.shape[-1] != width:
-        raise UserError(
-            f"{path}: was encoded by another model (its features have {state.frame_features.shape[-1]} numbers, not "
-            f"{width}): give that model as --model, or encode the video again."
-        )
     try:
-        state.check_fingerprint(pipe.model.video_fingerprint(pipe.processor))
+        pipe.video_qa.check_state(state)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -1,7 +1,6 @@
 """The model's side of an evaluation: a video is read and encoded once, then asked all its questions in batches."""
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +9,10 @@ from typing import Any
 
 import torch
 
+from dynfocus.processing.video_qa import Answer as GivenAnswer
+
 from .benchmarks.base import SUBTITLES_MARK, Question
 
-_ROW = re.compile(r"^Row \d+: ")
 _NO_VIDEO = "The video file is missing."
 
 
@@ -68,6 +68,7 @@ class Answerer:
         generation: arguments of `generate`.
         sampling: `fps`, `max_frames`, `num_frames` or `decoder`, where they are not the processor's own.
         max_visual_tokens: of a video at most.
+        rule: of choice, by its name or itself; the model's own by default.
         seed: for models that sample their answers; each batch starts from it, so that the order does not matter.
     """
 
@@ -78,12 +79,14 @@ class Answerer:
         sampling: Mapping[str, Any] | None = None,
         max_visual_tokens: int | None = None,
         seed: int = 0,
+        rule: Any = None,
     ):
-        self.pipe = pipe
+        self.video_qa = pipe.video_qa
         self.generation = dict(generation)
         self.sampling = dict(sampling or {})
         self.budget = {} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens}
         self.seed = seed
+        self.rule = rule
 
     def answer(self, tasks: Iterable[VideoTask]) -> Iterator[tuple[Sequence[Question], list[Answer]]]:
         """
@@ -107,22 +110,22 @@ class Answerer:
         start = time.perf_counter()
         if task.path is None:
             raise FileNotFoundError(_NO_VIDEO)
-        frames = self.pipe.read_video(task.path, **self.sampling)
-        return frames, time.perf_counter() - start
+        stream = self.video_qa.open_video(task.path, **self.sampling).start()
+        return stream, time.perf_counter() - start
 
     def _ask_all(self, task: VideoTask, reading: Future) -> Iterator[tuple[Sequence[Question], list[Answer]]]:
         try:
-            frames, decode = reading.result()
+            stream, decode = reading.result()
+            start = time.perf_counter()
+            state = self.video_qa.encode_video(stream)
         except (ValueError, OSError) as error:
-            # Paths differ from machine to machine, and a run's lines shall not.
+            # Paths differ from machine to machine, and the lines of a run must not.
             message = _without_path(str(error), task.path)
             for batch in task.batches:
                 yield batch, [Answer(None, error=message) for _ in batch]
             return
-        start = time.perf_counter()
-        state = self.pipe.encode_video(frames)
-        if self.pipe.device.type == "cuda":
-            torch.cuda.synchronize(self.pipe.device)
+        if self.video_qa.device.type == "cuda":
+            torch.cuda.synchronize(self.video_qa.device)
         shares = {
             "decode": decode / task.num_questions,
             "encode": (time.perf_counter() - start) / task.num_questions,
@@ -140,14 +143,16 @@ class Answerer:
         times = state.frame_times[0].tolist()
         answers: list[Answer | None] = []
         rows = []
+        settings = {**self.budget, "max_new_tokens": self.generation.get("max_new_tokens")}
         for question in batch:
             try:
-                rows.append(self._row(state, question, times, subtitles))
+                rows.append(self.video_qa.prepare(self._row(state, question, times, subtitles), **settings))
                 answers.append(None)
             except (ValueError, OSError) as error:
                 answers.append(Answer(None, error=str(error)))
-        found = iter(self._generate(rows) if rows else ())
-        return [self._as_answer(next(found), times, shares) if one is None else one for one in answers]
+        torch.manual_seed(self.seed)
+        found = iter(self.video_qa.answer(rows, rule=self.rule, **self.generation) if rows else ())
+        return [_as_answer(next(found), times, shares) if one is None else one for one in answers]
 
     def _row(
         self,
@@ -166,7 +171,7 @@ class Answerer:
 
     def _cut(self, text: str) -> str:
         """The beginning of a text, as many tokens as steer the choice of frames."""
-        processor = self.pipe.processor
+        processor = self.video_qa.processor
         text = text.replace(SUBTITLES_MARK, " ").strip()
         room = processor.max_question_tokens
         while True:
@@ -176,32 +181,24 @@ class Answerer:
             # What is decoded may take more tokens than it was made of.
             text, room = processor.tokenizer.decode(ids[:room]).strip(), room - 1
 
-    def _generate(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The pipeline's results for rows about one state, all at once."""
-        torch.manual_seed(self.seed)
-        options = {"on_error": "skip", "return_details": True, "generate_kwargs": self.generation, **self.budget}
-        return self.pipe(rows, batch_size=len(rows), num_workers=0, **options)
 
-    def _as_answer(self, found: Mapping[str, Any], times: Sequence[float], shares: Mapping[str, float]) -> Answer:
-        if found["answer"] is None:
-            # Which row of its batch it was is no property of a question.
-            return Answer(None, error=_ROW.sub("", found["error"]))
-        return Answer(
-            output=found["answer"],
-            key_frames=[
-                {"index": one["index"], "time": round(one["time"], 3), "score": _rounded(one["score"])}
-                for one in found["key_frames"]
-            ],
-            num_visual_tokens=found["num_visual_tokens"],
-            num_frames=found["num_frames"],
-            duration=round(times[-1] - times[0], 3),
-            timings={
-                "decode": shares["decode"],
-                # The question's own part, from the state to visual tokens, is made as it is asked.
-                "encode": shares["encode"] + found["timings"]["encode"],
-                "generate": found["timings"]["generate"],
-            },
-        )
+def _as_answer(found: GivenAnswer, times: Sequence[float], shares: Mapping[str, float]) -> Answer:
+    return Answer(
+        output=found.answer,
+        key_frames=[
+            {"index": one["index"], "time": round(one["time"], 3), "score": _rounded(one["score"])}
+            for one in found.key_frames
+        ],
+        num_visual_tokens=found.num_visual_tokens,
+        num_frames=sum(map(len, found.frame_times)),
+        duration=round(times[-1] - times[0], 3),
+        timings={
+            "decode": shares["decode"],
+            # The question's own part, from the state to visual tokens, is made as it is asked.
+            "encode": shares["encode"] + found.timings["encode"],
+            "generate": found.timings["generate"],
+        },
+    )
 
 
 def _one_ahead(

@@ -141,20 +141,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
         if processor is not None:
             if video_frame_mask is not None:
                 raise ValueError("`video_frame_mask` goes with pixels: with `processor`, leave it out.")
-            weight = next(self.vision_tower.parameters())
-            # Weights that accelerate has offloaded are on meta until their own module runs.
-            device = torch.device("cpu") if weight.is_meta else weight.device
-            fingerprint = self.video_fingerprint()
-            return encode_stream(
-                processor.video_processor.stream(
-                    video, self.config.vision_config.frames_per_chunk, pin_memory=device.type == "cuda", **sampling
-                ),
-                lambda pixels: self._columns_to_keep(self.vision_tower(pixels.to(device, non_blocking=True))),
-                dtype=dtype or self.vision_tower.dtype,
-                fingerprint=fingerprint,
-                save_to=save_to,
-                progress=progress,
-            )
+            chunk_frames, on_gpu = self.config.vision_config.frames_per_chunk, self.device.type == "cuda"
+            stream = processor.video_processor.stream(video, chunk_frames, pin_memory=on_gpu, **sampling)
+            return self.encode_frames(stream, save_to=save_to, progress=progress, dtype=dtype)
         options = {**sampling, "save_to": save_to, "progress": progress or None, "dtype": dtype}
         if given := sorted(name for name, value in options.items() if value is not None):
             raise ValueError(f"`{given[0]}` needs `processor=`, which reads the video.")
@@ -163,6 +152,27 @@ class DynFocusModel(DynFocusPreTrainedModel):
         state = self.encode_pixels(video, video_frame_mask)
         state.fingerprint = self.video_fingerprint()
         return state
+
+    def encode_frames(
+        self,
+        stream: Any,
+        *,
+        save_to: str | os.PathLike | None = None,
+        progress: Progress = False,
+        dtype: torch.dtype | None = None,
+    ) -> VideoState:
+        """As `encode_video`, of one video that is open already: a `FrameStream` of the video processor."""
+        weight = next(self.vision_tower.parameters())
+        # Weights that accelerate has offloaded are on meta until their own module runs.
+        device = torch.device("cpu") if weight.is_meta else weight.device
+        return encode_stream(
+            stream,
+            lambda pixels: self._columns_to_keep(self.vision_tower(pixels.to(device, non_blocking=True))),
+            dtype=dtype or self.vision_tower.dtype,
+            fingerprint=self.video_fingerprint(),
+            save_to=save_to,
+            progress=progress,
+        )
 
     def encode_pixels(
         self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
@@ -271,6 +281,49 @@ class DynFocusModel(DynFocusPreTrainedModel):
         Raises:
             `ValueError`: where inputs are missing, or the plan does not fit the videos.
         """
+        state, queries, plan = self._prepare(
+            pixel_values_videos,
+            video_state,
+            video_frame_mask,
+            video_token_plan,
+            question_input_ids,
+            question_attention_mask,
+        )
+        focus = self._choose(state, queries, plan, choose)
+        tokens = self.cooperative_encoder(state, queries, focus)
+        num_events = focus.events.mask.sum(1)
+        return DynFocusVideoFeatures(
+            pooler_output=tokens,
+            key_frames=without_padding(focus.key_frames, focus.key_mask.sum(1)),
+            event_of_frame=without_padding(focus.events.event_of_frame, state.frame_mask.sum(1)),
+            event_scores=None if focus.scores is None else without_padding(focus.scores, num_events),
+            event_medoids=without_padding(focus.events.medoids, num_events),
+        )
+
+    def choose(
+        self,
+        video_state: VideoState,
+        video_token_plan: torch.Tensor,
+        question_input_ids: torch.Tensor,
+        question_attention_mask: torch.Tensor | None = None,
+        choose: Callable[..., Focus] | None = None,
+    ) -> Focus:
+        """Which frames are chosen for questions about the videos of a state; arguments as of `get_video_features`."""
+        state, queries, plan = self._prepare(
+            None, video_state, None, video_token_plan, question_input_ids, question_attention_mask
+        )
+        return self._choose(state, queries, plan, choose)
+
+    def _prepare(
+        self,
+        pixel_values_videos: torch.Tensor | None,
+        video_state: VideoState | None,
+        video_frame_mask: torch.Tensor | list[torch.Tensor] | None,
+        video_token_plan: torch.Tensor | None,
+        question_input_ids: torch.Tensor | list[torch.Tensor] | None,
+        question_attention_mask: torch.Tensor | list[torch.Tensor] | None,
+    ) -> tuple[VideoState, FrameQueries, torch.Tensor]:
+        """The state of the videos, what the question encoder sees in them, and their checked plans."""
         if (pixel_values_videos is None) == (video_state is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_state`.")
         if video_token_plan is None or question_input_ids is None:
@@ -309,20 +362,20 @@ class DynFocusModel(DynFocusPreTrainedModel):
             frame_mask,
             in_chunks,
         )
+        return state, queries, plan
+
+    def _choose(
+        self,
+        state: VideoState,
+        queries: FrameQueries,
+        plan: torch.Tensor,
+        choose: Callable[..., Focus] | None,
+    ) -> Focus:
         sigma, noise = self.selection_sigma if self.training else 0.0, None
         if sigma > 0 and torch.is_grad_enabled() and self.selection_noise is not None:
-            noise = self.selection_noise(plan[:, 0], self.config.selection_samples).to(device)
-        rule = choose or type(self.event_prototypes).choose
-        focus = rule(self.event_prototypes, state, queries, plan, sigma=sigma, noise=noise)
-        tokens = self.cooperative_encoder(state, queries, focus)
-        num_events = focus.events.mask.sum(1)
-        return DynFocusVideoFeatures(
-            pooler_output=tokens,
-            key_frames=without_padding(focus.key_frames, focus.key_mask.sum(1)),
-            event_of_frame=without_padding(focus.events.event_of_frame, frame_mask.sum(1)),
-            event_scores=None if focus.scores is None else without_padding(focus.scores, num_events),
-            event_medoids=without_padding(focus.events.medoids, num_events),
-        )
+            noise = self.selection_noise(plan[:, 0], self.config.selection_samples).to(plan.device)
+        choose = choose or type(self.event_prototypes).choose
+        return choose(self.event_prototypes, state, queries, plan, sigma=sigma, noise=noise)
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
@@ -483,6 +536,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
         video_token_plan: torch.Tensor | None = None,
         question_input_ids: torch.Tensor | list[torch.Tensor] | None = None,
         question_attention_mask: torch.Tensor | list[torch.Tensor] | None = None,
+        choose: Callable[..., Focus] | None = None,
         **kwargs,
     ) -> DynFocusVideoFeatures:
         """See [`DynFocusModel.get_video_features`]."""
@@ -493,6 +547,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, G
             video_token_plan=video_token_plan,
             question_input_ids=question_input_ids,
             question_attention_mask=question_attention_mask,
+            choose=choose,
             **kwargs,
         )
 

@@ -5,22 +5,25 @@ from .processing_dynfocus import DynFocusProcessor
 from .reading.stream import FrameChunk, FrameStream
 from .reading.video_reading import DecodedVideo, iter_video, read_video
 from .rows.collator import DynFocusCollator, merge_rows
-from .token_plan import TokenBudget, TokenPlan, plan_tokens
+from .token_plan import TokenBudget, TokenPlan
 from .video_processing_dynfocus import DynFocusVideoMetadata, DynFocusVideoProcessor
+from .video_qa import Answer, DynFocusVideoQA, VideoQA
 
 __all__ = [
+    "Answer",
     "DecodedVideo",
     "DynFocusCollator",
     "DynFocusProcessor",
     "DynFocusVideoMetadata",
     "DynFocusVideoProcessor",
+    "DynFocusVideoQA",
     "FrameChunk",
     "FrameStream",
     "TokenBudget",
     "TokenPlan",
+    "VideoQA",
     "VideoQAPipeline",
     "iter_video",
     "merge_rows",
-    "plan_tokens",
     "read_video",
 ]

@@ -53,13 +53,4 @@ def as_row(value: Any, question: Any, number: int | None = None) -> dict[str, An
     return row if number is None else {**row, "row_number": number}
 
 
-def times_of_state(state: Any) -> list[list[float]]:
-    """Seconds of the frames of each video of a state."""
-    if state.frame_times is None:
-        # A state made without times: one frame a second, the default rate.
-        return [[float(second) for second in range(count)] for count in state.num_frames]
-    pairs = zip(state.frame_times.tolist(), state.num_frames, strict=True)
-    return [times[:count] for times, count in pairs]
-
-
-__all__ = ["RowsOf", "as_row", "is_chat", "is_one_video", "times_of_state"]
+__all__ = ["RowsOf", "as_row", "is_chat", "is_one_video"]

@@ -1,53 +1,22 @@
 """The `video-qa` pipeline: videos and questions in; answers out, with the frames on which they rest."""
 
-import copy
+import importlib
 import os
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-from transformers import BatchFeature, GenerationConfig, Pipeline
+from torch.utils.data import DataLoader, Dataset
+from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .batched_videos import features_of_rows, room_for_videos
-from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video, times_of_state
-from .reading.decoded_frames import describe_video, flatten_videos, is_state, restated
-from .rows.collator import merge_rows, pad_token_id
-from .rows.conversations import as_messages, media_of
-from .video_answers import event_list, key_frame_list, sequence_scores
+from dynfocus.selecting.focus import Focus
+from dynfocus.states.video_state import VideoState
 
-_SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "max_visual_tokens", "decoder", "on_truncated")
-_TEXT_INPUTS = ("input_ids", "attention_mask")
-_MODEL_INPUTS = {
-    *_TEXT_INPUTS,
-    "pixel_values_videos",
-    "video_frame_mask",
-    "video_state",
-    "video_token_plan",
-    "question_input_ids",
-    "question_attention_mask",
-}
-# Other arguments of `generate` than the fields of its configuration.
-_GENERATE_ARGUMENTS = {
-    "generation_config",
-    "logits_processor",
-    "stopping_criteria",
-    "prefix_allowed_tokens_fn",
-    "assistant_model",
-    "assistant_tokenizer",
-    "tokenizer",
-    "streamer",
-}
-_GENERATION_PARAMETERS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | _GENERATE_ARGUMENTS
-_DEFAULT_NEW_TOKENS = 64
-_SELECTION = ("key_frames", "event_of_frame", "event_scores", "event_medoids")
-# Of questions about one video, if `batch_size` does not say: so many at once, and so many visual tokens of them. More
-# of them leave a CPU's cache, and take longer than one by one.
-_QUESTIONS_AT_ONCE = 8
-_TOKENS_AT_ONCE = {"cpu": 2048}
-_TOKENS_AT_ONCE_ELSEWHERE = 16384
+from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
+from .reading.decoded_frames import is_state, restated
+from .video_qa import GENERATION_PARAMETERS, DynFocusVideoQA, VideoQA
+
+_SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "decoder", "on_truncated")
 
 
 class VideoQAPipeline(Pipeline):
@@ -63,6 +32,8 @@ class VideoQAPipeline(Pipeline):
         fps, max_frames, num_frames, sampling, decoder, on_truncated: see [`DynFocusVideoProcessor`].
         max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`]; by default what the processor
             says, or else what the language model's positions have room for.
+        rule (`str` or `Callable`): a rule of choice of `selecting.rules`, such as `"uniform"`; by default the model's
+            own.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
             with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}` and costs nothing else.
         return_details (`bool`, defaults to `False`): return more, see below.
@@ -118,6 +89,7 @@ class VideoQAPipeline(Pipeline):
         max_frames: int | None = None,
         num_frames: int | None = None,
         max_visual_tokens: int | None = None,
+        rule: Any = None,
         decoder: str | None = None,
         sampling: str | None = None,
         on_truncated: str | None = None,
@@ -127,7 +99,7 @@ class VideoQAPipeline(Pipeline):
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         given = {**(generate_kwargs or {}), **kwargs}
-        unknown = sorted(set(given) - _GENERATION_PARAMETERS)
+        unknown = sorted(set(given) - GENERATION_PARAMETERS)
         if unknown:
             raise TypeError(f"Unknown keyword of the video-qa pipeline: {', '.join(unknown)}.")
         if given.get("num_return_sequences", 1) != 1:
@@ -149,6 +121,8 @@ class VideoQAPipeline(Pipeline):
         }
         postprocess = {} if return_details is None else {"return_details": return_details}
         forward = {"generate_kwargs": given} if given else {}
+        if rule is not None:
+            forward["rule"] = rule
         return {name: value for name, value in preprocess.items() if value is not None}, forward, postprocess
 
     def __call__(self, inputs: Any, question: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -176,143 +150,55 @@ class VideoQAPipeline(Pipeline):
         """Several questions about one video, which is encoded once."""
         video = video["video"] if isinstance(video, Mapping) and "video" in video else video
         settings = {**self._preprocess_params, **kwargs}
-        # A misspelt keyword shall not be found after an hour of encoding.
+        # A misspelt keyword is an error before hours of encoding, not after.
         own = ("batch_size", "num_workers")
         self._sanitize_parameters(**{name: value for name, value in kwargs.items() if name not in own})
         if not is_state(video):
-            sampling = {name: settings[name] for name in _SAMPLING if name != "max_visual_tokens" and name in settings}
+            sampling = {name: settings[name] for name in _SAMPLING if name in settings}
             try:
                 video = self.encode_video(video, **sampling)
             except (ValueError, OSError) as error:
                 if settings.get("on_error") != "skip":
                     raise
                 return [{"answer": None, "error": str(error)} for _ in questions]
-        kwargs["batch_size"] = kwargs.get("batch_size") or self._questions_at_once(video, settings)
+        if not kwargs.get("batch_size"):
+            kwargs["batch_size"] = self._batch_size or self.video_qa.questions_at_once(video, settings)
         # Nothing is left to decode, and from a worker each question would come with a state of its own.
         kwargs["num_workers"] = 0
         return self([{"video": video, "question": question} for question in questions], **kwargs)
 
-    def _questions_at_once(self, state: Any, settings: Mapping[str, Any]) -> int:
-        if self._batch_size is not None:
-            return self._batch_size
-        try:
-            budget = self.processor.token_budget(max_visual_tokens=self._max_visual_tokens(settings, len(state)))
-            num_tokens = sum(budget.plan(count).num_visual_tokens for count in state.num_frames)
-        except ValueError:
-            # Each question will say it.
-            return 1
-        most = _TOKENS_AT_ONCE.get(self.device.type, _TOKENS_AT_ONCE_ELSEWHERE)
-        return max(1, min(_QUESTIONS_AT_ONCE, most // num_tokens))
+    @property
+    def video_qa(self) -> VideoQA:
+        """The model and its processor, which encode videos, choose frames and answer: see [`VideoQA`]."""
+        if self.model.config.model_type == "dynfocus":
+            return DynFocusVideoQA(self.model, self.processor)
+        # Not in a folder of remote code, where all models are of one kind.
+        adoption: Any = importlib.import_module("dynfocus.adoption.focused_model")
+        return adoption.FocusedModel(self.model, self.processor)
 
-    def _max_visual_tokens(self, settings: Mapping[str, Any], num_videos: int) -> int | None:
-        """Of each video; if nobody says, what the language model's positions have room for beside the words."""
-        for limit in (settings.get("max_visual_tokens"), self.processor.max_visual_tokens):
-            if limit is not None:
-                return limit
-        # Not every family counts its positions.
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if positions is None or not num_videos:
-            return None
-        new_tokens = max(settings.get("max_new_tokens") or 0, _DEFAULT_NEW_TOKENS)
-        least = self.processor.cone_tokens + self.processor.rod_tokens
-        return room_for_videos(positions, new_tokens, num_videos, least)
-
-    def read_video(self, video: Any, **sampling: Any) -> BatchFeature:
-        """
-        One video, decoded and prepared for `encode_video`, which takes it in place of the video: to be called in
-        another thread while the model is at work.
-
-        Args:
-            video: one video in any form.
-            sampling: `fps`, `max_frames`, `num_frames`, `decoder`.
-
-        Raises:
-            `ValueError`, `FileNotFoundError`: a video that cannot be read.
-        """
-        return self.processor.video_processor(video, return_metadata=True, return_tensors="pt", **sampling)
-
-    def encode_video(self, video: Any, **options: Any) -> Any:
+    def encode_video(self, video: Any, **options: Any) -> VideoState:
         """
         What can be known of a video before any question (a `VideoState` with the times of its frames), to be asked
-        later: `pipe(state, question=…)`. The video is read and encoded chunk by chunk, however long it is.
-
-        Args:
-            video: a video in any form, a list of videos, or what `read_video` made of one.
-            options: `fps`, `max_frames`, `num_frames`, `sampling`, `decoder`, `on_truncated`, and `save_to`,
-                `progress` and `dtype`; see [`DynFocusModel.encode_video`].
+        later: `pipe(state, question=…)`. See [`VideoQA.encode_video`].
         """
-        if isinstance(video, BatchFeature):
-            return self._encode_prepared(video)
-        videos = flatten_videos(video)
-        if not videos or (len(videos) > 1 and options.get("save_to") is not None):
-            raise ValueError(f"There are {len(videos)} videos: give one (or several without `save_to`).")
-        states = []
-        for index, one in enumerate(videos):
-            try:
-                with self.device_placement():
-                    states.append(self.model.encode_video(one, processor=self.processor, **options))
-            except (ValueError, OSError) as error:
-                if len(videos) == 1:
-                    raise
-                where = f"Video {index} of {len(videos)} ({describe_video(one)})"
-                raise restated(error, f"{where}: {error}") from error
-        return states[0] if len(states) == 1 else type(states[0]).stack(states)
+        with self.device_placement():
+            return self.video_qa.encode_video(video, **options)
 
-    def _encode_prepared(self, inputs: BatchFeature) -> Any:
-        with self.device_placement(), torch.no_grad():
-            pixels, mask = (inputs[name].to(self.device) for name in ("pixel_values_videos", "video_frame_mask"))
-            state = self.model.encode_video(pixels, mask)
-        state.frame_times = torch.zeros(mask.shape, dtype=torch.float64)
-        for row, metadata in enumerate(inputs["video_metadata"]):
-            state.frame_times[row, : len(metadata.timestamps)] = torch.tensor(metadata.timestamps, dtype=torch.float64)
-        return state
+    def choose(self, state: VideoState, question: str, **options: Any) -> Focus:
+        """Which frames of a video a question is answered from: see [`VideoQA.choose`]."""
+        with self.device_placement():
+            return self.video_qa.choose(state, question, **options)
 
     def preprocess(self, input_: Any, on_error: str = "raise", **settings: Any) -> dict[str, Any]:  # type: ignore[override]
         """One row, read and prepared; `{"error": …}` for a bad one with `on_error="skip"`."""
         try:
-            return self._prepare(input_, **settings)
+            return self.video_qa.prepare(input_, **settings)
         except (ValueError, OSError) as error:
             number = input_.get("row_number")
             message = str(error) if number is None else f"Row {number}: {error}"
             if on_error == "skip":
                 return {"error": message}
             raise restated(error, message) from error
-
-    def _prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
-        start = time.perf_counter()
-        own: str | None = row.get("question")
-        if "messages" not in row:
-            if own is None and question is None:
-                raise ValueError("There is no question: give `question=`, or rows with `question`.")
-            row = {**row, "question": question if own is None else own, "answer": None}
-        messages = as_messages(row)
-        given = [video for _, video in media_of(messages)]
-        num_videos = sum(len(video) if is_state(video) else 1 for video in given)
-        settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
-        settings.pop("max_new_tokens", None)
-        is_begun = messages[-1]["role"] == "assistant"
-        inputs = self.processor.apply_chat_template(
-            [messages],
-            question=question if own is None else own,
-            add_generation_prompt=not is_begun,
-            continue_final_message=is_begun,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={**settings, "return_metadata": True},
-        )
-        metadata = inputs.pop("video_metadata", None) or []
-        state = inputs.get("video_state")
-        if state is not None and get_worker_info() is None:
-            # The model itself would refuse all rows of a batch. It cannot be asked from a worker.
-            state.check_fingerprint(self.model.video_fingerprint(self.processor))
-        times = [one.timestamps for one in metadata] if state is None else times_of_state(state)
-        # Offsets and the like are of no use to the model.
-        return {
-            "inputs": {name: value for name, value in inputs.items() if name in _MODEL_INPUTS},
-            "frame_times": times,
-            "decode": time.perf_counter() - start,
-        }
 
     def get_iterator(
         self,
@@ -335,80 +221,21 @@ class VideoQAPipeline(Pipeline):
         answers = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(answers, self.postprocess, postprocess_params)
 
-    def _forward(self, input_tensors: dict[str, Any], generate_kwargs: dict[str, Any] | None = None, **_: Any) -> Any:
-        options = self._generate_options(generate_kwargs or {})
+    def _forward(
+        self, input_tensors: dict[str, Any], generate_kwargs: dict[str, Any] | None = None, rule: Any = None, **_: Any
+    ) -> Any:
+        given = generate_kwargs or {}
+        if "generation_config" not in given:
+            # A `generation_config` of the call takes the place of the pipeline's parameters.
+            given = {**self._forward_params.get("generate_kwargs", {}), **given}
         rows = input_tensors["rows"] if "rows" in input_tensors else [input_tensors]
         results: list[dict[str, Any]] = [{"error": row["error"]} if "error" in row else {} for row in rows]
         readable = [index for index, row in enumerate(rows) if "error" not in row]
         if readable:
-            answers = self._answer([rows[index] for index in readable], options)
+            answers = self.video_qa.answer([rows[index] for index in readable], rule=rule, **given)
             for index, answer in zip(readable, answers, strict=True):
-                results[index] = answer
+                results[index] = {"answer": answer}
         return {"rows": results}
-
-    def _answer(self, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
-        start = self._now()
-        pad = pad_token_id(self.processor.tokenizer)
-        videos, features = features_of_rows(self.model, [row["inputs"] for row in rows], pad)
-        # Counted now: beam search repeats the features where they are.
-        num_tokens = [sum(len(video["pooler_output"]) for video in own) for own in videos]
-        encoded = self._now()
-        texts = [{name: row["inputs"][name] for name in _TEXT_INPUTS} for row in rows]
-        batch: dict[str, Any] = dict(merge_rows(texts, pad, "left"))
-        if features is not None:
-            # Encoded already: `generate` need not know of videos.
-            batch["mm_encoder_outputs"] = {"video": features}
-        output = self.model.generate(**batch, **options)
-        done = self._now()
-
-        new_tokens = output.sequences[:, batch["input_ids"].shape[1] :]
-        answers = self.processor.post_process_generation(new_tokens)
-        scores = sequence_scores(self.model, output, new_tokens, self._end_tokens(options))
-        return [
-            {
-                "answer": answer,
-                "score": score,
-                "frame_times": row["frame_times"],
-                "num_visual_tokens": count,
-                "selection": [{name: video[name] for name in _SELECTION} for video in own],
-                "timings": {
-                    "decode": row["decode"],
-                    "encode": (encoded - start) / len(rows),
-                    "generate": (done - encoded) / len(rows),
-                },
-            }
-            for row, own, count, answer, score in zip(rows, videos, num_tokens, answers, scores, strict=True)
-        ]
-
-    def _generate_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate`. A `generation_config` of the call takes the place of the pipeline's parameters."""
-        if "generation_config" not in given:
-            given = {**self._forward_params.get("generate_kwargs", {}), **given}
-        named: dict[str, Any] = {"return_dict_in_generate": True, "output_logits": True}
-        config = given.get("generation_config")
-        current = self.model.generation_config if config is None else config
-        if current.pad_token_id is None:
-            named["pad_token_id"] = pad_token_id(self.processor.tokenizer)
-        # 20 is the library's own default, which nobody set.
-        has_length = {"max_new_tokens", "max_length"} & given.keys() or current.max_length not in (None, 20)
-        if not has_length and current.max_new_tokens is None:
-            named["max_new_tokens"] = _DEFAULT_NEW_TOKENS
-        if config is None:
-            return {**named, **given}
-        # Both a configuration and parameters by themselves would be too many for `generate`.
-        config = copy.deepcopy(config)
-        config.update(**named, **{name: value for name, value in given.items() if name not in _GENERATE_ARGUMENTS})
-        return {**{name: given[name] for name in _GENERATE_ARGUMENTS & given.keys()}, "generation_config": config}
-
-    def _end_tokens(self, options: dict[str, Any]) -> list[int]:
-        config = options.get("generation_config", self.model.generation_config)
-        ends = options.get("eos_token_id", config.eos_token_id)
-        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def postprocess(self, model_outputs: Any, return_details: bool = False, **_: Any) -> dict[str, Any]:  # type: ignore[override]
         """The result of one row, as the class describes it."""
@@ -416,24 +243,7 @@ class VideoQAPipeline(Pipeline):
         found = rows if isinstance(rows, dict) else rows[0]
         if "error" in found:
             return {"answer": None, "error": found["error"]}
-        times, selection = found["frame_times"], found["selection"]
-        result = {
-            "answer": found["answer"],
-            "score": found["score"],
-            "key_frames": key_frame_list(selection, times),
-            "num_visual_tokens": found["num_visual_tokens"],
-        }
-        if return_details:
-            num_frames = sum(map(len, times))
-            full_price = self.processor.cone_tokens + self.processor.rod_tokens
-            result |= {
-                "num_frames": num_frames,
-                "frame_times": times[0] if len(times) == 1 else times,
-                "num_dense_tokens": num_frames * full_price,
-                "events": event_list(selection, times),
-                "timings": found["timings"],
-            }
-        return result
+        return found["answer"].as_dict(return_details)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save model and processor, with their code. `push_to_hub` comes through here as well."""

@@ -1,8 +1,10 @@
 """How many visual tokens a video costs, decided before anything is encoded: pure arithmetic on T and the budget."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+
+# The question and the chat template.
+_POSITIONS_FOR_WORDS = 448
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,16 @@ class TokenBudget:
             wanted = min(wanted, max(1, num_frames - 1))
         return max(1, min(wanted, (limit - self.rod_tokens * num_frames) // price))
 
-    def override(self, **settings: Any) -> "TokenBudget":
-        """The same rule with other settings; `None` leaves a setting as it is."""
-        return replace(self, **{name: value for name, value in settings.items() if value is not None})
 
-
-def plan_tokens(num_frames: int, **settings: Any) -> TokenPlan:
-    """The plan of one video; `settings` are those of [`TokenBudget`]."""
-    return TokenBudget(**settings).plan(num_frames)
+def room_for_videos(positions: int, new_tokens: int, num_videos: int, least: int) -> int | None:
+    """
+    Visual tokens of each video that fit among a language model's positions, beside words and the answer's tokens; of
+    few positions, words get no more than half. `None` where not even `least` fit: the prompt's own error, which counts
+    its words, says more then.
+    """
+    left = positions - new_tokens
+    room = (left - min(_POSITIONS_FOR_WORDS, left // 2)) // num_videos
+    return room if room >= least else None
 
 
 @dataclass(frozen=True)
@@ -213,4 +217,4 @@ class FrameBudget:
         return self.fixed_price + num_key * self.key_price + coarse
 
 
-__all__ = ["FrameBudget", "FramePlan", "TokenBudget", "TokenPlan", "plan_tokens"]
+__all__ = ["FrameBudget", "FramePlan", "TokenBudget", "TokenPlan", "room_for_videos"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 from transformers import GenerationConfig
 
 from dynfocus.encoding.event_prototypes import choose_by_frames
@@ -20,7 +21,7 @@ from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 
-from .reading.decoded_frames import describe_video, flatten_videos, restated
+from .reading.decoded_frames import describe_video, flatten_videos, is_state, restated
 from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import as_messages, media_of
@@ -134,6 +135,15 @@ class VideoQA(ABC):
     @abstractmethod
     def fingerprint(self) -> str | None:
         """Of what encodes videos; states carry it, and are refused by a model with another one."""
+
+    @property
+    @abstractmethod
+    def state_dtype(self) -> torch.dtype:
+        """Of the features in states, by default."""
+
+    def check_state(self, state: VideoState) -> None:
+        """`ValueError` where a state was not encoded by this model, with these pixel settings."""
+        state.check_fingerprint(self.fingerprint())
 
     @abstractmethod
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
@@ -316,6 +326,19 @@ class DynFocusVideoQA(VideoQA):
     def fingerprint(self) -> str | None:
         return self.model.video_fingerprint(self.processor)
 
+    @property
+    def state_dtype(self) -> torch.dtype:
+        return self.model.base_model.vision_tower.dtype
+
+    def check_state(self, state: VideoState) -> None:
+        width = self.model.config.vision_config.hidden_size
+        if state.frame_features.shape[-1] != width:
+            raise ValueError(
+                f"This video state was encoded by another model (its features have {state.frame_features.shape[-1]} "
+                f"numbers, not {width}): choose that model, or encode the video again."
+            )
+        super().check_state(state)
+
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         return self.processor.video_processor.stream(
             video,
@@ -325,7 +348,7 @@ class DynFocusVideoQA(VideoQA):
         )
 
     def encode_stream(self, stream: FrameStream, **options: Any) -> VideoState:
-        return self.model.encode_video(stream, **options)
+        return self.model.base_model.encode_frames(stream, **options)
 
     def choose(
         self, state: VideoState, question: str, *, max_visual_tokens: int | None = None, rule: str | Rule | None = None
@@ -334,8 +357,9 @@ class DynFocusVideoQA(VideoQA):
             raise ValueError(f"Frames are chosen from one video at a time, and this state holds {len(state)}.")
         row = self.prepare({"video": state, "question": question}, max_visual_tokens=max_visual_tokens)
         names = ("video_state", "video_token_plan", "question_input_ids", "question_attention_mask")
+        inputs = {name: row["inputs"][name] for name in names}
         with torch.no_grad():
-            return self.model.choose(**{name: row["inputs"][name] for name in names}, choose=_rule_of_choice(rule))
+            return self.model.base_model.choose(**inputs, choose=_rule_of_choice(rule))
 
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
         start = time.perf_counter()
@@ -346,7 +370,7 @@ class DynFocusVideoQA(VideoQA):
             row = {**row, "question": question if own is None else own, "answer": None}
         messages = as_messages(row)
         given = [video for _, video in media_of(messages)]
-        num_videos = sum(len(video) if isinstance(video, VideoState) else 1 for video in given)
+        num_videos = sum(len(video) if is_state(video) else 1 for video in given)
         settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
         settings.pop("max_new_tokens", None)
         is_begun = messages[-1]["role"] == "assistant"
@@ -362,6 +386,9 @@ class DynFocusVideoQA(VideoQA):
         )
         metadata = inputs.pop("video_metadata", None) or []
         state = inputs.get("video_state")
+        if state is not None and get_worker_info() is None:
+            # The model itself would refuse all rows of a batch. It cannot be asked from a worker.
+            self.check_state(state)
         # Offsets and the like are of no use to the model.
         names = (*_TEXT_INPUTS, *_VIDEO_INPUTS, "video_state")
         return {

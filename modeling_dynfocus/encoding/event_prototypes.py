@@ -1,11 +1,15 @@
 """DPE, dynamic event prototype estimation: group frames into events, score each for the question, keep the best."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ..configuration_dynfocus import DynFocusConfig
 from ..selecting.events import Events, event_time_features, find_events, take_frames
 from ..selecting.focus import Focus
+from ..selecting.rules import Rule
 from ..states.video_state import VideoState
 from .event_scoring import EventScorer, QuestionScorer
 from .question_encoder import FrameQueries
@@ -107,4 +111,40 @@ class EventPrototypeEstimator(nn.Module):
         )
 
 
-__all__ = ["EventPrototypeEstimator"]
+def choose_by_frames(rule: Rule) -> Callable[..., Focus]:
+    """
+    A rule of choice among single frames, as `choose` of `DynFocusModel.get_video_features`.
+
+    Every frame is an event of its own. The rule is given the sigmoid of its learned score as relevance, and the mean
+    of its pooled features.
+
+    Args:
+        rule (`Callable`): see `selecting.rules`.
+    """
+
+    def choose(
+        estimator: EventPrototypeEstimator,
+        state: VideoState,
+        queries: FrameQueries,
+        plan: torch.Tensor,
+        *,
+        sigma: float = 0.0,
+        noise: torch.Tensor | None = None,
+    ) -> Focus:
+        frame_mask = state.frame_mask.to(queries.device)
+        features = state.frame_features.to(queries.device, queries.dtype)
+        events = replace(Events.of_single_frames(frame_mask), prototypes=features)
+        scores = estimator(events, queries, state.grouped_tokens, frame_mask)
+        _, num_key, num_groups = plan.unbind(1)
+        key_frames = plan.new_full((len(plan), int(num_key.max())), -1)
+        for video, (count, wanted) in enumerate(zip(frame_mask.sum(1).tolist(), num_key.tolist(), strict=True)):
+            times = torch.arange(count) if state.frame_times is None else state.frame_times[video, :count]
+            relevance = scores[video, :count].detach().sigmoid()
+            chosen = rule(relevance, wanted, features=features[video, :count].mean(1), times=times.to(plan.device))
+            key_frames[video, : len(chosen)] = chosen
+        return Focus.on_frames(key_frames, frame_mask, num_groups, scores)
+
+    return choose
+
+
+__all__ = ["EventPrototypeEstimator", "choose_by_frames"]

@@ -96,6 +96,13 @@ class FrameStream:
         self._to_pixels, self._chunk_frames, self._pin_memory = to_pixels, chunk_frames, pin_memory
         self._after = -1
         self._chunks: Generator[FrameChunk | KeptFrameChunk, None, None] | None = None
+        self._first: FrameChunk | KeptFrameChunk | None = None
+
+    def start(self) -> "FrameStream":
+        """Read the first chunk, and those after it in a thread; to be called where the caller has time to wait."""
+        if self._chunks is None:
+            self._first = next(self)
+        return self
 
     def start_after(self, frame_index: int) -> None:
         """Leave out the frames up to this number, which need not be decoded then. Only before the first chunk."""
@@ -107,12 +114,16 @@ class FrameStream:
         return self
 
     def __next__(self) -> FrameChunk | KeptFrameChunk:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         if self._chunks is None:
             self._chunks = self._start()
         return next(self._chunks)
 
     def close(self) -> None:
         """End the thread and close the file; there are no more chunks then."""
+        self._first = None
         if self._chunks is None:
             self._chunks = self._start()
         self._chunks.close()

@@ -1,10 +1,12 @@
 """The token plan: what it promises about the budget, for every length of video."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynfocus.processing.token_plan import TokenBudget, plan_tokens
+from dynfocus.processing.token_plan import TokenBudget
 
 frames = st.integers(1, 4000)
 rules = st.builds(
@@ -38,7 +40,7 @@ def test_every_length_has_the_planned_cost(rods_on_key_frames):
 @settings(max_examples=300, deadline=None)
 @given(rules, frames, st.integers(0, 20_000))
 def test_a_budget_is_never_exceeded(rule, num_frames, spare):
-    budget = rule.override(max_visual_tokens=rule.cone_tokens + rule.rod_tokens + spare)
+    budget = replace(rule, max_visual_tokens=rule.cone_tokens + rule.rod_tokens + spare)
     plan, free = budget.plan(num_frames), rule.plan(num_frames)
     assert plan.num_visual_tokens == recount(rule, plan) <= budget.max_visual_tokens
     assert 1 <= plan.num_key_frames <= plan.num_prototypes <= num_frames
@@ -54,7 +56,7 @@ def test_a_budget_is_never_exceeded(rule, num_frames, spare):
 @given(rules, frames, st.integers(0, 8000))
 def test_nothing_that_fits_is_left_out(rule, num_frames, spare):
     limit = rule.cone_tokens + rule.rod_tokens + spare
-    plan, free = rule.override(max_visual_tokens=limit).plan(num_frames), rule.plan(num_frames)
+    plan, free = replace(rule, max_visual_tokens=limit).plan(num_frames), rule.plan(num_frames)
     if plan.num_rod_groups < num_frames:
         assert rule.cost(num_frames, 1, plan.num_rod_groups + 1) > limit
     elif plan.num_key_frames < free.num_key_frames:
@@ -65,8 +67,8 @@ def test_nothing_that_fits_is_left_out(rule, num_frames, spare):
 @given(rules, frames, st.integers(0, 4000), st.integers(0, 500))
 def test_more_budget_never_buys_less(rule, num_frames, spare, more):
     least = rule.cone_tokens + rule.rod_tokens
-    small = rule.override(max_visual_tokens=least + spare).plan(num_frames)
-    large = rule.override(max_visual_tokens=least + spare + more).plan(num_frames)
+    small = replace(rule, max_visual_tokens=least + spare).plan(num_frames)
+    large = replace(rule, max_visual_tokens=least + spare + more).plan(num_frames)
     assert small.num_visual_tokens <= large.num_visual_tokens
     assert small.num_key_frames <= large.num_key_frames
     assert small.num_rod_groups <= large.num_rod_groups
@@ -74,14 +76,14 @@ def test_more_budget_never_buys_less(rule, num_frames, spare, more):
 
 @given(frames)
 def test_the_smallest_budget_still_gives_a_plan(num_frames):
-    assert plan_tokens(num_frames, max_visual_tokens=40).num_visual_tokens == 40
+    assert TokenBudget(max_visual_tokens=40).plan(num_frames).num_visual_tokens == 40
 
 
 def test_the_error_of_a_small_budget_names_the_least_number():
     with pytest.raises(ValueError, match="max_visual_tokens=39.* = 40 tokens"):
-        plan_tokens(8, max_visual_tokens=39)
+        TokenBudget(max_visual_tokens=39).plan(8)
     with pytest.raises(ValueError, match="at least one frame, got 0"):
-        plan_tokens(0)
+        TokenBudget().plan(0)
 
 
 @pytest.mark.parametrize(
@@ -106,5 +108,5 @@ def test_rods_off_key_frames_need_dearer_cones():
 
 def test_float_noise_does_not_add_a_key_frame():
     assert 0.28 * 25 > 7
-    assert plan_tokens(25, key_ratio=0.28).num_key_frames == 7
-    assert plan_tokens(80, num_prototypes=80, key_ratio=0.45).num_key_frames == 36
+    assert TokenBudget(key_ratio=0.28).plan(25).num_key_frames == 7
+    assert TokenBudget(num_prototypes=80, key_ratio=0.45).plan(80).num_key_frames == 36

@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ BUDGETS = st.builds(
 def test_plans_that_fit_are_the_largest(num_frames, budget, room):
     def cost(limit):
         limit = min(limit, budget.max_visual_tokens or limit)
-        return sum(budget.override(max_visual_tokens=limit).plan(t).num_visual_tokens for t in num_frames)
+        return sum(replace(budget, max_visual_tokens=limit).plan(t).num_visual_tokens for t in num_frames)
 
     limits = range(budget.cone_tokens + budget.rod_tokens, 500)
     costs = [cost(limit) for limit in limits]
