@@ -25,6 +25,7 @@ from dynfocus.eval.run import EvalSettings, evaluate, load_pipeline, main
 from dynfocus.eval.run_folder import append_lines, claim_folder, read_run
 from dynfocus.eval.synthetic.builder import synthesize
 from dynfocus.eval.videos import find_videos
+from dynfocus.processing.video_qa import Answer, DynFocusVideoQA
 
 END_FILES = ("answers.jsonl", "result.json")
 
@@ -161,7 +162,7 @@ def test_a_run_that_is_broken_off_goes_on(go, whole, tmp_path, monkeypatch, batc
 def test_a_finished_run_asks_nothing(go, whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     go(out)
-    monkeypatch.setattr(Answerer, "_generate", lambda *_: pytest.fail("it was asked again"))
+    monkeypatch.setattr(DynFocusVideoQA, "answer", lambda *_, **__: pytest.fail("it was asked again"))
     go(out)
     assert end_files(out) == end_files(whole)
 
@@ -304,15 +305,19 @@ def test_ids_must_differ(go, tmp_path):
 
 
 def test_what_a_metric_cannot_score_is_said_before_the_model_is_asked(go, tmp_path, monkeypatch):
-    monkeypatch.setattr(Answerer, "_generate", lambda *_: pytest.fail("it was asked"))
+    monkeypatch.setattr(DynFocusVideoQA, "answer", lambda *_, **__: pytest.fail("it was asked"))
     with pytest.raises(ValueError, match="references"):
         go(tmp_path / "run", benchmark=choice_benchmark(tmp_path, choice_rows(answer=7)))
 
 
 def test_choices_are_parsed_and_grouped(go, tmp_path, monkeypatch):
     said = iter(["A", "the blue one is (B).", "A or B", "blue"])
-    found = {"key_frames": [], "num_visual_tokens": 5, "num_frames": 6, "timings": {"encode": 0.0, "generate": 0.0}}
-    monkeypatch.setattr(Answerer, "_generate", lambda self, rows: [{"answer": next(said), **found} for _ in rows])
+    timings = {"encode": 0.0, "generate": 0.0}
+
+    def answer(self, rows, **options):
+        return [Answer(next(said), 1.0, [], 5, 5, [[0.0]], [], timings) for _ in rows]
+
+    monkeypatch.setattr(DynFocusVideoQA, "answer", answer)
     run = go(tmp_path / "run", benchmark=choice_benchmark(tmp_path, choice_rows()))
     assert [line["prediction"] for line in run.answers] == [0, 1, None, 1]
     assert [line["correct"] for line in run.answers] == [True, True, False, True]
@@ -325,8 +330,10 @@ def test_subtitles_of_the_frames_that_are_seen(go, pipe, world, tmp_path, monkey
     shutil.copytree(world / "videos", videos)
     cue = "1\n00:00:0{0}.000 --> 00:00:0{1}.000\nhello {0}\n\n"
     (videos / "000000.srt").write_text(cue.format(2, 4) + cue.format(8, 9), encoding="utf-16")
-    seen, preprocess = [], pipe.preprocess
-    monkeypatch.setattr(pipe, "preprocess", lambda row, **kw: seen.append(row) or preprocess(row, **kw))
+    seen, prepare = [], DynFocusVideoQA.prepare
+    monkeypatch.setattr(
+        DynFocusVideoQA, "prepare", lambda self, row, **kw: seen.append(row) or prepare(self, row, **kw)
+    )
     benchmark = choice_benchmark(tmp_path, choice_rows()).with_options(subtitles=True)
     go(tmp_path / "run", benchmark=benchmark, videos=str(videos))
     prompts = [row["messages"][0]["content"][1]["text"] for row in seen]
@@ -386,7 +393,7 @@ def test_answers_are_judged_later_and_once(go, world, tmp_path, monkeypatch):
     options = {"benchmark": judged, "videos": str(world / "videos")}
     run = go(tmp_path / "run", **options)
     assert (run.result["score"], run.result["metric"]) == (None, "video_qa_accuracy")
-    monkeypatch.setattr(Answerer, "_generate", lambda *_: pytest.fail("it was answered again"))
+    monkeypatch.setattr(DynFocusVideoQA, "answer", lambda *_, **__: pytest.fail("it was answered again"))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-3")
     with JudgeServer(reply) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)

@@ -11,7 +11,7 @@ from tiny_models import make_question_aware, tiny_model, tiny_text_config
 from videos import barcode_frames, write_video
 
 from dynfocus import VideoQAPipeline, VideoState
-from dynfocus.processing import pipeline_video_qa
+from dynfocus.processing import video_qa
 
 QUESTIONS = [
     "which number?",
@@ -125,7 +125,7 @@ def test_rows_hold_any_videos(pipe, states, films, singles, calls):
 
 
 def test_long_states_are_not_copied(pipe, states, calls, monkeypatch):
-    monkeypatch.setattr("dynfocus.processing.batched_videos._MOST_COPIED_FRAMES", 11)
+    monkeypatch.setattr("dynfocus.processing.video_qa._MOST_COPIED_FRAMES", 11)
     rows = [{"video": state, "question": QUESTIONS[0]} for state in states]
     expected = [pipe(row) for row in rows]
     assert_same(pipe(rows, batch_size=3), expected)
@@ -138,12 +138,12 @@ def test_eight_questions_at_once_and_fewer_about_a_long_video(pipe, states, call
     expected = pipe(states[0], question=questions)
     assert calls["batches"] == [8, 2]
     # 12 frames with 3 key frames take 138 tokens.
-    monkeypatch.setitem(pipeline_video_qa._TOKENS_AT_ONCE, "cpu", 3 * 138)
+    monkeypatch.setitem(video_qa._TOKENS_AT_ONCE, "cpu", 3 * 138)
     assert_same(pipe(states[0], question=questions), expected)
     assert calls["batches"][2:] == [3, 3, 3, 1]
     pipe(states[0], question=questions, max_visual_tokens=50)
     assert calls["batches"][6:] == [8, 2]
-    monkeypatch.setitem(pipeline_video_qa._TOKENS_AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(video_qa._TOKENS_AT_ONCE, "cpu", 1)
     pipe(states[0], question=questions[:2])
     assert calls["batches"][8:] == [1, 1]
     monkeypatch.setattr(pipe, "_batch_size", 5)
@@ -184,17 +184,18 @@ def test_a_state_gives_the_very_same_answers(pipe, tmp_path):
 def test_a_video_can_be_read_ahead_in_a_thread(pipe, films, tmp_path):
     film = str(write_video(tmp_path / "film.mp4", barcode_frames(24), fps=2))
     read = []
-    thread = threading.Thread(target=lambda: read.append(pipe.read_video(film, fps=2, max_frames=9)))
+    open_video = pipe.video_qa.open_video
+    thread = threading.Thread(target=lambda: read.append(open_video(film, fps=2, max_frames=9).start()))
     thread.start()
     thread.join()
     state, expected = pipe.encode_video(read[0]), pipe.encode_video(film, fps=2, max_frames=9)
     assert all(
-        torch.equal(one.to(other.dtype), other)
+        torch.equal(one, other)
         for one, other in zip(state.tensors().values(), expected.tensors().values(), strict=True)
     )
     assert_same([pipe(state, question="a?")], [pipe(expected, question="a?")])
     with pytest.raises(FileNotFoundError, match="no such"):
-        pipe.read_video("/no/such.mp4")
+        open_video("/no/such.mp4")
 
 
 def test_a_long_answer_has_its_positions():
