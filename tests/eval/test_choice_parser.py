@@ -301,6 +301,329 @@ def test_table_is_large_and_has_no_row_twice():
     assert len(rows) == len(set(rows)) >= 200
 
 
+# Answers that repeat the options, and last lines
+
+LIST = "A. a blue car\nB. a red car\nC. a green bus\nD. a yellow bike"
+WEIGHED = (
+    "Let me look at each:\n\n**A. a blue car** - The car is not blue.\n**B. a red car** - Yes, it is.\n"
+    "**C. a green bus** - No bus.\n**D. a yellow bike** - No bike."
+)
+
+#: (answer about CARS, what it names)
+REPEATED = [
+    (f"{LIST}\n\n**C**", C),
+    (f"{LIST}\n\nC", C),
+    (f"{LIST}\nA", A),
+    (f"{LIST}\n\n(C)", C),
+    (f"{LIST}\n\nC. a green bus", C),
+    (f"{LIST}\n\n**C. a green bus**", C),
+    (f"{LIST}\n\na green bus", C),
+    (f"{LIST}\n\nThe correct option is (C)", C),
+    (f"{LIST}\n\nIt's not B but C", C),
+    (f"{LIST}\n\nC\n\nThe bus is green.", C),
+    (f"**C**\n\n{LIST}", C),
+    (f"Answer: C\n{LIST}", C),
+    (f"What does he drive?\n{LIST}\n**C**", C),
+    (f"{LIST.replace(chr(10), ' ')} **C**", C),
+    (f"{LIST.replace(chr(10), ', ')}. C", C),
+    ("(A) a blue car\n(B) a red car\n(C) a green bus\n(D) a yellow bike\n\n**(C)**", C),
+    ("**A.** a blue car\n**B.** a red car\n**C.** a green bus\n**D.** a yellow bike\n\n**C**", C),
+    ("- A: a blue car\n- B: a red car\n- C: a green bus\n- D: a yellow bike\n\nFinal: C", C),
+    (LIST.replace("C. a green bus", "**C. a green bus**"), C),
+    (LIST.replace("C. a green bus", "C. a green bus ✅"), C),
+    ("[ ] A. a blue car\n[ ] B. a red car\n[x] C. a green bus\n[ ] D. a yellow bike", C),
+    ("A. blue\nB. red\nC. green\nD. yellow\n\nC", C),
+    ("A. blue, B. red, C. green, D. yellow\n\n**C**", C),
+    (f"{WEIGHED}\n\n**B**", B),
+    (f"{WEIGHED}\n\nTherefore, the correct option is **B**.", B),
+    ("The blue car (A) is parked. The red car (B) moves.\n\nB", B),
+    ("The man first looks at A, then at B.\n\n**C**", C),
+    ("1. First the car.\n2. Then the bus.\n\n**C**", C),
+    # No verdict, or more than one
+    (f"{LIST}\n", NOTHING),
+    (f"{LIST}\n\n**B**\n**C**", NOTHING),
+    (f"{LIST}\n\nA or B", NOTHING),
+    (f"{LIST}\n\nNot B", NOTHING),
+    (f"{LIST}\n\nE", NOTHING),
+    (f"{LIST}\n\nI don't know", NOTHING),
+    (LIST.replace("B. a red car", "**B. a red car**").replace("C. a green bus", "**C. a green bus**"), NOTHING),
+    (WEIGHED, NOTHING),
+    ("A. blue\nB. red\nC. green\nD. yellow\n\n**B**\n**C**", NOTHING),
+    ("A. blue\nB. red\nC", NOTHING),  # cut off
+    ("A. a blue car\nB. a red car\nC.", NOTHING),
+    ("A\nB\nC\nD", NOTHING),
+    ("B\nC", NOTHING),
+    ("**A**\n\n**B**", NOTHING),
+    ("B. a red car\nC", NOTHING),
+    ("The answer is A.\n\nB", NOTHING),
+    ("The answer is not B.\n\nB", NOTHING),
+    ("The answer could be A. It could also be B.", NOTHING),
+    ("Either **A** or **B**", NOTHING),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), REPEATED)
+def test_options_that_are_repeated_are_no_choice_and_hide_none(answer, expected):
+    assert parse_choice(answer, CARS) == expected
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "The final answer is: $\\boxed{{{}}}$",
+        "A or B? \\boxed{{\\text{{{}}}}}",
+        "\\boxed{{\\textbf{{({})}}}}",
+        "\\(\\boxed{{{}}}\\)",
+        "\\fbox{{{}}}",
+        "It may be A. <|begin_of_box|>{}<|end_of_box|>",
+        "#### {}",
+        "####{}",
+        "### Final Answer\n\n**{}**",
+        "***{}***",
+        "__{}__",
+        "<b>{}</b>",
+        "<strong>{}</strong>",
+        "~~A~~ {}",
+        "**Answer: {}**",
+        "*Answer*: **{}**",
+        "> {}",
+        "[[{}]]",
+        "The correct answer is option **{}**.",
+        "The correct option is ({})",
+        "「{}」",
+        "{{'answer': '{}'}}",
+        '{{"choice": "{}", "confidence": 0.9}}',
+    ],
+)
+def test_marks_around_a_letter(form):
+    for index, letter in enumerate("ABCD"):
+        assert parse_choice(form.format(letter), CARS) == index
+        wide = chr(ord("Ａ") + index)
+        assert parse_choice(form.format(wide), CARS) == index
+
+
+# Other languages
+
+CHOOSING = {
+    "Spanish": [
+        "La respuesta correcta es la {}",
+        "La respuesta correcta es la {}.",
+        "Respuesta: {}",
+        "La respuesta correcta es: **{}**",
+        "la opción correcta es la {}",
+        "La opción {} es la correcta.",
+        "Creo que es la {}",
+        "Es la {}",
+        "La letra {}",
+        "Por lo tanto, la respuesta correcta es **{}**.",
+        "Según el video, la respuesta correcta es la {}.",
+        "En el video se ve un coche, por lo que la respuesta correcta es {}.",
+        "La respuesta correcta es la {}, ya que se ve bien.",
+        "Elijo la opción {}",
+        "Yo diría que es la opción {}.",
+    ],
+    "French": [
+        "La bonne réponse est la {}.",
+        "La réponse correcte est {}",
+        "Réponse : {}",
+        "C'est la réponse {}.",
+        "La réponse est l'option {}",
+        "Je pense que c'est {}",
+        "D'après la vidéo, la bonne réponse est {}.",
+        "{}, car on le voit",
+        "Donc, la bonne réponse est ({}).",
+        "Je choisis la réponse {}",
+        "Je dirais {}.",
+    ],
+    "German": [
+        "Die richtige Antwort ist {}.",
+        "Antwort: {}",
+        "Die Antwort lautet {}",
+        "Antwort {} ist richtig.",
+        "Ich denke, es ist {}",
+        "Ich würde {} wählen.",
+        "Richtig ist {}.",
+        "{}, weil man es sieht",
+        "Im Video sieht man es, daher ist {} die richtige Antwort.",
+        "Die korrekte Option ist ({})",
+    ],
+    "Portuguese": [
+        "A resposta correta é a {}",
+        "A resposta correta é {}.",
+        "Resposta: {}",
+        "A alternativa correta é a letra {}",
+        "Letra {}",
+        "Alternativa {}",
+        "Acho que é a {}",
+        "Com base no vídeo, a resposta correta é {}.",
+        "Portanto, a resposta é **{}**.",
+        "A resposta certa é a {}, pois se vê bem.",
+    ],
+    "Italian": [
+        "La risposta corretta è la {}",
+        "La risposta corretta è {}.",
+        "Risposta: {}",
+        "L'opzione corretta è {}",
+        "L'opzione {} è corretta",
+        "Quindi la risposta giusta è la {}.",
+        "Secondo il video, la risposta è {}.",
+        "È la {}",
+    ],
+    "Russian": [
+        "Правильный ответ: {}",
+        "Правильный ответ — {}.",
+        "Ответ: {}",
+        "Верный вариант — {}",
+        "Я думаю, что это {}",
+        "{} — правильный ответ",
+        "На видео это видно, поэтому ответ {}.",
+        "Вариант {}",
+    ],
+    "Chinese": [
+        "答案是{}。",
+        "答案：{}",
+        "正确答案是{}",
+        "正確答案是 {}。",
+        "选{}",
+        "我选择{}。",
+        "选项{}",
+        "{}选项正确",
+        "{}是正确的",
+        "根据视频内容，答案是{}。",
+        "视频中可以看到，因此选择{}。",
+        "我认为答案是{}",
+        "所以选（{}）",
+        "故选{}。",
+        "答案应该是{}",
+        "最终答案：**{}**",
+    ],
+    "Japanese": [
+        "答えは{}です。",
+        "正解は{}です",
+        "正解：{}",
+        "{}が正解です。",
+        "{}だと思います",
+        "選択肢{}が正しい",
+        "正しい答えは「{}」です。",
+        "{}を選びます",
+        "したがって、答えは{}です。",
+    ],
+    "Korean": [
+        "정답은 {}입니다.",
+        "정답: {}",
+        "답은 {}입니다",
+        "{}가 정답입니다.",
+        "올바른 답은 {}입니다.",
+        "따라서 정답은 {}입니다.",
+        "선택지 {}가 맞습니다",
+        "정답은 {}라고 생각합니다",
+    ],
+}
+DENYING = {
+    "Spanish": ["No es la {}", "La respuesta no es {}", "La {} es incorrecta", "Todas menos la {}"],
+    "French": ["La réponse n'est pas {}", "Ce n'est pas {}", "La réponse {} est fausse", "Tout sauf {}"],
+    "German": ["Nicht {}", "Die Antwort ist nicht {}.", "{} ist falsch", "Alle außer {}"],
+    "Portuguese": ["A resposta não é {}", "Não é a {}", "A resposta {} está errada"],
+    "Italian": ["La risposta non è {}", "Non è {}", "La risposta {} è sbagliata"],
+    "Russian": ["Ответ не {}", "Не {}", "{} неверно", "Все, кроме {}"],
+    "Chinese": ["答案不是{}", "不是{}", "不选{}", "{}不正确", "{}错误", "除了{}"],
+    "Japanese": ["答えは{}ではありません", "{}ではない", "{}は間違いです", "{}以外"],
+    "Korean": ["정답은 {}가 아닙니다", "{}는 틀렸습니다", "{}를 제외한 모든 것"],
+}
+JOINING = {
+    "Spanish": ["{} o {}", "La respuesta es {} o {}", "La respuesta es la {} o la {}", "{} y {}", "Ni {} ni {}"],
+    "French": ["{} ou {}", "La réponse est {} ou {}.", "{} et {}", "Ni {} ni {}"],
+    "German": ["{} oder {}", "Die Antwort ist {} oder {}", "{} und {}", "Weder {} noch {}"],
+    "Portuguese": ["{} ou {}", "A resposta é {} ou {}", "{} e {}", "Nem {} nem {}"],
+    "Italian": ["{} o {}", "La risposta è {} oppure {}", "La risposta è {} e {}", "Né {} né {}"],
+    "Russian": ["{} или {}", "Ответ: {} или {}", "{} и {}", "Ни {}, ни {}"],
+    "Chinese": [
+        "{}或{}",
+        "答案是{}或{}",
+        "答案是{}还是{}",
+        "{}和{}",
+        "{}、{}",
+        "可能是{}，也可能是{}",
+        "既不是{}也不是{}",
+    ],
+    "Japanese": ["{}または{}", "{}か{}です", "{}と{}", "答えは{}と{}です", "{}でも{}でもない"],
+    "Korean": ["{} 또는 {}", "정답은 {}나 {}입니다", "{}와 {} 둘 다"],
+}
+REPLACING = {
+    "Spanish": ["No es la {}, sino la {}", "La respuesta no es la {} sino la {}"],
+    "French": ["Ce n'est pas {} mais {}"],
+    "German": ["Nicht {}, sondern {}", "Die richtige Antwort ist nicht {}, sondern {}."],
+    "Portuguese": ["Não é {}, mas {}"],
+    "Italian": ["Non è {}, ma {}"],
+    "Russian": ["Не {}, а {}"],
+    "Chinese": ["不是{}而是{}", "答案不是{}，是{}", "排除{}，选{}"],
+    "Japanese": ["{}ではなく{}です"],
+    "Korean": ["{}가 아니라 {}입니다"],
+}
+#: The options, what says the second one in words, and what does not.
+WORDS = {
+    "Spanish": (("un coche azul", "un coche rojo"), ["El hombre conduce un coche rojo."], ["No es un coche rojo"]),
+    "French": (
+        ("une voiture bleue", "une voiture rouge"),
+        ["C'est une voiture rouge."],
+        ["Ce n'est pas une voiture rouge"],
+    ),
+    "German": (
+        ("ein blaues Auto", "ein rotes Auto"),
+        ["Das ist ein rotes Auto."],
+        ["Ich weiß nicht, ob es ein rotes Auto ist"],
+    ),
+    "Portuguese": (("um carro azul", "um carro vermelho"), ["É um carro vermelho."], ["Não é um carro vermelho"]),
+    "Italian": (("un'auto blu", "un'auto rossa"), ["Guida un'auto rossa."], ["Non è un'auto rossa"]),
+    "Russian": (("синяя машина", "красная машина"), ["Это красная машина."], ["Это не красная машина"]),
+    "Chinese": (
+        ("蓝色的车", "红色的车"),
+        ["答案是红色的车", "她开着红色的车"],
+        ["不是红色的车", "不知道是不是红色的车"],
+    ),
+    "Japanese": (("青い車", "赤い車"), ["赤い車です"], ["赤い車ではありません"]),
+    "Korean": (("파란 차", "빨간 차"), ["빨간 차입니다."], ["빨간 차가 아닙니다"]),
+}
+
+
+@pytest.mark.parametrize("language", CHOOSING)
+def test_other_languages(language):
+    for index, letter in enumerate("ABCD"):
+        other = "ABCD"[index - 1]
+        for form in CHOOSING[language]:
+            assert parse_choice(form.format(letter), CARS) == index, form.format(letter)
+            assert parse_choice(f"{LIST}\n\n{form.format(letter)}", CARS) == index, form.format(letter)
+            assert parse_choice(form.format("E"), CARS) is None, form.format("E")
+        for form in DENYING[language]:
+            assert parse_choice(form.format(letter), CARS) is None, form.format(letter)
+        for form in JOINING[language]:
+            assert parse_choice(form.format(letter, other), CARS) is None, form.format(letter, other)
+        for form in REPLACING[language]:
+            assert parse_choice(form.format(other, letter), CARS) == index, form.format(other, letter)
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_texts_of_options_in_other_languages(language):
+    options, saying, not_saying = WORDS[language]
+    for answer in (options[1], f"B. {options[1]}", f"B: {options[1]}", *saying):
+        assert parse_choice(answer, options) == 1, answer
+    first = CHOOSING[language][0].format("B").rstrip("。.")
+    assert parse_choice(f"{first}: {options[1]}", options) == 1
+    for answer in (f"{first}: {options[0]}", *not_saying):
+        assert parse_choice(answer, options) is None, answer
+
+
+def test_cyrillic_letters_that_look_like_others_are_no_choice():
+    assert [parse_choice(f"Ответ: {letter}", CARS) for letter in "АБВГС"] == [A, B, NOTHING, D, C]
+    assert parse_choice("В видео едет машина", CARS) is NOTHING
+
+
+def test_words_of_other_languages_change_no_english_answer():
+    assert parse_choice("A car drives by, and it is die-cast, so B", CARS) == B
+    assert parse_choice("It is the red car, not A or B but C", CARS) is NOTHING
+    assert parse_choice("No, it is B", CARS) == parse_choice("The answer is B", CARS) == B
+
+
 # Properties
 
 FORMS = (

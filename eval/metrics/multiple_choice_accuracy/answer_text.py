@@ -4,14 +4,23 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_QUOTES = str.maketrans("‘’‚`´“”„«»【】〔〕、。–—−", "'''''\"\"\"\"\"[][],.---")
+from .languages import PARTS, UNSPACED
+
+_QUOTES = str.maketrans("‘’‚`´“”„«»「」『』《》【】〔〕、。–—−", "'''''" + 11 * '"' + "[][],.---")
+#: Capital letters by which lists in Russian go on. Not those that look like the Latin letter of another place (В, Е).
+_CYRILLIC = {"А": "A", "Б": "B", "Г": "D", "С": "C"}
+_LETTER = rf"[^\W\d_{UNSPACED}]"
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff]")
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 
 
 def clean_answer(text: str) -> str:
+    """Without markup, and with the signs of other scripts in their usual form."""
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text).translate(_QUOTES)).translate(_QUOTES)
+    text = re.sub(rf"(?<!\w)[{''.join(_CYRILLIC)}](?!\w)", lambda found: _CYRILLIC[found[0]], text)
+    text = re.sub(r"~~.*?~~", " ", text)  # struck out
+    text = re.sub(r"<(b|i|u|em|strong|mark)>(.*?)</\1>", r"**\2**", text, flags=re.IGNORECASE | re.DOTALL)
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"[*_]{1,3}\s*[(\[]?([A-Za-z])[)\]]?\s*[.:)]?\s*[*_]{1,3}(?!\w)", r" (\1) ", text)
     text = re.sub(r"<([A-Za-z])>", r"(\1)", text)
@@ -27,8 +36,10 @@ def concluding_part(text: str) -> str:
     elif re.search(r"<think(ing)?>", text):
         return ""
     marked = re.findall(r"<answer>(.*?)(?:</answer>|$)", text, re.IGNORECASE | re.DOTALL)
-    marked = marked or re.findall(r"\\boxed\s*\{([^{}]*)\}", text)
-    text = "\n".join(marked) if marked else text
+    marked = marked or re.findall(
+        r"\\(?:boxed|fbox)\s*\{([^{}]*)\}|<\|begin_of_box\|>(.*?)<\|end_of_box\|>", text, re.DOTALL
+    )
+    text = "\n".join(map("".join, marked)) if marked else text
     text = re.sub(r"</?[|!]?[A-Za-z][^<>\s]{0,30}>", " ", text).strip()
     # A model that cannot stop.
     return re.sub(r"^([A-Za-z])\1{2,}$", r"\1", text)
@@ -53,9 +64,11 @@ def label_index(label: str) -> int:
 
 
 def words_of(text: str) -> list[str]:
-    """In lower case, numbers as digits, without the articles before other words."""
+    """In lower case, numbers as digits, without the articles before other words; signs of unspaced scripts alone."""
     text = re.sub(r"(?<![\w'-])(?:a|an|the)\s+(?=\w)", "", text.lower())
-    found = re.findall(r"(?:(?<!\w)[-+$€£])?\d+(?:[.,:]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[+%&#]+", text)
+    found = re.findall(
+        rf"(?:(?<!\w)[-+$€£])?\d+(?:[.,:]\d+)*%?|[{UNSPACED}]|{_LETTER}+(?:'{_LETTER}+)*|\d+|[+%&#]+", text
+    )
     return [str(NUMBERS.index(word)) if word in NUMBERS else word for word in found]
 
 
@@ -79,7 +92,7 @@ def begins_with(words: list[str], start: list[str]) -> bool:
 
 def contradicts(index: int, rest: str, texts: Sequence[str]) -> bool:
     """Whether a label is followed by the text of another option."""
-    words = words_of(rest)
+    words = words_of(re.sub(rf"^\s*(?:{PARTS})+[^\w]+", "", rest))  # "Bです: "
     if begins_with(words, words_of(texts[index])):
         return False
     return any(begins_with(words, words_of(text)) for text in texts if words_of(text) != words_of(texts[index]))

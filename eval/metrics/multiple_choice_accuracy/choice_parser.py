@@ -3,10 +3,13 @@
 An answer is cut into clauses. Those that do nothing but name an option ("B", "so it must be (B)") are statements, and
 statements decide; without any, an option that is marked as one ("(B)", "option B") does; and then an option's text.
 Whatever names two options, denies one, contradicts itself or leaves the range of the options names none.
+
+Answers that repeat the options are read without them, and a last line that is a letter decides where nothing before it
+does. Other languages are read through the English words that mean the same, see `languages.py`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
 
@@ -24,6 +27,7 @@ from .answer_text import (
     without_labels,
     words_of,
 )
+from .languages import OPTION, PARTS, UNSPACED, english_words
 
 #: Longer answers must state their choice: that they mention an option's text says little.
 MAX_WORDS_OF_MENTION = 50
@@ -41,7 +45,7 @@ _FILLERS = _VERDICT | set(
     "images scene question one option's sure okay ok well yes yeah hmm here above following provided shown and or "
     "either both between among all options choices are was will can could might seems seem appears appear to "
     "me us considering according looking after watching will have going let's number only considered chosen selected "
-    "output result as you your closest match matches indeed just simply really explanation".split()
+    "output result also alternatively as you your closest match matches indeed just simply really explanation".split()
 )
 _ANSWER_WORDS = {"answer", "ans", "option", "choice", "letter", "response", "solution"}
 _JOINING = {"or", "and", "either", "both", "between", "among"}
@@ -69,16 +73,20 @@ _REFUSAL = re.compile(
 #: Texts that are said in passing all the time: they count only as an answer of their own.
 _COMMON = {"yes", "no", "true", "false", "none", "both", "all", "right", "it", "one", "not", "other", "sure"}
 
+_ALONE = re.compile(r"\W*([A-Za-z])\W*")
+_LETTER = rf"[^\W\d_{UNSPACED}]"
 _TOKENS = re.compile(
     rf"""
-      (?P<label>  (?<![A-Za-z0-9])[(\[{{]\s*(?:[Oo]ption\s+)?([A-Za-z])\s*[.:]?\s*[)\]}}]  # (B)
-                | (?<![A-Za-z0-9'(])([A-Za-z])\)                                           # B)
-                | \b(?i:option|choice|alternative)\s*(?:(?i:no\.?|number)|\#)?\s*
+      (?P<label>  (?<!{_LETTER})(?<!\d)[(\[{{]\s*(?:[Oo]ption\s+)?([A-Za-z])\s*[.:]?\s*[)\]}}]  # (B)
+                | (?<!{_LETTER})(?<![\d'(])([A-Za-z])\)                                           # B)
+                | (?<![A-Za-z])(?i:{OPTION})
+                      \s*(?:(?i:no\.?|number|número|nº)|\#)?\s*
                       (\d{{1,2}}|(?i:{"|".join(NUMBERS[1:])}))\b(?![%.]?\w) )             # option 2
     | (?P<ordinal> \b(?i:(?:{"|".join(ORDINALS)}|last|\d{{1,2}}(?:st|nd|rd|th))
                       \s+(?:option|choice|answer|alternative))\b )                        # second option
-    | (?P<letter>  (?<![A-Za-z0-9])(?<![A-Za-z0-9]['-])(?<!\b[A-Z]\.)[A-Za-z](?!['-]?[A-Za-z0-9])(?!\.[A-Z]\.) )
-    | (?P<word>    §+ | [^\W\d_]+(?:['-][^\W\d_]+)* | \d+(?:[.,]\d+)* )
+    | (?P<letter>  (?<!{_LETTER})(?<!\d)(?<!{_LETTER}['-])(?<!\d['-])(?<!\b[A-Z]\.)
+                   [A-Za-z](?!['-]?(?:{_LETTER}|\d))(?!\.[A-Z]\.) )
+    | (?P<word>    §+ | {PARTS} | [{UNSPACED}] | {_LETTER}+(?:['-]{_LETTER}+)* | \d+(?:[.,]\d+)* )
     | (?P<break>   \n | [.!?;,:=] | -+>? | → )
     """,
     re.VERBOSE,
@@ -87,14 +95,13 @@ _TOKENS = re.compile(
 
 @dataclass
 class _Token:
+    """A word, letter or sign; `word` is English, `text` is as it was written."""
+
     kind: str
     text: str
     start: int
     end: int
-
-    @property
-    def word(self) -> str:
-        return self.text.lower()
+    word: str
 
 
 @dataclass
@@ -140,12 +147,20 @@ def parse_choice(answer: str | None, options: Sequence[str]) -> int | None:
     said = concluding_part(clean_answer(answer or ""))
     if not said:
         return None
+    choice = _read(said, texts)
+    if choice is None and (rest := _without_list(said, texts)) is not None:
+        said = rest
+        choice = _read(said, texts) if re.search(r"\w", said) else _emphasized(answer or "", texts)
+    return _last_line(said, texts) if choice is None else choice
+
+
+def _read(said: str, texts: Sequence[str]) -> int | None:
     whole = equal_option(said, texts)
     named = label_with_text(said, texts)
     label = _stated_label(said, texts, whole) if named is None else named
     if whole is None:
         return None if isinstance(label, _Several) else label
-    letter = re.fullmatch(r"\W*([A-Za-z])\W*", said)
+    letter = _ALONE.fullmatch(said)
     if letter and whole != label_index(letter[1]) < len(texts):
         return None
     return whole if label in (None, whole) or isinstance(label, _Several) else None
@@ -162,7 +177,18 @@ _SEVERAL = _Several()
 
 
 def _tokens(text: str) -> list[_Token]:
-    return [_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKENS.finditer(text)]
+    english, found = english_words(text), list(_TOKENS.finditer(text))
+    tokens = []
+    for place, match in enumerate(found):
+        kind, word = match.lastgroup or "", match[0].lower()
+        if kind == "letter" and match[0] in english and 0 < place < len(found) - 1:
+            kind = "word"  # "A o B", "A e B"
+        if kind == "word":
+            words = english.get(word, word).split()
+            tokens += [_Token(kind, match[0], match.start(), match.end(), one) for one in words]
+        else:
+            tokens.append(_Token(kind, match[0], match.start(), match.end(), word))
+    return tokens
 
 
 def _clauses(text: str) -> list[_Clause]:
@@ -178,8 +204,8 @@ def _clauses(text: str) -> list[_Clause]:
             elif token.text in _ENDS:
                 clause.before = token.text
         elif token.kind == "word" and token.word in _TURNS and clause.tokens:
-            clause.after = token.text
-            clauses.append(_Clause([token], token.text))
+            clause.after = token.word
+            clauses.append(_Clause([token], token.word))
         else:
             clause.tokens.append(token)
             # "(B) a red car": the label is a clause of its own, unless the sentence is about it.
@@ -203,7 +229,7 @@ def _find_labels(clause: _Clause) -> None:
         if token.kind == "letter":
             alone = last or following in _AFTER_LETTER or tokens[place + 1].kind != "word"
             if token.text == "I" or token.text.islower():
-                named = previous in _IS | _ANSWER_WORDS | _JOINING or (
+                named = previous in _IS | _ANSWER_WORDS | _JOINING | {"the"} or (
                     place == 0 and clause.before in (*_ENDS, ":", "=")
                 )
                 is_label = (last and (named or token.text == "I" and place == 0)) or (
@@ -212,7 +238,10 @@ def _find_labels(clause: _Clause) -> None:
                 # "I and A"
                 is_label |= following in _JOINING and place + 2 < len(tokens) and tokens[place + 2].kind == "letter"
             else:
-                is_label = alone or token.text != "A"
+                # An article stands before a space, and within a clause it is not a capital letter.
+                attached = not last and tokens[place + 1].start == token.end
+                translated = not last and tokens[place + 1].text.lower() != following
+                is_label = alone or token.text != "A" or attached or (place > 0 and translated)
             if is_label:
                 if previous in ("option", "choice"):
                     token.kind = "label"
@@ -267,9 +296,7 @@ def _findings(clauses: Sequence[_Clause], texts: Sequence[str]) -> _Findings:
             opening = True
         final, hedged = "final" in [*clause.words, *asked], len(clause.labels) > 1
         named = [_Named(_place(name, texts), token, final, hedged) for name, token in clause.labels]
-        spoken = [word for word in clause.words if word not in _JOINING | {"but"}]
-        if any(token.kind == "ordinal" for _, token in clause.labels):
-            spoken = [word for word in spoken if word != "the"]
+        spoken = [word for word in clause.words if word not in _JOINING | {"but", "the"}]
         is_exception = clause.before == "but" and not _ALL.isdisjoint(clauses[place - 1].words[-1:])
         if named and not clause.is_negated and not is_exception:
             is_last = place == len(clauses) - 1
@@ -289,7 +316,8 @@ def _findings(clauses: Sequence[_Clause], texts: Sequence[str]) -> _Findings:
 
 def _stated_label(said: str, texts: Sequence[str], whole: int | None) -> int | None | _Several:
     """The option that statements name; else the one that marks or texts name."""
-    found = _findings(_clauses(_mask(said, texts)), texts)
+    clauses = _clauses(_mask(said, texts))
+    found = _findings(clauses, texts)
     decisive = found.strong or found.weak
     if decisive:
         chosen = _decided(decisive, said)
@@ -301,7 +329,7 @@ def _stated_label(said: str, texts: Sequence[str], whole: int | None) -> int | N
         others = {one.index for one in found.marks} | repeated
         if found.strong and len(alone) == 1 and alone != {index} and len(repeated) < 2:
             return _SEVERAL
-        if not found.strong and others - {index}:
+        if not found.strong and (others - {index} or index in _denied(clauses, texts)):
             return _SEVERAL
         # "A:" is how some begin an answer of any kind.
         if not found.strong and re.match(r"A\s*:", said) and not begins_with(words_of(rest), words_of(texts[index])):
@@ -315,6 +343,10 @@ def _stated_label(said: str, texts: Sequence[str], whole: int | None) -> int | N
         return _SEVERAL
     named |= {mentioned} - {None}
     return named.pop() if len(named) == 1 else _SEVERAL if named else None
+
+
+def _denied(clauses: Sequence[_Clause], texts: Sequence[str]) -> set[int | None]:
+    return {_place(name, texts) for clause in clauses if clause.is_negated for name, _ in clause.labels}
 
 
 def _decided(statements: Sequence[_Named], said: str) -> _Named | None:
@@ -358,6 +390,52 @@ def _is_verdict(clause: _Clause) -> bool:
     return label is tokens[0] and judged and tokens[1].word in _IS | {"best", "would", "must", "most"}
 
 
+# Lists of the options, and lines by themselves
+
+
+def _without_list(said: str, texts: Sequence[str]) -> str | None:
+    """The answer without a list of all options, in their order, with letters and texts; `None` if there is none."""
+    items = []
+    for index, text in enumerate(texts):
+        label, words = re.escape(chr(ord("A") + index)), r"\s+".join(map(re.escape, plain(text).split()))
+        items.append(rf"[(\[{{]?{label}[)\]}}.:]*[\s-]*{words}")
+    pattern = r"\W+?".join(items)
+    found = re.subn(rf"(?<!\w){pattern}(?!\w)", "\n", re.sub(r"\[[xX ]?\]", " ", said), count=1, flags=re.IGNORECASE)
+    return found[0] if found[1] else None
+
+
+def _emphasized(answer: str, texts: Sequence[str]) -> int | None:
+    """The one item of a list of the options that is in bold, or ticked."""
+    bold = re.findall(r"(?:\*\*|__)(?=\w|\()(.+?)(?:\*\*|__)", answer)
+    ticked = [line for line in answer.splitlines() if re.search(r"[✓✔✅☑]|\[x\]", line, re.IGNORECASE)]
+    marked = [re.sub(r"[✓✔✅☑]|\[[xX]\]", " ", part) for part in bold or ticked]
+    chosen = {_read(clean_answer(part), texts) for part in marked}
+    return chosen.pop() if len(chosen) == 1 else None
+
+
+def _last_line(said: str, texts: Sequence[str]) -> int | None:
+    """The option that is all of the last line, where the lines before it choose no other."""
+    lines = [line for line in said.splitlines() if re.search(r"\w", line)]
+    if len(lines) < 2:
+        return None
+    *before, last = lines
+    index = label_with_text(last, texts)
+    if index is None and (alone := _ALONE.fullmatch(last)):
+        index = _place(alone[1], texts)
+    if index is None or last.endswith("?"):
+        return None
+    clauses = _clauses(_mask("\n".join(before), texts))
+    found = _findings(clauses, texts)
+    others = {one.index for one in found.strong}
+    others |= {_place(alone[1], texts) for line in before if (alone := _ALONE.fullmatch(line))}
+    # What begins the items of a list chooses nothing, if the last line is not its next item.
+    heads = [label_index(head) for head in re.findall(r"(?:^|[,;\n])\W*([A-Za-z])[).:]+[ \t]+\w", "\n".join(before))]
+    is_list = len(heads) > 1 and heads == list(range(len(heads))) and (len(heads) == len(texts) or index != len(heads))
+    if not is_list:
+        others |= {one.index for one in found.weak}
+    return index if others <= {index} and index not in _denied(clauses, texts) else None
+
+
 # What is mentioned
 
 
@@ -365,6 +443,7 @@ def _mentioned(said: str, texts: Sequence[str]) -> int | None | _Several:
     """The only option whose text, or a longer one around it, stands in the answer and is not denied there."""
     forms = [words_of(text) for text in texts]
     found: set[int] = set()
+    english = english_words(said)
     for sentence in re.findall(r"(?:[^.!?;\n]|[.](?=\d))+[.!?;\n]?", said):
         words = words_of(sentence)
         spans = [
@@ -376,12 +455,13 @@ def _mentioned(said: str, texts: Sequence[str]) -> int | None | _Several:
         spans = [one for one in spans if not any(_inside(one, other) for other in spans)]
         covered = {place for start, end, _ in spans for place in range(start, end)}
         outside = " ".join(word for place, word in enumerate(words) if place not in covered)
-        if sentence.endswith("?") or _REFUSAL.search(outside):
+        unspaced = re.sub(r"\s", "", outside)
+        if sentence.endswith("?") or _REFUSAL.search(outside) or _is_negated(re.findall(PARTS, unspaced), english):
             continue
         for start, end, index in spans:
             before = [words[place] for place in range(max(0, start - 4), start) if place not in covered]
             if (
-                any(word in _NEGATIONS for word in before)
+                _is_negated(before, english)
                 or any(one in _ALL and other == "but" for one, other in pairwise(before))
                 or (end < len(words) and _is_denied(words[end : end + 4]))
             ):
@@ -396,6 +476,10 @@ def _mentioned(said: str, texts: Sequence[str]) -> int | None | _Several:
     if found and len(words_of(said)) > MAX_WORDS_OF_MENTION:
         return None
     return found.pop() if found else None
+
+
+def _is_negated(words: Sequence[str], english: Mapping[str, str]) -> bool:
+    return any(meant in _NEGATIONS for word in words for meant in english.get(word, word).split())
 
 
 def _inside(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:

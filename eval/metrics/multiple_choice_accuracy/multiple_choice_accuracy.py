@@ -9,6 +9,7 @@ import evaluate
 # `evaluate` fetches the files that this one imports, but not what they import in turn.
 from .answer_text import clean_answer
 from .choice_parser import parse_choice
+from .languages import english_words
 
 _DESCRIPTION = """\
 Share of multiple-choice questions (2 to 10 options) that are answered with the right option. Answers are read as
@@ -124,4 +125,4 @@ class MultipleChoiceAccuracy(evaluate.Metric):
         return compute(predictions, references, options, groups)
 
 
-__all__ = ["MultipleChoiceAccuracy", "clean_answer", "compute", "parse_choice"]
+__all__ = ["MultipleChoiceAccuracy", "clean_answer", "compute", "english_words", "parse_choice"]

@@ -45,12 +45,18 @@ _CITATION = """\
 }
 """
 
+#: As a whole line, or before the first pause.
+_YES = set("yes sí oui ja sim sì да 是 是的 对 對 はい 네 예".split())
+_NO = set("no non nein não nao нет 不 不是 否 没有 沒有 いいえ 아니요 아니오 아뇨".split())
 HALVES = ("basic", "hallucination")
 
 
 def parse_yes_no(answer: str | None) -> str | None:
-    """ "yes" or "no", where the answer begins with one of them or calls one its answer; None for neither, or both."""
-    text = unicodedata.normalize("NFKC", answer or "").lower().replace("’", "'")
+    """
+    "yes" or "no", where the answer begins with one of them, calls one its answer, or ends in a line of it; None for
+    neither, or both. The first word and the last line may be of another language.
+    """
+    text = unicodedata.normalize("NFKC", answer or "").lower().replace("’", "'").replace("。", ".")
     # A thought that was cut off holds no answer.
     text = re.sub(r"<think(?:ing)?>.*", "", re.split(r"</think(?:ing)?>", text)[-1], flags=re.DOTALL)
     text = re.sub(r"</?[a-z|][^<>\s]{0,30}>|[*_`\"“”]|\\boxed|[{}$]", " ", text).strip(" \n'([")
@@ -60,7 +66,12 @@ def parse_yes_no(answer: str | None) -> str | None:
         r"['(\[]?\s*(yes|no)\b(?!\s*(?:/|or\b))",
         text,
     )
-    named = {*stated, *([opening[1]] if opening else [])}
+    words = [opening[1]] if opening else []
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    for part in (re.split(r"[,.;:!、\n]", text, maxsplit=1)[0], last):
+        part = part.strip(" .!'([)]")
+        words += ["yes"] * (part in _YES) + ["no"] * (part in _NO)
+    named = {*stated, *words}
     return named.pop() if len(named) == 1 else None
 
 
