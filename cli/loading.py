@@ -157,6 +157,11 @@ def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
         return f"--model {model}: holds no processor: save it into the same folder, as `dynfocus export` does."
     if "trust_remote_code" in text:
         return f"--model {model}: comes with code of its own; --trust-remote-code runs it, if you trust it."
+    # What this package says of weights that are not whole, quoted by the pipeline.
+    if ours := re.search(
+        r"^(?:ValueError: )?(.+ (?:lacks|holds) .+: save or download it again.*)$", text, re.MULTILINE
+    ):
+        return ours[1]
     damaged = caused_by(SafetensorError, UnpicklingError) or "ignore_mismatched_sizes" in text
     if damaged or text.startswith("Could not load model"):
         return (

@@ -22,6 +22,7 @@ from .encoding.event_scoring import ZeroLinear
 from .encoding.patch_grouping import group_patches, pool_patches
 from .encoding.question_encoder import FrameQueries, QuestionEncoder
 from .encoding.released_code import ReleasedEncoder, ReleasedEstimator
+from .loaded_weights import check_all_loaded, check_finite
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
     CACHE_NAME,
@@ -64,10 +65,23 @@ class DynFocusPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers, but for one thing: weights are read from safetensors, and no pickle is ever opened."""
+        """
+        As in transformers, but weights are read from safetensors alone, as no pickle is ever opened, and all of them
+        must be there and be finite. With `output_loading_info=True`, missing ones are only reported.
+        """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("`use_safetensors=False` would read a pickle: DynFocus weights are safetensors only.")
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+        is_asked = kwargs.get("output_loading_info", False)
+        report = {} if is_asked else {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
+        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        check_finite(name, model)
+        if is_asked:
+            return model, info
+        # A state dict is the caller's own.
+        if kwargs.get("state_dict") is None:
+            check_all_loaded(name, info, allow_mismatched=kwargs.get("ignore_mismatched_sizes", False))
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module):

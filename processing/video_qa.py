@@ -536,6 +536,9 @@ def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_token
     Args:
         output: what `generate` returned with `output_logits=True`.
         new_tokens (`torch.Tensor` of shape `(batch, steps)`): the generated part of `output.sequences`.
+
+    Raises:
+        `ValueError`: where they are NaN, so that the answer means nothing.
     """
     log_probs = model.compute_transition_scores(
         output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
@@ -546,6 +549,11 @@ def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_token
     # Only padding follows the first end token.
     kept = is_end.cumsum(1) - is_end.long() == 0
     means = torch.where(kept, log_probs, 0.0).sum(1) / kept.sum(1).clamp(min=1)
+    if means.isnan().any():
+        raise ValueError(
+            f"The model computes NaN (not a number) in {str(model.dtype).removeprefix('torch.')}, so its answer would "
+            "mean nothing: load it in float32 or bfloat16; if that does not help, save or download it again."
+        )
     return means.exp().tolist()
 
 

@@ -69,7 +69,9 @@ def test_parts_that_a_checkpoint_lacks_start_as_in_a_new_model(default_model, tm
     path = tmp_path / "model.safetensors"
     parts = ("question_scorer", "cluster_gate", "query_tokens")
     save_file({k: v for k, v in load_file(path).items() if not any(p in k for p in parts)}, path, {"format": "pt"})
-    loaded = DynFocusForConditionalGeneration.from_pretrained(tmp_path).model
+    loaded, info = DynFocusForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    loaded = loaded.model
+    assert {part for part in parts if any(part in name for name in info["missing_keys"])} == {*parts}
     assert not loaded.event_prototypes.question_scorer.out_proj.weight.any()
     assert not loaded.cooperative_encoder.cluster_gate.score.weight.any()
     queries = loaded.question_encoder.query_tokens

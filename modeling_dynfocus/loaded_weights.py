@@ -1,0 +1,67 @@
+"""Checks of weights that were just loaded: a model that lacks some of them, or holds NaN, answers nonsense."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+_NAMED = 3
+_CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool) -> None:
+    """
+    Args:
+        name: of the model, for the message.
+        info: what `from_pretrained` reports with `output_loading_info=True`.
+        allow_mismatched: whether weights of another shape may be replaced by new ones.
+
+    Raises:
+        `ValueError`: where weights are missing or have another shape, with their names.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{name} lacks {_counted(missing)}, without which it would answer at random: save or download it again, "
+            "or use the version of this package that wrote it."
+        )
+    if not allow_mismatched and info["mismatched_keys"]:
+        shapes = [
+            f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])
+        ]
+        raise ValueError(
+            f"{name} holds weights of other shapes than its config.json asks for, {_listed(shapes)}: save or download "
+            "it again."
+        )
+
+
+def check_finite(name: str, model: torch.nn.Module) -> None:
+    """
+    Raises:
+        `ValueError`: where weights are NaN or infinite, with their names. Weights that are not at hand (on the meta
+            device, partitioned) or not plain tensors (quantised, sharded) are not looked at.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if broken := sorted(key for key, tensor in tensors if not _is_finite(tensor.detach())):
+        raise ValueError(
+            f"{name} holds NaN or infinite numbers in {_counted(broken)}: save or download it again, or load it with "
+            "another `dtype` if this one's range is too small for its weights."
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if type(tensor) is not torch.Tensor or tensor.is_meta or tensor.dtype not in _CHECKED or not tensor.numel():
+        return True
+    # One pass without a copy; NaN is its own least and largest number. A sum could overflow.
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} weight{'s' if len(names) > 1 else ''} ({_listed(names)})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+__all__ = ["check_all_loaded", "check_finite"]
