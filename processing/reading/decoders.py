@@ -83,6 +83,7 @@ class PyAVDecoder:
         self.picture = index.height, index.width
         self._seek_cost = _SEEK_COST if seek_cost is None else seek_cost
         self._warned = False
+        self._turned: tuple[float, Orientation] | None = None
         self._drops = index.codec in _DROPPABLE and ("mp4" in index.container or "matroska" in index.container)
         with open_stream(source) as (_, stream):
             if stream.codec_context is None:
@@ -102,7 +103,7 @@ class PyAVDecoder:
                     for number, frame in self._run(packets, stream, targets, from_start=start == 0):
                         if number > newest:
                             newest = number
-                            yield number, _to_rgb(frame)
+                            yield number, self._to_rgb(frame)
                 except _Astray:
                     break
                 rest = rest[len(targets) :]
@@ -250,6 +251,12 @@ class PyAVDecoder:
             self._damaged(f"its picture is damaged {where}", error)
             return []
 
+    def _to_rgb(self, frame: Any) -> np.ndarray:
+        """`(height, width, 3)` uint8, turned upright (FFmpeg's decoders leave that to the player)."""
+        if self._turned is None or self._turned[0] != frame.rotation:
+            self._turned = frame.rotation, Orientation.of(frame)
+        return self._turned[1].apply(frame.to_ndarray(format="rgb24"))
+
     def _moment(self, number: int) -> str:
         return f"at {self._index.times[number]:.2f} s" if number >= 0 else "in the middle"
 
@@ -379,11 +386,6 @@ def _import_optional(module: str, install: str) -> Any:
     except (ImportError, OSError, RuntimeError) as error:  # the last two where a library of the system is missing
         package = module.partition(".")[0]
         raise ImportError(f"decoder={package!r} cannot be loaded ({_first_line(error)}): {install}") from None
-
-
-def _to_rgb(frame: Any) -> np.ndarray:
-    """`(height, width, 3)` uint8, turned upright (FFmpeg's decoders leave that to the player)."""
-    return Orientation.of(frame).apply(frame.to_ndarray(format="rgb24"))
 
 
 def _first_line(error: Exception) -> str:

@@ -33,7 +33,9 @@ class Orientation(NamedTuple):
     def of(cls, frame: Any) -> "Orientation":
         """Of a decoded frame of PyAV."""
         try:
-            matrix = frame.side_data.get("DISPLAYMATRIX")
+            # Side data and their frame refer to each other. A decoder's own frame would stay in memory until such cycles
+            # are collected, perhaps in a forked process without the decoder's threads; so a small copy is asked.
+            matrix = frame.reformat(width=16, height=16, format="gray").side_data.get("DISPLAYMATRIX")
         except ValueError:  # the frame carries something else that PyAV has no name for
             return (cls(), cls(True, False, True), cls(False, True, True), cls(True, True))[
                 round(frame.rotation / 90) % 4
