@@ -33,8 +33,8 @@ class Orientation(NamedTuple):
     def of(cls, frame: Any) -> "Orientation":
         """Of a decoded frame of PyAV."""
         try:
-            # Side data and their frame refer to each other. A decoder's own frame would stay in memory until such cycles
-            # are collected, perhaps in a forked process without the decoder's threads; so a small copy is asked.
+            # Side data and their frame refer to each other. A frame of the decoder would stay in memory until cycles
+            # are collected, perhaps in a forked process without the threads of the decoder; a small copy is asked.
             matrix = frame.reformat(width=16, height=16, format="gray").side_data.get("DISPLAYMATRIX")
         except ValueError:  # the frame carries something else that PyAV has no name for
             return (cls(), cls(True, False, True), cls(False, True, True), cls(True, True))[
