@@ -16,6 +16,18 @@ from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
 from .reading.decoded_frames import is_state, restated
 from .video_qa import GENERATION_PARAMETERS, DynFocusVideoQA, VideoQA
 
+# Of a stock model, see `FocusedModel`.
+_ADOPTION = (
+    "dual_encoder",
+    "use_options",
+    "keep_frames",
+    "tokens_per_key_frame",
+    "tokens_per_coarse_frame",
+    "coarse",
+    "coarse_per_key_frame",
+    "num_key_frames",
+    "time_words",
+)
 _SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "decoder", "on_truncated")
 
 
@@ -34,6 +46,8 @@ class VideoQAPipeline(Pipeline):
             says, or else what the language model's positions have room for.
         rule (`str` or `Callable`): a rule of choice of `selecting.rules`, such as `"uniform"`; by default the model's
             own.
+        dual_encoder, coarse, keep_frames, …: only of the pipeline, for a stock video language model such as Qwen3-VL:
+            see `FocusedModel`.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
             with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}` and costs nothing else.
         return_details (`bool`, defaults to `False`): return more, see below.
@@ -81,6 +95,16 @@ class VideoQAPipeline(Pipeline):
     # The pipelines of transformers that set this prepare `generate`'s arguments in ways that differ between versions;
     # all of them come through `_sanitize_parameters` instead.
     _pipeline_calls_generate = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._adoption = {name: kwargs.pop(name) for name in _ADOPTION if name in kwargs}
+        self._video_qa: VideoQA | None = None
+        super().__init__(*args, **kwargs)
+        if self._adoption and self.model.config.model_type == "dynfocus":
+            raise TypeError(
+                f"`{next(iter(self._adoption))}` is for stock video language models: a DynFocus model chooses frames "
+                "by its own scores."
+            )
 
     def _sanitize_parameters(
         self,
@@ -170,11 +194,14 @@ class VideoQAPipeline(Pipeline):
     @property
     def video_qa(self) -> VideoQA:
         """The model and its processor, which encode videos, choose frames and answer: see [`VideoQA`]."""
-        if self.model.config.model_type == "dynfocus":
-            return DynFocusVideoQA(self.model, self.processor)
-        # Not in a folder of remote code, where all models are of one kind.
-        adoption: Any = importlib.import_module("dynfocus.adoption.focused_model")
-        return adoption.FocusedModel(self.model, self.processor)
+        if self._video_qa is None or self._video_qa.model is not self.model:
+            if self.model.config.model_type == "dynfocus":
+                self._video_qa = DynFocusVideoQA(self.model, self.processor)
+            else:
+                # Not in a folder of remote code, where all models are of one kind.
+                adoption: Any = importlib.import_module("dynfocus.adoption.focused_model")
+                self._video_qa = adoption.FocusedModel(self.model, self.processor, **self._adoption)
+        return self._video_qa
 
     def encode_video(self, video: Any, **options: Any) -> VideoState:
         """

@@ -1,0 +1,189 @@
+"""The face over a stock model: states, choice and answers, from videos, states and files."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from adopted_models import random_frames, stock
+from tiny_dual_encoders import save_dual_encoder
+from tiny_models import tiny_model
+from videos import barcode_frames, write_video
+
+from dynfocus import VideoQAPipeline, VideoState
+from dynfocus.adoption.focused_model import FocusedModel, frames_of
+from dynfocus.towers.dual_encoder import DualEncoder
+
+BUDGET = 200
+QUESTION = "Which bar is white?"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("siglip")
+    return DualEncoder.from_pretrained(save_dual_encoder("siglip", folder / "one"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    frames = barcode_frames(24, height=96, width=128)
+    return str(write_video(tmp_path_factory.mktemp("film") / "a film.mp4", frames, fps=2))
+
+
+@pytest.fixture(scope="module")
+def focused(encoder):
+    model, processor = stock("qwen3_vl")
+    return FocusedModel(model, processor, encoder, max_visual_tokens=BUDGET, tokens_per_key_frame=16)
+
+
+@pytest.fixture(scope="module")
+def state(focused, film):
+    return focused.encode_video(film)
+
+
+def facts(answer):
+    found = answer.as_dict()
+    found.pop("timings")
+    return found
+
+
+def test_a_state_has_a_unit_vector_for_each_frame(state, encoder):
+    assert state.frame_embeddings.shape == (1, 12, encoder.width) and state.frame_embeddings.dtype == torch.float16
+    torch.testing.assert_close(state.frame_embeddings.float().norm(dim=-1), torch.ones(1, 12), atol=2e-3, rtol=0)
+    assert state.frame_times[0].tolist() == [float(second) for second in range(12)]
+    assert state.frame_indices[0].tolist() == list(range(0, 24, 2))
+
+
+def test_an_answer_says_what_it_rests_on(focused, state):
+    (answer,) = focused.answer([(state, QUESTION)], max_new_tokens=4, do_sample=False)
+    assert 0 < answer.score <= 1 and answer.num_visual_tokens <= BUDGET < answer.num_dense_tokens
+    indices = [frame["index"] for frame in answer.key_frames]
+    assert indices == sorted(set(indices)) and all(f["time"] == f["index"] for f in answer.key_frames)
+    assert max(frame["score"] for frame in answer.key_frames) == 1.0
+    members = sorted(frame for event in answer.events for frame in event["frames"])
+    assert members == list(range(12)) and [event["medoid"] for event in answer.events] == indices
+    focus = focused.choose(state, QUESTION)
+    assert focus.key_frames[0].tolist() == indices
+
+
+def test_a_state_answers_as_its_video_and_its_file(focused, state, film, tmp_path):
+    state.save(tmp_path / "film.safetensors")
+    loaded = VideoState.load(tmp_path / "film.safetensors")
+    rows = [{"video": film, "question": QUESTION}, (state, QUESTION), (loaded, QUESTION)]
+    direct, kept, read = (facts(focused.answer([row], max_new_tokens=4, do_sample=False)[0]) for row in rows)
+    assert direct == kept == read
+
+
+def test_a_batch_answers_as_its_rows(focused, state, film, encoder):
+    other = focused.encode_video(random_frames(7, (64, 96)))
+    rows = [(state, QUESTION), (other, "What is left of it?"), (state, "When?")]
+    alone = [facts(focused.answer([row], max_new_tokens=3, do_sample=False)[0]) for row in rows]
+    together = [facts(one) for one in focused.answer(rows, max_new_tokens=3, do_sample=False)]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.pop("score") == pytest.approx(theirs.pop("score"), rel=1e-4)
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("rule", ["uniform", "topk", "its", "aks", "mmr", "peaks"])
+def test_rules_choose_within_the_budget(focused, state, rule):
+    (answer,) = focused.answer([(state, QUESTION)], rule=rule, max_visual_tokens=150, max_new_tokens=1)
+    assert answer.num_visual_tokens <= 150
+    if rule == "uniform":
+        count = len(answer.key_frames)
+        assert [f["index"] for f in answer.key_frames] == [int((k + 0.5) * 12 / count) for k in range(count)]
+
+
+def test_the_question_decides_the_frames(focused, state):
+    chosen = {
+        tuple(focused.choose(state, question, max_visual_tokens=200).key_frames[0].tolist())
+        for question in ("red circle", "the man", "a picture of 7", "blue", "zebra", "What is written there?")
+    }
+    assert len(chosen) > 1
+
+
+def test_the_key_frames_are_those_of_the_file(focused, state, film):
+    """The bar code of a frame that is shown is its number."""
+    from videos import read_barcode
+
+    video = frames_of(state)
+    for number, frame in video.read([0, 6, 22]):
+        assert read_barcode(frame) == number
+
+
+def test_a_further_question_decodes_only_what_is_new(focused, film, monkeypatch):
+    state = focused.encode_video(film)
+    focused.answer([(state, QUESTION)], max_new_tokens=1)
+    video = frames_of(state)
+    monkeypatch.setattr(
+        "dynfocus.processing.reading.video_reading.OpenVideo.frames", lambda *_: pytest.fail("decoded")
+    )
+    focused.answer([(state, QUESTION)], max_new_tokens=1)
+    assert frames_of(state) is video
+
+
+def test_a_video_that_moved_changed_or_is_gone(focused, film, tmp_path):
+    copy = str(shutil.copy(film, tmp_path / "copy.mp4"))
+    path = tmp_path / "copy.safetensors"
+    focused.encode_video(copy).save(path)
+    (tmp_path / "copy.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match="copy.mp4: the video of this state is gone, .* `keep_frames=True`"):
+        focused.answer([(VideoState.load(path), QUESTION)])
+    write_video(copy, barcode_frames(9), fps=2)
+    with pytest.raises(ValueError, match="copy.mp4: has changed since its state was encoded"):
+        focused.answer([(VideoState.load(path), QUESTION)])
+
+
+def test_kept_frames_answer_when_the_video_is_gone(encoder, film, tmp_path):
+    model, processor = stock("qwen3_vl")
+    keeping = FocusedModel(
+        model, processor, encoder, keep_frames=True, max_visual_tokens=BUDGET, tokens_per_key_frame=16
+    )
+    copy = str(shutil.copy(film, tmp_path / "copy.mp4"))
+    keeping.encode_video(copy).save(tmp_path / "kept.safetensors")
+    (tmp_path / "copy.mp4").unlink()
+    kept = VideoState.load(tmp_path / "kept.safetensors")
+    (answer,) = keeping.answer([(kept, QUESTION)], max_new_tokens=2)
+    assert answer.num_visual_tokens <= BUDGET and len(answer.key_frames) >= 1
+    numbers, frames = zip(*frames_of(kept).read([0, 4, 22]), strict=True)
+    from videos import read_barcode
+
+    assert numbers == (0, 4, 22) and [read_barcode(frame) for frame in frames] == [0, 4, 22]
+
+
+def test_states_of_others_are_refused(focused, state, tmp_path):
+    model = tiny_model()
+    foreign = model.encode_video(torch.zeros(1, 2, 3, 32, 32))
+    with pytest.raises(ValueError, match="was encoded by a DynFocus model of its own"):
+        focused.answer([(foreign, QUESTION)])
+    another = DualEncoder.from_pretrained(save_dual_encoder("siglip", tmp_path / "two", seed=3), device="cpu")
+    second = FocusedModel(*stock("qwen3_vl"), another)
+    with pytest.raises(ValueError, match="This video state was encoded with other weights"):
+        second.answer([(state, QUESTION)])
+
+
+def test_the_pipeline_takes_a_stock_model(encoder, film, state):
+    model, processor = stock("qwen3_vl")
+    pipe = VideoQAPipeline(
+        model, processor=processor, dual_encoder=encoder, max_visual_tokens=BUDGET, tokens_per_key_frame=16
+    )
+    direct = pipe(film, question=QUESTION, max_new_tokens=3, return_details=True)
+    assert {"answer", "score", "key_frames", "num_visual_tokens", "num_dense_tokens"} <= direct.keys()
+    asked = pipe(pipe.encode_video(film), question=[QUESTION, "When?"], max_new_tokens=3, return_details=True)
+    assert {**asked[0], "timings": 0} == {**direct, "timings": 0}
+    uniform = pipe(film, question=QUESTION, rule="uniform", max_visual_tokens=150, max_new_tokens=1)
+    assert uniform["num_visual_tokens"] <= 150
+    with pytest.raises(ValueError, match="There is no rule of choice 'best'"):
+        pipe(film, question=QUESTION, rule="best")
+    bad = pipe([{"video": "/no/such.mp4", "question": "a?"}, {"video": film, "question": "a?"}], on_error="skip")
+    assert bad[0]["answer"] is None and "no such" in bad[0]["error"] and bad[1]["answer"] is not None
+
+
+def test_several_videos_share_the_budget(focused, state, film):
+    other = focused.encode_video(np.stack([np.full((64, 96, 3), shade, np.uint8) for shade in range(0, 200, 20)]))
+    content = [
+        {"type": "video", "video": state},
+        {"type": "video", "video": other},
+        {"type": "text", "text": "Which one is darker?"},
+    ]
+    (answer,) = focused.answer([{"messages": [{"role": "user", "content": content}]}], max_new_tokens=2)
+    assert {frame["video"] for frame in answer.key_frames} == {0, 1} and answer.num_visual_tokens <= BUDGET
