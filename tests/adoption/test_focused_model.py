@@ -8,7 +8,7 @@ import torch
 from adopted_models import random_frames, stock
 from tiny_dual_encoders import save_dual_encoder
 from tiny_models import tiny_model
-from videos import barcode_frames, write_video
+from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus import VideoQAPipeline, VideoState
 from dynfocus.adoption.focused_model import FocusedModel, frames_of
@@ -103,8 +103,6 @@ def test_the_question_decides_the_frames(focused, state):
 
 def test_the_key_frames_are_those_of_the_file(focused, state, film):
     """The bar code of a frame that is shown is its number."""
-    from videos import read_barcode
-
     video = frames_of(state)
     for number, frame in video.read([0, 6, 22]):
         assert read_barcode(frame) == number
@@ -145,8 +143,6 @@ def test_kept_frames_answer_when_the_video_is_gone(encoder, film, tmp_path):
     (answer,) = keeping.answer([(kept, QUESTION)], max_new_tokens=2)
     assert answer.num_visual_tokens <= BUDGET and len(answer.key_frames) >= 1
     numbers, frames = zip(*frames_of(kept).read([0, 4, 22]), strict=True)
-    from videos import read_barcode
-
     assert numbers == (0, 4, 22) and [read_barcode(frame) for frame in frames] == [0, 4, 22]
 
 
