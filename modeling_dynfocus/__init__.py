@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .registration import register
 
 if TYPE_CHECKING:
+    from .adoption.backbones import from_backbones
     from .configuration_dynfocus import DynFocusConfig
     from .modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusModel, DynFocusPreTrainedModel
     from .modeling_outputs_dynfocus import DynFocusVideoFeatures
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "VideoState": "states.video_state",
     "VisionTower": "towers.vision_tower",
     "VisionTowerConfig": "towers.configuration_vision_tower",
+    "from_backbones": "adoption.backbones",
 }
 
 
@@ -69,4 +71,5 @@ __all__ = [
     "VisionTower",
     "VisionTowerConfig",
     "__version__",
+    "from_backbones",
 ]

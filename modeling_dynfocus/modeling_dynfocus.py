@@ -14,7 +14,6 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import can_return_tuple, logging
 
-from .backbones import FromBackbones
 from .configuration_dynfocus import DynFocusConfig
 from .encoding.cooperative_encoding import CooperativeEncoder
 from .encoding.event_prototypes import EventPrototypeEstimator
@@ -505,7 +504,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         return features.pooler_output[0].sum()
 
 
-class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, FromBackbones, GenerationMixin):
+class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin):
     """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
 
     def __init__(self, config: DynFocusConfig):

@@ -10,7 +10,6 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Proc
 
 from dynfocus.hub.with_code import SavedWithCode
 
-from .backbone_processor import FromBackbones
 from .reading.decoded_frames import Untouched, flatten_videos, is_state, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
@@ -65,7 +64,7 @@ class DynFocusProcessorKwargs(ProcessingKwargs, total=False):
     videos_kwargs: DynFocusVideosKwargs  # type: ignore[misc]  # a wider dictionary than the base class has
 
 
-class DynFocusProcessor(SavedWithCode, ProcessorMixin, FromBackbones):
+class DynFocusProcessor(SavedWithCode, ProcessorMixin):
     r"""
     Joins a video processor and a tokenizer, and owns the token plan.
 

@@ -175,9 +175,7 @@ def test_words_of_a_new_question_encoder_are_centered(tmp_path):
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path / "language")
 
-    model = dynfocus.DynFocusForConditionalGeneration.from_backbones(
-        str(tmp_path / "vision"), str(tmp_path / "language")
-    )
+    model, _ = dynfocus.from_backbones(tmp_path / "vision", tmp_path / "language")
     words = model.get_parameter("model.question_encoder.qformer.embeddings.word_embeddings.weight").detach()
     assert len(words) == num_words
     # The padding token's embedding is zero.

@@ -26,7 +26,7 @@ class ModelSettings(_Settings):
     Args:
         checkpoint: a folder or Hub id.
         revision: of the checkpoint on the Hub.
-        vision, language_model: see [`DynFocusForConditionalGeneration.from_backbones`].
+        vision, language_model: see [`from_backbones`].
         vision_revision, language_model_revision: of the backbones on the Hub.
         preset: `default` or `released_code`.
         dtype: of the weights: `float32` (right for training in mixed precision), `bfloat16`, or `auto`.

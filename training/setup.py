@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from transformers.utils import logging
 
-from dynfocus import DynFocusForConditionalGeneration
+from dynfocus.adoption.backbones import from_backbones
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
-from dynfocus.processing import DynFocusCollator, DynFocusProcessor
+from dynfocus.processing import DynFocusCollator
 
 from .parts import freeze, lora_config, names_in, plain_name
 from .recipe import Recipe
@@ -49,7 +49,7 @@ class Data:
     eval_collator: DynFocusCollator
 
 
-def load_model(recipe: Recipe, base: Path | None = None) -> tuple[DynFocusForConditionalGeneration, Any]:
+def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
     """
     The model and the processor with which a run starts, frozen as the recipe says, without LoRA.
 
@@ -88,23 +88,23 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
                 f"{start} is a {config.model_type} model: `model.checkpoint` takes a DynFocus model; other models go "
                 "under `model.vision` and `model.language_model`."
             )
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             start, revision=settings.revision, dtype=settings.dtype, **(settings.config if settings.checkpoint else {})
         )
         processor = AutoProcessor.from_pretrained(start, revision=settings.revision, **settings.processor)
     else:
         assert settings.vision is not None and settings.language_model is not None
-        shared: dict[str, Any] = {
-            "preset": settings.preset,
-            "vision_revision": settings.vision_revision,
-            "language_model_revision": settings.language_model_revision,
-            "trust_remote_code": settings.trust_remote_code,
-        }
-        vision, language_model = settings.vision, settings.language_model
-        model = DynFocusForConditionalGeneration.from_backbones(
-            vision, language_model, dtype=settings.dtype, seed=settings.seed, **shared, **settings.config
+        model, processor = from_backbones(
+            settings.vision,
+            settings.language_model,
+            preset=settings.preset,
+            dtype=settings.dtype,
+            seed=settings.seed,
+            vision_revision=settings.vision_revision,
+            language_model_revision=settings.language_model_revision,
+            trust_remote_code=settings.trust_remote_code,
+            **{**settings.config, **settings.processor},
         )
-        processor = DynFocusProcessor.from_backbones(vision, language_model, **shared, **settings.processor)
     return model, processor
 
 

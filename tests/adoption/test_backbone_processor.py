@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_backbones import plain_tokenizer, save_language_model, save_vision
 
-from dynfocus import DynFocusProcessor, VisionTower, VisionTowerConfig
-from dynfocus.processing.backbone_processor import readable_blocks
+from dynfocus import DynFocusProcessor, VisionTower, VisionTowerConfig, from_backbones
+from dynfocus.adoption.backbone_processor import frames_of, readable_blocks
 
 CHATML = """\
 {%- for message in messages -%}
@@ -203,7 +203,7 @@ def test_generation_blocks_mark_the_answers():
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_processor_has_the_language_models_template(template, names, tmp_path):
     language_model = save_language_model("llama", tmp_path / "language", chat_template=TEMPLATES[template])
-    processor = DynFocusProcessor.from_backbones(names[0], language_model)
+    processor = from_backbones(names[0], language_model)[1]
     blocks, strings = CONVERSATIONS["one turn"]
     prompt = processor.apply_chat_template(blocks, add_generation_prompt=True)
     assert prompt == processor.tokenizer.apply_chat_template(strings, add_generation_prompt=True, tokenize=False)
@@ -220,9 +220,9 @@ def test_the_processor_has_the_language_models_template(template, names, tmp_pat
 
 def test_without_a_template_ours_is_used_and_a_given_one_wins(names):
     blocks, _ = CONVERSATIONS["one turn"]
-    processor = DynFocusProcessor.from_backbones(*names)
+    processor = from_backbones(*names)[1]
     assert processor.apply_chat_template(blocks, add_generation_prompt=True).endswith("What is it?\nASSISTANT:")
-    processor = DynFocusProcessor.from_backbones(*names, chat_template="{{ messages | length }}")
+    processor = from_backbones(*names, chat_template="{{ messages | length }}")[1]
     assert processor.apply_chat_template(blocks) == "1"
 
 
@@ -256,7 +256,7 @@ def test_frames_are_what_the_tower_was_trained_on(kind, normalized, names, tmp_p
         tower = VisionTower.from_open_clip(vision.removeprefix("open_clip:"))
     else:
         tower = VisionTower.from_backbone(vision)
-    frames = DynFocusProcessor.from_backbones(vision, names[1]).video_processor
+    frames = from_backbones(vision, names[1])[1].video_processor
     assert dict(frames.size) == {"height": tower.config.image_size, "width": tower.config.image_size}
     assert list(frames.image_mean) == pytest.approx(list(tower.config.image_mean))
     assert list(frames.image_std) == pytest.approx(list(tower.config.image_std))
@@ -266,17 +266,17 @@ def test_frames_are_what_the_tower_was_trained_on(kind, normalized, names, tmp_p
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-SigLIP2-256", "EVA02-L-14-336"])
-def test_published_open_clip_models(name, names):
+def test_published_open_clip_models(name):
     """Known without their weights; with a tag, as they were trained."""
     open_clip = pytest.importorskip("open_clip")
     config = VisionTowerConfig(open_clip_model=name)
-    frames = DynFocusProcessor.from_backbones(f"open_clip:{name}", names[1]).video_processor
-    assert dict(frames.size) == {"height": config.image_size, "width": config.image_size}
-    assert list(frames.image_mean) == pytest.approx(config.image_mean)
+    frames = frames_of(f"open_clip:{name}", {})
+    assert frames["size"] == config.image_size
+    assert frames["image_mean"] == pytest.approx(config.image_mean)
     tag = open_clip.list_pretrained_tags_by_model(name)[0]
-    trained = DynFocusProcessor.from_backbones(f"open_clip:{name}/{tag}", names[1]).video_processor
+    trained = frames_of(f"open_clip:{name}/{tag}", {})
     expected = open_clip.get_pretrained_cfg(name, tag)
-    assert list(trained.image_mean) == pytest.approx(list(expected.get("mean") or frames.image_mean))
+    assert trained["image_mean"] == pytest.approx(list(expected.get("mean") or frames["image_mean"]))
 
 
 # ---- token plan and settings ----
@@ -287,34 +287,19 @@ def test_published_open_clip_models(name, names):
 )
 def test_one_video_leaves_half_of_the_positions_to_words(positions, expected, names, tmp_path):
     language_model = save_language_model("llama", tmp_path / "language", max_position_embeddings=positions)
-    processor = DynFocusProcessor.from_backbones(names[0], language_model)
+    processor = from_backbones(names[0], language_model)[1]
     assert processor.max_visual_tokens == expected
     assert processor.token_budget().plan(500).num_visual_tokens <= expected
     gpt2 = save_language_model("gpt2", tmp_path / "gpt2")
-    assert DynFocusProcessor.from_backbones(names[0], gpt2).max_visual_tokens == 256
+    assert from_backbones(names[0], gpt2)[1].max_visual_tokens == 256
 
 
 def test_presets_and_settings(names):
-    default = DynFocusProcessor.from_backbones(*names)
+    default = from_backbones(*names)[1]
     assert (default.num_prototypes, default.key_ratio, default.rods_on_key_frames) == (25, 0.8, True)
-    released = DynFocusProcessor.from_backbones(*names, preset="released_code", key_ratio=0.5)
+    released = from_backbones(*names, preset="released_code", key_ratio=0.5)[1]
     assert (released.num_prototypes, released.key_ratio, released.rods_on_key_frames) == (80, 0.5, False)
-    own = DynFocusProcessor.from_backbones(*names, fps=2.0, max_frames=8, max_question_tokens=9, max_visual_tokens=99)
+    own = from_backbones(*names, fps=2.0, max_frames=8, max_question_tokens=9, max_visual_tokens=99)[1]
     assert (own.video_processor.fps, own.video_processor.max_frames) == (2.0, 8)
     assert (own.max_question_tokens, own.max_visual_tokens) == (9, 99)
-    assert DynFocusProcessor.from_backbones(*names, size=16).video_processor.size["height"] == 16
-
-
-def test_mistakes(names, tmp_path):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'key_frames'"):
-        DynFocusProcessor.from_backbones(*names, key_frames=3)
-    with pytest.raises(ValueError, match="Unknown preset 'paper'"):
-        DynFocusProcessor.from_backbones(*names, preset="paper")
-    for place, broken in enumerate(("vision", "language")):
-        given = list(names)
-        given[place] = tmp_path / "nowhere"
-        with pytest.raises(OSError, match=f"The {broken}.*nowhere.*give a Hub id or a folder") as raised:
-            DynFocusProcessor.from_backbones(*given)
-        assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match="has no fixed square input"):
-        DynFocusProcessor.from_backbones(names[1], names[1])
+    assert from_backbones(*names, size=16)[1].video_processor.size["height"] == 16

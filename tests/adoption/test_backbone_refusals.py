@@ -5,17 +5,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_backbones import save_language_model, save_vision
 
-from dynfocus import DynFocusForConditionalGeneration
+from dynfocus import from_backbones
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     root = tmp_path_factory.mktemp("backbones")
     return save_vision("siglip", root / "vision"), save_language_model("llama", root / "lm")
-
-
-def build(vision, language_model, **kwargs):
-    return DynFocusForConditionalGeneration.from_backbones(vision, language_model, **kwargs)
 
 
 def encoder_decoder(folder):
@@ -91,7 +87,7 @@ def odd_head(folder):
 def test_language_models_that_cannot_be_used(make, error, match, names, tmp_path):
     make(tmp_path / "odd-model")
     with pytest.raises(error, match=match) as raised:
-        build(names[0], tmp_path / "odd-model")
+        from_backbones(names[0], tmp_path / "odd-model")
     assert str(tmp_path / "odd-model") in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -121,27 +117,29 @@ def llama(folder):
 def test_vision_models_that_cannot_be_used(make, error, match, names, tmp_path):
     make(tmp_path / "odd-model")
     with pytest.raises(error, match=match) as raised:
-        build(tmp_path / "odd-model", names[1])
+        from_backbones(tmp_path / "odd-model", names[1])
     assert "odd-model" in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_base_model_that_automodel_does_not_make(names, monkeypatch):
     monkeypatch.setattr(transformers.LlamaForCausalLM, "base_model_prefix", "another")
     with pytest.raises(ValueError, match="is built around a LlamaForCausalLM, but AutoModel makes a LlamaModel"):
-        build(names[0], names[1])
+        from_backbones(names[0], names[1])
 
 
 def test_other_mistakes(names):
     with pytest.raises(TypeError, match="unexpected keyword argument 'rod_token'"):
-        build(*names, rod_token=3)
+        from_backbones(*names, rod_token=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'key_frames'"):
+        from_backbones(*names, key_frames=3)
     with pytest.raises(ValueError, match="Unknown preset 'paper': choose one of 'default', 'released_code'"):
-        build(*names, preset="paper")
+        from_backbones(*names, preset="paper")
     with pytest.raises(ValueError, match="says vocab_size=7, but the question is read in the 80 tokens of '.*lm"):
-        build(*names, question_config={"vocab_size": 7})
+        from_backbones(*names, question_config={"vocab_size": 7})
     with pytest.raises(ValueError, match="`pooling_grid` is 9"):
-        build(*names, pooling_grid=9)
+        from_backbones(*names, pooling_grid=9)
     pytest.importorskip("open_clip")
     with pytest.raises(ValueError, match="'open_clip:ViT-B-33' cannot be used: .* did you mean"):
-        build("open_clip:ViT-B-33", names[1])
+        from_backbones("open_clip:ViT-B-33", names[1])
     with pytest.raises(ValueError, match="open_clip knows no revisions, but vision_revision='v1' was given"):
-        build("open_clip:ViT-B-32", names[1], vision_revision="v1")
+        from_backbones("open_clip:ViT-B-32", names[1], vision_revision="v1")

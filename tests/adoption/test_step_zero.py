@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
+from dynfocus import DynFocusForConditionalGeneration, from_backbones
 from dynfocus.checkpoints import embedded_model
 from dynfocus.eval.synthetic.builder import Recipe
 from dynfocus.eval.synthetic.world import render
@@ -32,8 +32,8 @@ def names(tmp_path_factory):
 def prompts(names):
     """Questions about generated videos with their answers, which alone have labels."""
     # The plan that the language model was trained with.
-    processor, rows = DynFocusProcessor.from_backbones(*names, num_prototypes=64, key_ratio=0.125), []
-    model = DynFocusForConditionalGeneration.from_backbones(*names, feature_layer=-1)
+    model, processor = from_backbones(*names, feature_layer=-1, num_prototypes=64, key_ratio=0.125)
+    rows = []
     for number in range(6):
         episode, questions = Recipe(seed=1, num_frames=24, num_events=(4, 8), style="long").draw(number)
         video = {"type": "video", "video": render(episode, 64)}
@@ -74,7 +74,7 @@ def mean_loss(model, prompts):
 def test_the_first_loss_is_that_of_noise_as_large_as_words(names, prompts):
     ours, with_noise, drowned = [], [], []
     for seed in range(3):
-        model = DynFocusForConditionalGeneration.from_backbones(*names, feature_layer=-1, seed=seed)
+        model, _ = from_backbones(*names, feature_layer=-1, seed=seed)
         ours.append(mean_loss(model, prompts))
         with_noise += [loss_with_noise(model, row, seed) for row in prompts]
         encoder = model.model.cooperative_encoder

@@ -5,8 +5,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from dynfocus.adoption.backbone_processor import readable_blocks
 from dynfocus.processing import DynFocusCollator, DynFocusProcessor, DynFocusVideoProcessor
-from dynfocus.processing.backbone_processor import readable_blocks
 from dynfocus.processing.processing_dynfocus import DEFAULT_CHAT_TEMPLATE
 from dynfocus.processing.rows.labels import answer_spans, label_table
 

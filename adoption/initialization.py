@@ -6,11 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .encoding.cooperative_encoding import CooperativeEncoder
-from .encoding.event_prototypes import EventPrototypeEstimator
-from .encoding.question_encoder import QuestionEncoder
-from .towers.vision_tower import VisionTower
+from dynfocus.towers.vision_tower import VisionTower
 
+#: What a `DynFocusModel` has besides its backbones.
+NEW_PARTS = ("question_encoder", "event_prototypes", "cooperative_encoder")
 # Tokens of a question that the processor lets through.
 _MAX_QUESTION_TOKENS = 128
 _HEAD_SIZE = 64
@@ -67,9 +66,9 @@ def initialize_new_parts(model: Any, tower: VisionTower, language_model: Any, nu
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         model.vision_tower = model.language_model = nn.Identity()
-        model.question_encoder = QuestionEncoder(config).float()
-        model.event_prototypes = EventPrototypeEstimator(config).float()
-        model.cooperative_encoder = CooperativeEncoder(config).float()
+        # Of the classes that the preset has.
+        for name in NEW_PARTS:
+            setattr(model, name, type(getattr(model, name))(config).float())
         model.initialize_weights()
     model.vision_tower, model.language_model = tower, language_model
     generator = torch.Generator().manual_seed(seed)
@@ -130,4 +129,11 @@ def _tokens_as_large_as(size: float, model: Any, generator: torch.Generator) -> 
         layer.weight *= size / tokens.square().mean().sqrt()
 
 
-__all__ = ["default_question_config", "initialize_new_parts", "new_rows_like_the_old", "noise_frames", "word_size"]
+__all__ = [
+    "NEW_PARTS",
+    "default_question_config",
+    "initialize_new_parts",
+    "new_rows_like_the_old",
+    "noise_frames",
+    "word_size",
+]
