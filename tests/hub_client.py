@@ -11,11 +11,12 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from forked import Forked
 
 
 class Part:
@@ -30,25 +31,16 @@ class Part:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        self.found, self.tensors, self.log = out / f"{name}.json", out / f"{name}.safetensors", out / f"{name}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, name, str(out)],
-                cwd=out,
-                env={**kept, **settings, **(environment or {})},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                text=True,
-            )
-        self.process.stdin.write(json.dumps(arguments))
-        self.process.stdin.close()
+        self.found, self.tensors, asked = (out / f"{name}{ending}" for ending in (".json", ".safetensors", ".asked"))
+        asked.write_text(json.dumps(arguments), encoding="utf-8")
+        variables = {**kept, **settings, **(environment or {})}
+        self.process = Forked(__file__, name, out, package=False, environment=variables, folder=out, stdin=asked)
 
     def result(self) -> tuple[dict, dict]:
         """What it found, and its tensors."""
         from safetensors.torch import load_file
 
-        assert self.process.wait() == 0, self.log.read_text(encoding="utf-8")[-4000:]
+        assert self.process.wait() == 0, self.process.output[-4000:]
         return json.loads(self.found.read_text(encoding="utf-8")), load_file(self.tensors)
 
 

@@ -1,10 +1,6 @@
 """A small training run, made on the spot: eight videos, a question and an answer for each, a model, a recipe."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,6 @@ from tiny import make_tiny_processor
 from tiny_models import tiny_model
 from videos import write_video
 
-TESTS = Path(__file__).parent
 QUESTION = "which number is shown?"
 ANSWERS = ["47", "12", "red", "blue", "star", "heart", "9", "yellow"]
 
@@ -76,17 +71,3 @@ def losses(output_dir: Path) -> list[float]:
     """Of each step of a finished run."""
     state = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-
-
-def torchrun(*words: str) -> str:
-    """Runs two processes, and returns what they print."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    # Two processes on the interface that every machine has.
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

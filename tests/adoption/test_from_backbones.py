@@ -3,13 +3,12 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from forked import run
 from tiny_backbones import save_language_model, save_vision
 from tiny_models import real_logits, settings_of
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -337,15 +336,10 @@ def test_names_and_revisions_on_a_hub(folders, tmp_path):
         hub.commit("user/language", {"config.json": '{"model_type": "t5"}'})
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("HF_")}
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-        run = subprocess.run(
-            [sys.executable, "-c", BY_NAME, first, language],
-            env={**kept, **settings},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert run.returncode == 0, run.stderr[-3000:]
-    facts, t5, missing = run.stdout.splitlines()
+        script, printed = tmp_path / "by_name.py", tmp_path / "printed"
+        script.write_text(BY_NAME)
+        run(script, first, language, package=False, environment={**kept, **settings}, stdout=printed)
+    facts, t5, missing = printed.read_text().splitlines()
     assert json.loads(facts) == [59, 59, 32]
     assert "'user/language' of type 't5' is an encoder-decoder" in t5
     assert "'user/nothing' cannot be used" in missing and "give a Hub id" in missing

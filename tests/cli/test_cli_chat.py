@@ -1,20 +1,17 @@
 """`dynfocus chat`, and `dynfocus ask` about saved states."""
 
-import contextlib
 import json
 import os
 import pty
 import re
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
 from safetensors.torch import save_file
 from test_cli import assert_one_sentence
@@ -245,65 +242,60 @@ def test_chat_about_no_video(chat, tmp_path):
 # Terminals, pipes and signals
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
+def chatting(model, state, **streams):
+    words = ("chat", state, "--model", model, "--max-new-tokens", "4")
+    return Forked("dynfocus.cli:main", *words, environment={**os.environ, "TERM": "dumb"}, **streams)
 
 
-def test_chat_over_a_pipe(model, state):
+def test_chat_over_a_pipe(model, state, tmp_path):
     """Each answer comes before the next question is sent."""
-    command = [sys.executable, "-m", "dynfocus.cli", "chat", state, "--model", model, "--max-new-tokens", "4"]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, env=environment(), text=True, encoding="utf-8", **pipes) as process:
+    streams = {name: tmp_path / name for name in ("stdin", "stdout", "stderr")}
+    os.mkfifo(streams["stdin"])
+    os.mkfifo(streams["stdout"])
+    with chatting(model, state, **streams) as process:
+        with open(streams["stdin"], "w") as questions, open(streams["stdout"]) as answers:
 
-        def read(count):
-            return [process.stdout.readline() for _ in range(count)]
+            def read(count):
+                return [answers.readline() for _ in range(count)]
 
-        assert "12 frames" in read(2)[0]
-        for question in (QUESTION, "what colour?"):
-            process.stdin.write(f"{question}\n")
-            process.stdin.flush()
-            echo, _, key_frames = read(3)
-            assert echo == f"? {question}\n" and key_frames.startswith("key frames at 0:")
-        process.stdin.write("why " * 200 + "\nno?")  # without a newline at the end
-        out, err = process.communicate()
-    assert process.returncode == 0
+            assert "12 frames" in read(2)[0]
+            for question in (QUESTION, "what colour?"):
+                questions.write(f"{question}\n")
+                questions.flush()
+                echo, _, key_frames = read(3)
+                assert echo == f"? {question}\n" and key_frames.startswith("key frames at 0:")
+            questions.write("why " * 200 + "\nno?")  # without a newline at the end
+            questions.close()
+            out = answers.read()
+        assert process.wait() == 0
     assert out.endswith(" s\n") and "? no?\n" in out
+    err = streams["stderr"].read_text()
     assert err.startswith("error: The question has") and err.count("\n") == 1
 
 
 def test_chat_at_a_terminal(model, state):
     """A prompt, an answer, and a polite end by Ctrl-C."""
     controller, terminal = pty.openpty()
-    command = [sys.executable, "-m", "dynfocus.cli", "chat", state, "--model", model, "--max-new-tokens", "4"]
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
-    process = subprocess.Popen(command, env=environment(), start_new_session=True, **streams)
-    os.close(terminal)
     shown = b""
 
     def wait_for(pattern):
         nonlocal shown
-        deadline = time.monotonic() + 300
         while not re.search(pattern, shown):
-            assert time.monotonic() < deadline, shown
             shown += os.read(controller, 4096)
         found, shown = shown, b""
         return found.decode()
 
-    try:
+    with chatting(model, state, **dict.fromkeys(("stdin", "stdout", "stderr"), os.ttyname(terminal))) as process:
         assert "12 frames" in wait_for(rb"\n\? ")
+        os.close(terminal)  # the process has it open
         os.write(controller, f"{QUESTION}\n".encode())
         assert "key frames at" in wait_for(rb" s\r\n\? ")
         # `readline` may miss a signal that comes between its prompt and its waiting; a user presses the keys again.
-        for _ in range(30):
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(4)
-                break
-        assert process.poll() == 0 and b"Traceback" not in shown
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
+        process.signal(signal.SIGINT)
+        while process.wait(1) is None:
+            process.signal(signal.SIGINT)
+        assert process.wait() == 0 and b"Traceback" not in shown
+    os.close(controller)
 
 
 @pytest.fixture

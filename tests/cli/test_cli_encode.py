@@ -3,11 +3,10 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
+from forked import Forked
 from tiny import make_tiny_processor
 from tiny_models import tiny_model
 from typer.testing import CliRunner
@@ -151,17 +150,19 @@ def test_a_file_that_is_cut_off(encode, out, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-# Each chunk takes long enough for a signal to come in its middle.
-SLOWED = """
-import sys, time
+# The third chunk does not end before there is a signal.
+WAITING = """
+import signal, sys
 import dynfocus.modeling_dynfocus as encoding
 from dynfocus.cli import main
-group_patches = encoding.group_patches
-def slowly(*arguments):
-    print("chunk", file=sys.stderr, flush=True)
-    time.sleep(1)
+group_patches, chunks = encoding.group_patches, []
+def waiting(*arguments):
+    chunks.append(arguments)
+    if len(chunks) == 3:
+        print("third", file=sys.stderr, flush=True)
+        signal.pause()
     return group_patches(*arguments)
-encoding.group_patches = slowly
+encoding.group_patches = waiting
 main()
 """
 
@@ -170,16 +171,17 @@ def test_interrupted_and_continued(encode, model, tmp_path):
     """A real process, stopped by a real Ctrl-C."""
     film = write_video(tmp_path / "film.mp4", barcode_frames(250), fps=10)
     whole, out = tmp_path / "whole.safetensors", tmp_path / "state.safetensors"
-    arguments = ["encode", film, "-o", out, "--model", model, "--fps", "10"]
-    process = subprocess.Popen([sys.executable, "-c", SLOWED, *arguments], stderr=subprocess.PIPE, text=True)
-    for _ in range(3):
-        assert process.stderr.readline() == "chunk\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    last = errors.replace("chunk\n", "")
+    script = tmp_path / "encode.py"
+    script.write_text(WAITING)
+    arguments = ("encode", film, "-o", out, "--model", model, "--fps", "10")
+    with Forked(script, *arguments) as process:
+        process.until(lambda: process.output == "third\n")
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
+        last = process.output.removeprefix("third\n")
     assert last == f"Stopped after 64 of 250 frames; the same command goes on there ({out}.parts keeps them).\n"
-    assert process.returncode == 130 and not out.exists()
+    assert not out.exists()
     for target in (out, whole):
         assert encode("--fps", "10", video=film, out=target).stdout.startswith(f"{target} is written: 250 frames")
     assert out.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", out.name, whole.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encode.py", "film.mp4", out.name, whole.name]

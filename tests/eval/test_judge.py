@@ -2,9 +2,8 @@
 
 import json
 import logging
-import signal
-import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import Forked
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import JudgeServer
@@ -68,25 +68,6 @@ def make_judge(server: JudgeServer, cache: Path, **kwargs) -> Judge:
         (f"<think>Is it {YES}? Hardly.</think>{NO}", (False, 1)),
         (f"{YES}\n{YES}", (True, 5)),
         ('{"question": "a {b}", "prediction": "{\\"correct\\": \\"yes\\", \\"score\\": 5}"}' + NO, (False, 1)),
-        ("{'correct': 'yes', 'score': 4}", (True, 4)),
-        ("```python\n{'correct': 'no', 'score': 2}\n```", (False, 2)),
-        ("Here it is:\n```\n{'correct': True, 'score': 4.5}\n```\nAs `prediction` says the same.", (True, 4.5)),
-        ("**{'correct': 'yes', 'score': '4'}**", (True, 4)),
-        ("{'correct': true, 'score': 3}", (True, 3)),
-        ('{"correct": "yes", "score": 4,}', (True, 4)),
-        ("{“correct”: “yes”, “score”: 4}", (True, 4)),
-        ('{"correct": "yes", "score": 4, "reason": "It says “red” {and} more."}', (True, 4)),
-        ("{'correct': 'no', 'score': 1, 'reason': \"it isn't {there}\"}", (False, 1)),
-        ('{"Correct": "Yes", "Score": "4/5"}', (True, 4)),
-        ('{"verdict": {"correct": "yes", "score": "4 out of 5"}}', (True, 4)),
-        ('{\'prediction\': \'{"correct": "yes", "score": 5}\'} ' + NO, (False, 1)),
-        (f"{{'correct': 'yes', 'score': 4}} or {NO}", None),
-        ("{'correct': 'yes', 'score': 6}", None),
-        ("{'correct': 'perhaps', 'score': 4}", None),
-        ("{'correct', 'yes', 'score', 4}", None),
-        ("{'correct': __import__('os').getcwd(), 'score': 4}", None),
-        ("{'correct': 'yes', 'score': 4", None),
-        ("{" * 5000 + "}" * 5000, None),
         (f"{YES} or else {NO}", None),
         (f"<think>{YES}", None),
         ('{"correct": "yes", "score": 6}', None),
@@ -243,19 +224,6 @@ def test_refused_and_malformed_verdicts_are_counted_and_final(tmp_path):
     }
 
 
-def test_a_kept_reply_that_could_not_be_read_once_is_read_again(tmp_path):
-    cache = tmp_path / "v.jsonl"
-    with JudgeServer(lambda row, attempt: "{'correct': 'yes', 'score': 4}") as server:
-        make_judge(server, cache).verdicts(rows_of(1))
-        line = json.loads(cache.read_text())
-        cache.write_text(json.dumps({**line, "status": "malformed", "correct": None, "score": None}) + "\n")
-        judge = make_judge(server, cache)
-        (verdict,) = judge.verdicts(rows_of(1))
-        assert len(server.rows) == 1
-    assert (verdict.status, verdict.correct, verdict.score) == ("judged", True, 4)
-    assert judge.record()["judged"] == 1 and judge.record()["malformed"] == 0
-
-
 def test_the_record_says_who_judged_by_which_prompt_and_when(tmp_path):
     cache = tmp_path / "v.jsonl"
     today = datetime.now(UTC).date().isoformat()
@@ -305,18 +273,19 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(tmp_path, form):
 
 @pytest.mark.parametrize("trouble", ["error", "timeout", "no json"])
 def test_trouble_is_retried_then_recorded_and_asked_again_by_the_next_run(tmp_path, trouble):
-    healthy = []
+    healthy, given_up = [], threading.Event()
 
     def reply(row, attempt):
         if row["question"].endswith(" 1?") and not healthy:
             if trouble == "timeout":
-                time.sleep(0.8)
+                given_up.wait()
             return (200, {}, "<html>") if trouble == "no json" else (500, {}, {"error": {"message": "overheated"}})
         return YES
 
     with JudgeServer(reply) as server:
-        judge = make_judge(server, tmp_path / "v.jsonl", max_retries=1, timeout=0.4)
+        judge = make_judge(server, tmp_path / "v.jsonl", max_retries=1, timeout=2)
         verdicts = judge.verdicts(rows_of(3))
+        given_up.set()
         assert [verdict.status for verdict in verdicts] == ["judged", "failed", "judged"]
         assert verdicts[1].reply and (verdicts[1].correct, verdicts[1].score) == (None, None)
         assert judge.record()["failed"] == 1
@@ -370,17 +339,23 @@ Judge("grader", cache=sys.argv[2], base_url=sys.argv[1], concurrency=2).verdicts
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    cache = tmp_path / "v.jsonl"
-    with JudgeServer(of_parity, seconds=0.05) as server:
-        command = [sys.executable, "-c", KILLED, server.url, str(cache), json.dumps(rows_of(40))]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        while len(server.rows) < 10 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        output = b"".join(process.communicate())
+    cache, script = tmp_path / "v.jsonl", tmp_path / "judge.py"
+    script.write_text(KILLED)
+    killed = threading.Event()
+
+    def reply(row, attempt):
+        if len(server.rows) > 10:
+            killed.wait()
+        return of_parity(row, attempt)
+
+    with JudgeServer(reply) as server:
+        with Forked(script, server.url, cache, json.dumps(rows_of(40))) as process:
+            process.until(lambda: cache.is_file() and len(cache.read_bytes().splitlines()) >= 6)
+            process.kill()
+            output = process.output
+        killed.set()
         kept = len(cache.read_bytes().splitlines())
-        assert 6 <= kept < 40, output.decode()
+        assert 6 <= kept < 40, output
         asked = len(server.rows)
         with cache.open("ab") as file:
             file.write(b'{"key": "half a li')
@@ -390,7 +365,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         # The half line has spoilt none of those that follow it.
         assert make_judge(server, cache).verdicts(rows_of(40)) == verdicts
         assert len(server.rows) == asked + 40 - kept
-        assert KEY.encode() not in output
+        assert KEY not in output
 
 
 def test_an_error_of_ones_own_loses_no_verdict(tmp_path):

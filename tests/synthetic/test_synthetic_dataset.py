@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from forked import run
 from hub_datasets import DatasetHubServer
 from huggingface_hub import DatasetCard
 from tiny import make_tiny_processor
@@ -44,7 +45,8 @@ from huggingface_hub import HfApi, hf_hub_download
 HfApi().upload_folder(repo_id="user/set", folder_path=sys.argv[1], repo_type="dataset")
 rows = load_dataset("user/set", split="train")
 video = hf_hub_download("user/set", rows[0]["video"], repo_type="dataset")
-print(json.dumps([list(rows), open(video, "rb").read().hex()]))
+with open(sys.argv[2], "w") as found:
+    json.dump([list(rows), open(video, "rb").read().hex()], found)
 """
 
 
@@ -52,19 +54,10 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def in_process(code, *arguments, **environment):
+def without_hub():
+    """The variables of the tests, but for those of the Hub and the interpreter."""
     foreign = re.compile(r"HF_|HUGGING|PYTHON|.*_PROXY$", re.IGNORECASE)
-    kept = {name: value for name, value in os.environ.items() if not foreign.match(name)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(
-        command, env={**kept, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def output_of(process):
-    out, log = process.communicate()
-    assert process.returncode == 0, log[-4000:]
-    return out
+    return {name: value for name, value in os.environ.items() if not foreign.match(name)}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +79,9 @@ def no_shared_cache(tmp_path, monkeypatch):
 
 def test_two_processes_write_the_same_bytes(tmp_path):
     """Whatever the order in which each of them goes through its sets of texts."""
-    output_of(in_process(WRITE, tmp_path / "other", PYTHONHASHSEED="1"))
+    # The order is that of the interpreter, so this is a new one.
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "other")]
+    subprocess.run(command, env={**without_hub(), "PYTHONHASHSEED": "1"}, check=True)
     for style in ("short", "long"):
         synthesize(tmp_path / "this" / style, 4, 2, num_frames=16, size=64, fps_container=2, style=style)
     first, second = (contents(tmp_path / name) for name in ("this", "other"))
@@ -267,7 +262,10 @@ def test_a_folder_that_was_pushed_loads_from_the_hub(tmp_path):
         hub.add_dataset("user/set", {"README.md": "# Soon\n"})
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_user"}
         settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        rows, video = json.loads(output_of(in_process(LOAD, folder, **settings)).splitlines()[-1])
+        script, found = tmp_path / "load.py", tmp_path / "found.json"
+        script.write_text(LOAD)
+        run(script, folder, found, package=False, environment={**without_hub(), **settings})
+        rows, video = json.loads(found.read_text())
         assert {name: hub.files("user/set")[name] for name in contents(folder)} == contents(folder)
     assert rows == [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     assert bytes.fromhex(video) == (folder / rows[0]["video"]).read_bytes()

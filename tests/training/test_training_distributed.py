@@ -1,4 +1,4 @@
-"""Many processes: two of them on a CPU, started as a user would start them."""
+"""Many processes: two of them on a CPU."""
 
 import json
 import shutil
@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_in_two, torchrun
 from safetensors.torch import load_file
-from training_runs import TESTS, losses, recipe_settings, save_start, torchrun, write_recipe, write_rows
+from training_runs import losses, recipe_settings, save_start, write_recipe, write_rows
 
 from dynfocus.training import SeededSelectionNoise
 from dynfocus.training.recipe import load_recipe
 from dynfocus.training.train import train
+
+TRAIN = "dynfocus.training.train:main"
+STEP = Path(__file__).parents[1] / "fsdp2_step.py"
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +28,22 @@ def start(request, tmp_path_factory) -> Path:
     return save_start(tmp_path_factory.mktemp("start") / "model", request.param)
 
 
-@pytest.mark.parametrize("order", ["random", "group_by_length"])
-def test_two_processes_learn_as_one_does(rows, start, tmp_path, order):
+@pytest.mark.parametrize(
+    ("start", "order", "launch"),
+    [
+        ("default", "random", torchrun),
+        ("default", "group_by_length", run_in_two),
+        ("released_code", "random", run_in_two),
+        ("released_code", "group_by_length", run_in_two),
+    ],
+    indirect=["start"],
+)
+def test_two_processes_learn_as_one_does(rows, start, tmp_path, order, launch):
     options = {"max_steps": 6, "train_sampling_strategy": order}
     single = recipe_settings(start, rows, tmp_path / "single", per_device_train_batch_size=4, **options)
     train(load_recipe(write_recipe(tmp_path / "single.yaml", single)))
     double = recipe_settings(start, rows, tmp_path / "double", per_device_train_batch_size=2, **options)
-    said = torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "double.yaml", double)))
+    said = launch(TRAIN, write_recipe(tmp_path / "double.yaml", double))
     assert "2 processes on cpu, 4 rows a step." in said
     found = losses(tmp_path / "double")
     assert len(found) == 6 and found[-1] < found[0]
@@ -44,10 +57,10 @@ def test_two_processes_go_on_exactly(rows, tmp_path):
     start = save_start(tmp_path / "start")
     options = {"max_steps": 7, "train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 1}
     whole = recipe_settings(start, rows, tmp_path / "whole", save_strategy="steps", save_steps=5, **options)
-    torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "whole.yaml", whole)))
+    run_in_two(TRAIN, write_recipe(tmp_path / "whole.yaml", whole))
     whole["training"]["output_dir"] = str(tmp_path / "again")
     shutil.copytree(tmp_path / "whole", tmp_path / "again", ignore=shutil.ignore_patterns("model", "checkpoint-7"))
-    said = torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "again.yaml", whole)))
+    said = run_in_two(TRAIN, write_recipe(tmp_path / "again.yaml", whole))
     assert "checkpoint-5" in said
     assert losses(tmp_path / "again") == losses(tmp_path / "whole")
 
@@ -67,7 +80,7 @@ def test_processes_with_and_without_videos_learn_together(start, tmp_path):
     settings["data"].update(eval=str(path.with_name("held-out.jsonl")), max_bad_fraction=0.9)
     settings["training"].update(eval_strategy="steps", eval_steps=8)
     settings["selection_noise"] = {"start": 0.05, "end": 0.0, "hold": 0.5}
-    torchrun("-m", "dynfocus.training.train", str(write_recipe(tmp_path / "recipe.yaml", settings)))
+    run_in_two(TRAIN, write_recipe(tmp_path / "recipe.yaml", settings))
     found = losses(tmp_path / "run")
     assert len(found) == 8 and found[-1] < found[0]
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
@@ -89,7 +102,7 @@ def test_no_thread_of_the_group_outlives_a_run(rows, tmp_path):
         "sys.exit(code)\n"
     )
     settings = recipe_settings(start, rows, tmp_path / "run", max_steps=1, per_device_train_batch_size=1)
-    said = torchrun(str(script), str(write_recipe(tmp_path / "recipe.yaml", settings)))
+    said = run_in_two(script, write_recipe(tmp_path / "recipe.yaml", settings))
     threads = [line for line in said.splitlines() if line.startswith("threads:")]
     assert len(threads) == 2 and "gloo" not in "".join(threads), threads
 
@@ -119,7 +132,7 @@ def test_noise_does_not_depend_on_how_a_batch_is_spread():
 
 
 def test_fsdp2_saves_what_one_process_would(rows, start, tmp_path):
-    torchrun(str(TESTS / "fsdp2_step.py"), str(start), str(rows), str(tmp_path / "sharded"))
+    run_in_two(STEP, start, rows, tmp_path / "sharded")
     found = json.loads((tmp_path / "sharded" / "found.json").read_text())
     assert found["world_size"] == 2 and "VisionTower" in found["wrapped"] and "LlamaDecoderLayer" in found["wrapped"]
     assert not [name for name in found["wrapped"] if name.startswith("Siglip")]

@@ -1,11 +1,10 @@
 """Rows and the model to start from come from the Hub, and the trained model goes there."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from hub_datasets import DatasetHubServer, jsonl_file
 from training_runs import ANSWERS, QUESTION, recipe_settings, save_start, write_recipe, write_rows
 
@@ -22,28 +21,24 @@ def test_from_the_hub_to_the_hub(tmp_path, streaming):
         hub.add_repo("user/start", save_start(tmp_path / "start"))
         hub.add_dataset("user/rows", {"train.jsonl": jsonl_file(listed)})
 
-        def train(**environment: str) -> subprocess.CompletedProcess:
-            return subprocess.run(
-                [sys.executable, "-m", "dynfocus.training.train", str(recipe)],
-                capture_output=True,
-                text=True,
-                timeout=200,
-                env={
-                    **os.environ,
-                    "HF_ENDPOINT": hub.url,
-                    "HF_HOME": str(tmp_path / "home"),
-                    "HF_HUB_OFFLINE": "0",
-                    "HF_HUB_DISABLE_XET": "1",
-                    **environment,
-                },
-            )
+        def train(token: str) -> tuple[int | None, str]:
+            environment = {
+                **os.environ,
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(tmp_path / "home"),
+                "HF_HUB_OFFLINE": "0",
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_TOKEN": token,
+            }
+            with Forked("dynfocus.training.train:main", recipe, package=False, environment=environment) as process:
+                return process.wait(), process.output
 
         if not streaming:
-            stranger = train(HF_TOKEN="hf_unknown")
-            assert stranger.returncode == 1 and "push_to_hub: user/mine: the Hub does not know you" in stranger.stderr
+            status, said = train("hf_unknown")
+            assert status == 1 and "push_to_hub: user/mine: the Hub does not know you" in said
             assert not (tmp_path / "run").exists(), "it is known before anything is trained"
-        done = train(HF_TOKEN="hf_user")
-        assert done.returncode == 0, done.stderr
+        status, said = train("hf_user")
+        assert status == 0, said
         found = hub.files("user/mine")
     saved = {path.name: path.read_bytes() for path in Path(tmp_path / "run" / "model").iterdir() if path.is_file()}
     assert found["model.safetensors"] == saved["model.safetensors"]
