@@ -74,6 +74,32 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Patter
     return Chat(messages, media, images)
 
 
+def with_lists(messages: Sequence[dict[str, Any]], video: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every content as a list; `video` stands for each video."""
+    return [
+        {**turn, "content": [video if part["type"] == "video" else part for part in _parts(turn)]} for turn in messages
+    ]
+
+
+def with_strings(messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> list[dict[str, Any]]:
+    """Every content as a string, in which a mark and a line break stand for each video and picture."""
+    told = []
+    for turn in messages:
+        words = [part["text"] if part["type"] == "text" else marks[part["type"]] + "\n" for part in _parts(turn)]
+        told.append({**turn, "content": "".join(words)})
+    return told
+
+
+def is_whole(text: str, messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> bool:
+    """Whether a template wrote all media, and all words of the user and the system. (Of the assistant's earlier turns
+    it may leave out thoughts.)"""
+    parts = [part for turn in messages for part in _parts(turn)]
+    wanted = [marks[part["type"]] for part in parts if part["type"] != "text"]
+    asked = [part for turn in messages if turn["role"] != "assistant" for part in _parts(turn)]
+    words = [part["text"].strip() for part in asked if part["type"] == "text"]
+    return all(text.count(mark) == wanted.count(mark) for mark in marks.values()) and all(w in text for w in words)
+
+
 def picture_part(picture: Image.Image, image_format: ImageFormat) -> dict[str, Any]:
     """A picture as OpenAI's protocol has it, in the message itself."""
     data = io.BytesIO()
@@ -105,4 +131,13 @@ def _load_picture(part: dict[str, Any]) -> Image.Image:
     return source.convert("RGB") if isinstance(source, Image.Image) else load_image(source)
 
 
-__all__ = ["Chat", "ImageFormat", "joined", "picture_part", "read_chat"]
+__all__ = [
+    "Chat",
+    "ImageFormat",
+    "is_whole",
+    "joined",
+    "picture_part",
+    "read_chat",
+    "with_lists",
+    "with_strings",
+]

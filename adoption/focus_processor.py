@@ -13,6 +13,7 @@ times are written are those of the stock processor, so that with all frames in f
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -24,18 +25,16 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
 
-from .chats import Chat, ImageFormat, joined, picture_part, read_chat
+from .chats import Chat, ImageFormat, is_whole, joined, picture_part, read_chat, with_lists, with_strings
 from .families import (
     Family,
     explicit_positions,
     fit_size,
     frames_per_block,
     known_family,
-    time_metadata,
     token_side,
-    video_arguments,
 )
-from .stock_inputs import answer_labels, collate, moved, spans_of_videos, tokens_within
+from .stock_inputs import Span, StockCall, answer_labels, collate, moved, spans_of_videos, tokens_within
 from .stock_prompt import StockPrompt
 from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
 
@@ -80,6 +79,8 @@ class FocusProcessor:
         num_key_frames (`int`, *optional*): key frames at most; by default as many as the budget allows.
         time_words (`bool`, defaults to `False`):
             write the time before each frame (`12.5s: `) for a model whose own processor writes none.
+        family ([`Family`], *optional*): how the model takes frames; by default the row of its processor's class. A
+            processor of no row is tried on four made-up frames.
 
     Raises:
         `ValueError`: a processor of no known family, or settings that the family cannot take.
@@ -97,10 +98,11 @@ class FocusProcessor:
         coarse_per_key_frame: int = 8,
         num_key_frames: int | None = None,
         time_words: bool = False,
+        family: Family | None = None,
     ):
-        family = known_family(processor)
         if family is None:
-            raise ValueError(f"{type(processor).__name__} is the processor of no known family of video models.")
+            # This tries processors of this class, so that it cannot be imported before it.
+            family = known_family(processor) or import_module("dynfocus.adoption.self_test").tried_family(processor)
         if coarse not in (None, "low", "panels", "none"):
             raise ValueError(f"`coarse` must be 'low', 'panels' or 'none', got {coarse!r}.")
         if coarse == "low" and not family.native:
@@ -136,7 +138,7 @@ class FocusProcessor:
         self._token: str = processor.image_token if family.layout == "images" else processor.video_token
         # Where the tower merges pairs, the second frame is what the stock processor would have sampled next.
         is_paired = frames_per_block(family, processor) == 2
-        self._pair_seconds = 1.0 / (processor.video_processor.fps or 2.0) if is_paired else None
+        self.pair_seconds = 1.0 / (processor.video_processor.fps or 2.0) if is_paired else None
 
     # ------------------------------------------------------------------------------------------------- the budget
 
@@ -221,7 +223,7 @@ class FocusProcessor:
         return sorted(shown, key=lambda entry: (entry.pictures[0][0], not entry.is_key))
 
     def _entry(self, video: VideoFrames, numbers: Sequence[int], is_key: bool) -> Entry:
-        return Entry.of(video, numbers, is_key, self._pair_seconds)
+        return Entry.of(video, numbers, is_key, self.pair_seconds)
 
     def _shown_size(self, video: VideoFrames, is_key: bool) -> tuple[int, int]:
         if not self.family.native:
@@ -243,6 +245,10 @@ class FocusProcessor:
         stock = self.processor.video_processor
         target = SizeDict(height=size[0], width=size[1])
         return BaseVideoProcessor.resize(stock, pixels[None], target, resample=stock.resample)[0]
+
+    def runs_of_pictures(self, text: str) -> list[str]:
+        """The runs of marks that stand for visual features in a text."""
+        return self._prompt.run.findall(text)
 
     # --------------------------------------------------------------------------------------------------- the prompt
 
@@ -325,50 +331,73 @@ class FocusProcessor:
     def _row(self, chat: Any, videos: list[ChosenFrames], labels: bool) -> Shown:
         told = read_chat(chat, len(videos), self._prompt.placeholder)
         if labels:
-            text, spans = answer_spans(self._render, told.messages)
+            text, spans = answer_spans(self.render, told.messages)
         else:
-            text, spans = render_or_refuse(self._render, told.messages, add_generation_prompt=True), []
-        entries = [self.entries(video) for video in videos]
-        words = [self._video_placeholders(shown) for shown in entries]
-        text, moves = self._expand(text, words, told.media)
-        row = self._call_stock(text, videos, entries, told)
-        offsets = row.pop("offset_mapping")[0]
-        marks = row.pop("text_replacement_offsets")[0]
-        shown_at = spans_of_videos(marks, words, told.media, self._token, self.family)
-        counts = [tokens_within(offsets, span) for span in shown_at]
+            text, spans = render_or_refuse(self.render, told.messages, add_generation_prompt=True), []
+        shown = self.encode_text(text, videos, told, spans if labels else None)
+        (counts,) = shown.num_visual_tokens
         if sum(counts) > self.max_visual_tokens:
             raise ValueError(
                 f"What is to be shown costs {sum(counts)} tokens, more than "
                 f"`max_visual_tokens={self.max_visual_tokens}`."
             )
+        return shown
+
+    def encode_text(
+        self, text: str, videos: Sequence[ChosenFrames], chat: Chat, learned: Sequence[Span] | None = None
+    ) -> Shown:
+        """
+        Stock inputs of one text.
+
+        Args:
+            text: with one mark of the stock processor for each video and picture.
+            videos: the chosen frames.
+            chat: what the text was made of.
+            learned: the spans of the text whose tokens become `labels`.
+        """
+        entries = [self.entries(video) for video in videos]
+        words = [self._video_placeholders(shown) for shown in entries]
+        text, moves = self._expand(text, words, chat.media)
+        call = StockCall(self.processor, self.family, self.tokens_per_key_frame)
+        for video, shown in zip(videos, entries, strict=True):
+            call.add_video(self._pictures(video, shown), [entry.times for entry in shown], video.video.duration)
+        row, offsets, marks = call(text, chat.media, chat.images)
+        shown_at = spans_of_videos(marks, words, chat.media, self._token, self.family)
         inputs = {name: torch.as_tensor(value) for name, value in row.items()}
         if self.family.positions:
             inputs.pop("second_per_grid_ts", None)
             times = [[entry.times[0] for entry in shown] for shown in entries]
             inputs["position_ids"] = explicit_positions(inputs, times, self.family, self.config)
-        if labels:
+        if learned is not None:
             # Molmo 2 puts a token ahead of the text.
             ahead = marks[0]["span"][0] - text.index(marks[0]["text"]) if marks else 0
             grown = [(mark["span"], mark["new_span"][1] - mark["new_span"][0]) for mark in marks]
-            learned = [
-                (moved(moved(a, moves) + ahead, grown), moved(moved(b, moves) + ahead, grown)) for a, b in spans
-            ]
-            inputs["labels"] = answer_labels(inputs["input_ids"], offsets, learned)
-        return Shown(BatchFeature(inputs), [counts], [entries])
+            spans = [(moved(start, moves) + ahead, moved(end, moves) + ahead) for start, end in learned]
+            spans = [(moved(start, grown), moved(end, grown)) for start, end in spans]
+            inputs["labels"] = answer_labels(inputs["input_ids"], offsets, spans)
+        return Shown(BatchFeature(inputs), [[tokens_within(offsets, span) for span in shown_at]], [entries])
 
-    def _render(self, messages: Sequence[dict[str, Any]], **arguments: Any) -> str:
-        if getattr(self.processor, "chat_template", None) is None and "SmolVLM" not in self.family.name:
+    def render(self, messages: Sequence[dict[str, Any]], **arguments: Any) -> str:
+        """The chat in the words of the stock template, with one mark for each video and picture."""
+        if self.processor.chat_template is None and self.family.name != "SmolVLM":
             raise ValueError(
                 f"This {type(self.processor).__name__} has no chat template: set `processor.chat_template`."
             )
-        stock = {"type": "image"} if self.family.layout == "images" else {"type": "video", **self.family.video_content}
-        told = [
-            {**turn, "content": [stock if part["type"] == "video" else part for part in turn["content"]]}
-            if not isinstance(turn["content"], str)
-            else turn
-            for turn in messages
-        ]
-        return self.processor.apply_chat_template(told, tokenize=False, **arguments)
+        has_images = self.family.layout == "images"
+        stock = {"type": "image"} if has_images else {"type": "video", **self.family.video_content}
+        marks = {"video": self._token, "image": self.processor.image_token}
+        # Templates take lists, or strings, or both; some leave out without a word what they do not take.
+        as_lists = with_lists(messages, stock)
+        for form in (as_lists, with_strings(messages, marks)):
+            try:
+                text = self.processor.apply_chat_template(form, tokenize=False, **arguments)
+            except (TypeError, import_module("jinja2.exceptions").TemplateError):
+                if form is not as_lists:
+                    raise
+                continue
+            if is_whole(text, messages, marks):
+                return text
+        raise ValueError("The chat template leaves out parts of this chat: use another `chat_template`.")
 
     def _video_placeholders(self, entries: Sequence[Entry]) -> str:
         """What stands for a video in the text that the stock processor is given."""
@@ -382,11 +411,6 @@ class FocusProcessor:
         """The text with a placeholder for each entry, and the spans that were replaced, with their new lengths."""
         kinds = media if self.family.layout == "images" else ["video"] * len(words)
         found = list(re.finditer(re.escape(self._token), text))
-        if len(found) != len(kinds):
-            raise ValueError(
-                f"The chat template writes {len(found)} marks ({self._token}) for {len(kinds)} videos or pictures: "
-                "use another `chat_template`."
-            )
         moves, parts, end, rest = [], [], 0, iter(words)
         for match, kind in zip(found, kinds, strict=True):
             new = next(rest) if kind == "video" else match.group()
@@ -394,53 +418,6 @@ class FocusProcessor:
             moves.append((match.span(), len(new)))
             end = match.end()
         return "".join([*parts, text[end:]]), moves
-
-    def _call_stock(
-        self,
-        text: str,
-        videos: Sequence[ChosenFrames],
-        entries: Sequence[Sequence[Entry]],
-        chat: Chat,
-    ) -> dict[str, Any]:
-        pictures = [self._pictures(video, shown) for video, shown in zip(videos, entries, strict=True)]
-        arguments: dict[str, Any] = {
-            "text": [text],
-            "text_kwargs": {"return_offsets_mapping": True, "return_text_replacement_offsets": True},
-        }
-        stock_images = list(chat.images)
-        if self.family.layout == "images":
-            of_videos, of_chat = iter(pictures), iter(chat.images)
-            stock_images = []
-            for kind in chat.media:
-                stock_images += [next(of_chat)] if kind == "image" else [as_image(x[0]) for x in next(of_videos)]
-        elif pictures:
-            stock_videos, metadata = [], []
-            for video, shown, tensors in zip(videos, entries, pictures, strict=True):
-                if self.family.layout == "video":
-                    tensors, times = [torch.cat(list(tensors))], [[entry.times[0] for entry in shown]]
-                else:
-                    times = [list(entry.times) for entry in shown]
-                stock_videos += tensors
-                metadata += [time_metadata(time, video.video.duration) for time in times]
-            if self.family.layout == "video" and len({len(frames) for frames in stock_videos}) > 1:
-                if not self.family.drops_empty_frames:
-                    raise ValueError(
-                        f"{self.family.name} takes several videos in one prompt only where all show the same number "
-                        f"of pictures, got {[len(frames) for frames in stock_videos]}: set `num_key_frames` and "
-                        "`coarse='none'`."
-                    )
-            arguments["videos"] = stock_videos
-            arguments["videos_kwargs"] = {
-                **video_arguments(self.family, self.processor, self.tokens_per_key_frame),
-                "video_metadata": metadata,
-            }
-        if stock_images:
-            arguments["images"] = [stock_images]
-            arguments["images_kwargs"] = {"return_tensors": "pt"}
-        bos = self.processor.tokenizer.bos_token
-        if bos is not None and text.startswith(bos):
-            arguments["text_kwargs"]["add_special_tokens"] = False
-        return dict(self.processor(**arguments))
 
 
 __all__ = ["ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]

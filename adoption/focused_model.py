@@ -176,10 +176,10 @@ class FocusedModel(VideoQA):
         size = self.dual_encoder.size
 
         def look(frame: np.ndarray) -> Any:
-            small = frame if size is None else resize_frame(frame, target_size(*frame.shape[:2], size))
+            small = frame if size is None else resize_frame(frame, target_size(frame.shape[0], frame.shape[1], size))
             if not self.keep_frames:
                 return small
-            kept = resize_frame(frame, target_size(*frame.shape[:2], min(_KEPT_SIDE, *frame.shape[:2])))
+            kept = resize_frame(frame, target_size(frame.shape[0], frame.shape[1], min(_KEPT_SIDE, *frame.shape[:2])))
             data = io.BytesIO()
             Image.fromarray(kept).save(data, format="JPEG", quality=_KEPT_QUALITY)
             return small, data.getvalue()

@@ -1,19 +1,91 @@
-"""Rows of stock inputs: which of their tokens belong to what, and batches of them."""
+"""Calls of a stock processor: its inputs for one text, which of their tokens belong to what, and batches of them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import BatchFeature
+from transformers.video_utils import VideoMetadata
 
-from .families import Family
+from .families import Family, time_metadata, video_arguments
+from .video_frames import as_image
 
 Span = tuple[int, int]
 
 
+class StockCall:
+    """
+    One call of a stock processor, for one text and the pictures of its videos.
+
+    Args:
+        processor, family: the stock processor and its row.
+        most_tokens: visual tokens of a picture at most.
+    """
+
+    def __init__(self, processor: Any, family: Family, most_tokens: int):
+        self.processor = processor
+        self.family = family
+        self._arguments = video_arguments(family, processor, most_tokens)
+        #: For each video its pictures, `(frames, 3, H, W)` uint8 of each entry.
+        self._pictures: list[list[torch.Tensor]] = []
+        self._metadata: list[VideoMetadata] = []
+
+    def add_video(self, pictures: list[torch.Tensor], times: Sequence[Sequence[float]], duration: float) -> None:
+        """The pictures of the next video, with their times and its length in seconds."""
+        if self.family.layout == "video":
+            pictures, times = [torch.cat(pictures)], [[time[0] for time in times]]
+        self._pictures.append(pictures)
+        self._metadata += [time_metadata(time, duration) for time in times]
+
+    def __call__(
+        self, text: str, media: Sequence[str], images: Sequence[Any]
+    ) -> tuple[dict[str, Any], list[Span], list[dict[str, Any]]]:
+        """
+        Args:
+            text: with a mark for each entry.
+            media: `"image"` or `"video"` in the order of the text.
+            images: the pictures that stand beside the videos.
+
+        Returns:
+            The inputs; where each token stands in the text that the stock processor made of it; what it replaced.
+
+        Raises:
+            `ValueError`: several videos that the model cannot take together.
+        """
+        arguments: dict[str, Any] = {
+            "text": [text],
+            "text_kwargs": {"return_offsets_mapping": True, "return_text_replacement_offsets": True},
+        }
+        stock_images = list(images)
+        if self.family.layout == "images":
+            of_videos, of_chat = iter(self._pictures), iter(images)
+            stock_images = []
+            for kind in media:
+                stock_images += [next(of_chat)] if kind == "image" else [as_image(x[0]) for x in next(of_videos)]
+        elif self._pictures:
+            stock_videos = [picture for pictures in self._pictures for picture in pictures]
+            lengths = [len(frames) for frames in stock_videos]
+            if len(set(lengths)) > 1 and self.family.layout == "video" and not self.family.drops_empty_frames:
+                raise ValueError(
+                    f"{self.family.name} takes several videos in one prompt only where all show the same number of "
+                    f"pictures, got {lengths}: set `num_key_frames` and `coarse='none'`."
+                )
+            arguments["videos"] = [stock_videos]
+            arguments["videos_kwargs"] = {**self._arguments, "video_metadata": self._metadata}
+        if stock_images:
+            arguments["images"] = [stock_images]
+            arguments["images_kwargs"] = {"return_tensors": "pt"}
+        bos = self.processor.tokenizer.bos_token
+        if bos is not None and text.startswith(bos):
+            arguments["text_kwargs"]["add_special_tokens"] = False
+        row = dict(self.processor(**arguments))
+        offsets, marks = row.pop("offset_mapping")[0], row.pop("text_replacement_offsets")[0]
+        return row, [(int(start), int(end)) for start, end in offsets], marks
+
+
 def tokens_within(offsets: Sequence[Span], span: Span) -> int:
     """Tokens that hold a character of the span; `offsets` are those of the tokens in the text."""
-    return sum(bool(start < span[1] and end > span[0]) for start, end in offsets)
+    return sum(start < span[1] and end > span[0] for start, end in offsets)
 
 
 def moved(at: int, replaced: Sequence[tuple[Span, int]]) -> int:
@@ -102,4 +174,4 @@ def _padded(value: torch.Tensor, length: int, filler: int) -> torch.Tensor:
     return torch.nn.functional.pad(value, (length - value.shape[-1], 0), value=filler)
 
 
-__all__ = ["answer_labels", "collate", "moved", "spans_of_videos", "tokens_within"]
+__all__ = ["Span", "StockCall", "answer_labels", "collate", "moved", "spans_of_videos", "tokens_within"]

@@ -131,7 +131,8 @@ class Judge:
         known = self._cache.verdicts
         asked = zip(keys, rows, strict=True)
         pending = {key: row for key, row in asked if not _is_empty(row) and key not in known}
-        found = {**known, **self._ask_all(pending, on_progress)}
+        found = {key: self._read_again(known[key]) for key in keys if key in known}
+        found |= self._ask_all(pending, on_progress)
         wrong = {"status": "judged", "correct": False if self.prompt.decides else None, "score": 0.0}
         result = []
         for key, row in zip(keys, rows, strict=True):
@@ -170,6 +171,11 @@ class Judge:
     def _key(self, row: Mapping[str, Any]) -> str:
         parts = [self.model, self.prompt.hash, self.request, [row[name] for name in self.prompt.fields]]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _read_again(self, verdict: dict[str, Any]) -> dict[str, Any]:
+        """A kept verdict; a reply that an earlier version could not read may be readable now."""
+        read = parse_verdict(verdict["reply"], self.prompt) if verdict["status"] == "malformed" else None
+        return verdict if read is None else {**verdict, "status": "judged", "correct": read[0], "score": read[1]}
 
     def _ask_all(
         self, pending: Mapping[str, Mapping[str, Any]], on_progress: Callable[[int, int], None] | None

@@ -4,6 +4,7 @@ The wording is our own. Numbers that come of different prompts or judges are not
 with every result.
 """
 
+import ast
 import hashlib
 import json
 import re
@@ -106,6 +107,9 @@ def get_prompt(name: str) -> JudgePrompt:
     return PROMPTS[name]
 
 
+#: Of dicts as Python writes them: tries in one reply, and characters of one.
+_MAX_ATTEMPTS, _MAX_LENGTH = 100, 20_000
+_QUOTES = str.maketrans("“”‘’", "\"\"''")
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _REFUSAL = re.compile(
     r"\W*((i['’]?m |i am )?(very |so )?sorry|i apologi[sz]e|i can(not|['’]t| not)|i(['’]m| am) (unable|not able)"
@@ -117,10 +121,11 @@ _REFUSAL = re.compile(
 def parse_verdict(reply: str, prompt: JudgePrompt) -> tuple[bool | None, float] | None:
     """
     `(correct, score)` out of a judge's reply (`correct` is None where the prompt does not ask for it), or None if the
-    reply holds no verdict, or several that differ. Nothing is guessed: a score outside 0 to 5 is no verdict.
+    reply holds no verdict, or several that differ. A verdict is a JSON object, or a dict as Python writes it, anywhere
+    in the reply. Nothing is guessed: a score outside 0 to 5 is no verdict.
     """
     verdicts = set()
-    for found in _json_objects(_THOUGHTS.sub("", reply)):
+    for found in _objects(_THOUGHTS.sub("", reply)):
         names = {"correct", "score"} if prompt.decides else {"score"}
         if names <= found.keys():
             correct, score = _yes_or_no(found["correct"]) if prompt.decides else None, _score(found["score"])
@@ -135,16 +140,40 @@ def is_refusal(reply: str) -> bool:
     return _REFUSAL.match(_THOUGHTS.sub("", reply)) is not None
 
 
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    decoder, position = json.JSONDecoder(), text.find("{")
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The objects in a text, and those that are values of others; names in lower case."""
+    decoder, position, attempts = json.JSONDecoder(), text.find("{"), _MAX_ATTEMPTS
     while position >= 0:
+        found, end = None, position + 1
         try:
             found, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
-            end = position + 1
-        else:
-            yield found
+            # A dict ends at one of the next braces, as strings may hold some.
+            for brace in [one.end() for one in re.finditer(r"\}", text[position : position + _MAX_LENGTH])][:attempts]:
+                attempts -= 1
+                found = _python_dict(text[position : position + brace])
+                if found is not None:
+                    end = position + brace
+                    break
+        pending: list[Any] = [found]
+        while pending:
+            one = pending.pop()
+            if isinstance(one, dict):
+                yield {str(name).strip().lower(): value for name, value in one.items()}
+                pending += one.values()
         position = text.find("{", end)
+
+
+def _python_dict(text: str) -> dict[str, Any] | None:
+    for name, python in (("true", "True"), ("false", "False"), ("null", "None")):
+        text = re.sub(rf"\b{name}\b", python, text)
+    for form in (text, text.translate(_QUOTES)):
+        try:
+            found = ast.literal_eval(form)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def _yes_or_no(value: Any) -> bool | None:
@@ -156,7 +185,7 @@ def _yes_or_no(value: Any) -> bool | None:
 def _score(value: Any) -> float | None:
     if isinstance(value, str):
         try:
-            value = float(value)
+            value = float(re.sub(r"\s*(?:/|out of)\s*5$", "", value.strip()))
         except ValueError:
             return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -1,7 +1,6 @@
 """A benchmark's rows, from the Hub or from a local set, and which state of them it was."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks.base import Benchmark
+from .files import read_rows
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,8 @@ def _local_rows(benchmark: Benchmark, folder: str | os.PathLike[str] | None) -> 
     path = Path(folder) / str(benchmark.data_files)
     if not path.is_file():
         raise ValueError(f"--videos {folder}: holds no {benchmark.data_files}, so it is no set of {benchmark.title}.")
-    data = path.read_bytes()
-    try:
-        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{path}: holds a line that is no JSON ({error}); make the set anew.") from error
-    if lines:
-        benchmark.check_fields(lines[0])
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    lines = read_rows(path, benchmark.fields, "make the set anew")
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return Rows(iter(lines), {"id": benchmark.dataset, "config": None, "split": benchmark.split, "revision": digest})
 
 

@@ -18,6 +18,7 @@ from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 from .answering import Answer, Answerer, VideoTask
 from .benchmarks import NO_SUBTITLES, get_benchmark, subtitle_text
 from .benchmarks.base import Benchmark, Question
+from .files import write_json
 from .processes import Processes
 from .progress import AnsweringProgress
 from .provenance import run_settings
@@ -31,9 +32,9 @@ from .run_folder import (
     append_lines,
     claim_folder,
     gather,
+    has_result,
     read_answers,
     read_run,
-    write_json,
     write_lines,
 )
 from .scoring import check_scorable, grade, judge_lines, score
@@ -150,7 +151,7 @@ def evaluate(
     if processes.is_main:
         claim_folder(folder, run_settings(settings, pipe, questions, rows.source, processes.world_size))
         answered = {key: line for key, line in gather(folder).items() if line["error"] is None}
-        if len(answered) < len(questions):
+        if len(answered) < len(questions) or not has_result(folder):
             (folder / RESULT_FILE).unlink(missing_ok=True)
             write_lines(folder / ANSWERS_FILE, answered.values())
             if answered:

@@ -16,10 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import is_unused, parse_object, read_json, write_json, write_text
+
 SETTINGS_FILE = "run.json"
 ANSWERS_FILE = "answers.jsonl"
 TIMINGS_FILE = "timings.jsonl"
 RESULT_FILE = "result.json"
+_SAME_COMMAND = "the same `dynfocus eval` command mends that"
+#: What report and comparison read of run.json, and what a line of answers.jsonl has.
+_SETTINGS = ("benchmark", "about", "options", "model", "data", "num_questions", "limit", "sampling", "prompts")
+_ANSWER = (
+    *("id", "video", "output", "prediction", "reference", "correct", "key_frames", "num_visual_tokens", "num_frames"),
+    *("duration", "error", "groups"),
+)
 #: What may differ between a run and its continuation, as it does not change the answers.
 _FREE = ("about", "command", "date", "num_processes", "device_name", "judge", "videos")
 
@@ -46,31 +55,71 @@ class Run:
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
-    """A run, finished or not. Raises `ValueError` where the folder holds none."""
+    """
+    A run, finished or not.
+
+    Raises:
+        `ValueError`: the folder holds no run, or one of its files is damaged.
+    """
     path = Path(folder)
     if not (path / SETTINGS_FILE).is_file():
         raise ValueError(f"{folder}: holds no {SETTINGS_FILE}, so it is no run of `dynfocus eval`.")
-    result = path / RESULT_FILE
+    result = None
+    if (path / RESULT_FILE).is_file():
+        try:
+            result = read_json(path / RESULT_FILE)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_SAME_COMMAND}.") from None
+    answers, damaged = _gathered(path, ANSWERS_FILE, _ANSWER)
+    if result is not None and damaged:
+        # Of a run that goes on, these questions are open.
+        raise ValueError(f"{damaged[0]}; {_SAME_COMMAND}.")
     return Run(
         folder=path,
-        settings=json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8")),
-        answers=_gathered(path, ANSWERS_FILE),
-        result=json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None,
-        timings=_gathered(path, TIMINGS_FILE),
+        settings=_read_settings(path),
+        answers=answers,
+        result=result,
+        timings=_gathered(path, TIMINGS_FILE, ("id",))[0],
     )
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings = read_json(folder / SETTINGS_FILE)
+        missing = [name for name in _SETTINGS if name not in settings]
+        if missing:
+            raise ValueError(f"{folder / SETTINGS_FILE}: lacks {', '.join(missing)}")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, so that nobody knows what made the answers beside it; give another --out, or delete that "
+            "folder."
+        ) from None
+    return settings
+
+
+def has_result(folder: Path) -> bool:
+    """Whether a run has scores that can be read."""
+    try:
+        read_json(folder / RESULT_FILE)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """
-    Note the settings of a run in its folder, or see that those noted there are the same.
+    Write the settings of a run into its folder, or check that those written there are the same.
 
     Raises:
-        `ValueError`: the folder holds a run with other settings; the message names the first that differs.
+        `ValueError`: the folder holds a run with other settings (the message names the first that differs), or answers
+            and no readable settings.
         `FileExistsError`: it holds other things.
     """
     noted = folder / SETTINGS_FILE
+    if noted.is_file() and not noted.read_bytes().strip() and not (folder / ANSWERS_FILE).exists():
+        noted.unlink()  # the power was cut while it was written: there is nothing to lose
     if noted.is_file():
-        found, wanted = flat_settings(json.loads(noted.read_text(encoding="utf-8"))), flat_settings(_as_json(settings))
+        found, wanted = flat_settings(_read_settings(folder)), flat_settings(_as_json(settings))
         order = [*wanted, *(key for key in found if key not in wanted)]
         differing = [key for key in order if wanted.get(key) != found.get(key) and key.split(".")[0] not in _FREE]
         if differing:
@@ -81,7 +130,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
                 "another --out, or delete that folder."
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise FileExistsError(f"{folder}: is no empty folder, nor one of a run; give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(noted, settings)
@@ -89,12 +138,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def gather(folder: Path) -> dict[str, dict[str, Any]]:
     """
-    Put what all processes wrote into one file, without lines that a kill cut short; the answers so far, by id.
+    Put what all processes wrote into one file, without damaged lines; the answers so far, by id.
 
-    Of one process at a time, before others write.
+    One process may call it at a time, before others write.
     """
-    answers = _gathered(folder, ANSWERS_FILE)
-    for name, lines in ((ANSWERS_FILE, answers), (TIMINGS_FILE, _gathered(folder, TIMINGS_FILE))):
+    answers = _gathered(folder, ANSWERS_FILE, _ANSWER)[0]
+    for name, lines in ((ANSWERS_FILE, answers), (TIMINGS_FILE, _gathered(folder, TIMINGS_FILE, ("id",))[0])):
         write_lines(folder / name, lines)
         # Only now: a kill in between leaves some lines twice, which does no harm.
         for part in _parts(folder, name):
@@ -104,7 +153,7 @@ def gather(folder: Path) -> dict[str, dict[str, Any]]:
 
 def read_answers(folder: Path) -> dict[str, dict[str, Any]]:
     """The answers so far, by id."""
-    return {line["id"]: line for line in _gathered(folder, ANSWERS_FILE)}
+    return {line["id"]: line for line in _gathered(folder, ANSWERS_FILE, _ANSWER)[0]}
 
 
 def append_lines(folder: Path, name: str, rank: int, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -115,19 +164,8 @@ def append_lines(folder: Path, name: str, rank: int, lines: Iterable[Mapping[str
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines at once: whoever looks finds the old one or the new one."""
-    _write(path, "".join(_line(one) for one in lines))
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file at once."""
-    _write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    """Write a file of JSON lines at once: a reader finds the old one or the new one."""
+    write_text(path, "".join(_line(one) for one in lines))
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -144,17 +182,23 @@ def _parts(folder: Path, name: str) -> Sequence[Path]:
     return sorted(folder.glob(f"{stem}.[0-9]*.{ending}"))
 
 
-def _gathered(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The lines of all processes, the last one of each id."""
+def _gathered(folder: Path, name: str, fields: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The lines of all processes, the last one of each id; and where lines are damaged, and how."""
     found: dict[str, dict[str, Any]] = {}
+    damaged = []
     for path in (folder / name, *_parts(folder, name)):
-        for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else ():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # cut short by a kill, and another line was written behind it
-            found[row["id"]] = row
-    return list(found.values())
+        for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else (), 1):
+            if not line.strip():
+                continue
+            row = parse_object(line, fields)
+            # A kill cuts a line short, and another one may be written behind it.
+            if isinstance(row, str):
+                damaged.append(f"{path}, line {number}: {row}")
+            elif not isinstance(row["id"], str) or not isinstance(row.get("groups", {}), dict):
+                damaged.append(f"{path}, line {number}: has an `id` that is no text, or `groups` that are no object")
+            else:
+                found[row["id"]] = row
+    return list(found.values()), damaged
 
 
 def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,8 +225,8 @@ __all__ = [
     "claim_folder",
     "flat_settings",
     "gather",
+    "has_result",
     "read_answers",
     "read_run",
-    "write_json",
     "write_lines",
 ]

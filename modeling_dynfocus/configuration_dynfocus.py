@@ -1,13 +1,14 @@
 """The configuration of DynFocus: its three backbones, and what stands between them (DPE and CCE)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 
 from .hub.with_code import SavedWithCode
 from .towers.configuration_vision_tower import VisionTowerConfig
 
-PRESETS = ("default", "released_code")
+Preset: TypeAlias = Literal["default", "released_code"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 #: Settings by which configurations of earlier versions told the presets apart.
 _EARLIER_SETTINGS: dict[str, tuple[Any, Any]] = {
     "event_clustering": ("dpc_knn", "kmeans"),
@@ -94,7 +95,7 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
     temporal_neighbors: int = 5
     num_question_queries: int = 32
     rod_tokens: int = 2
-    preset: Literal["default", "released_code"] = "default"
+    preset: Preset = "default"
     question_context: Literal["grouped", "patches"] | None = None
     selection_sigma: float = 0.05
     selection_samples: int = 100
@@ -190,7 +191,7 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
         return self.pooling_grid**2 + sum(self.spatial_clusters)
 
     @classmethod
-    def from_preset(cls, preset: str = "default", **kwargs) -> "DynFocusConfig":
+    def from_preset(cls, preset: Preset = "default", **kwargs) -> "DynFocusConfig":
         """A configuration in one of the presets `"default"` and `"released_code"`."""
         return cls(preset=preset, **kwargs)
 

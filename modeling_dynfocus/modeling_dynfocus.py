@@ -72,7 +72,8 @@ class DynFocusPreTrainedModel(PreTrainedModel):
             raise ValueError("`use_safetensors=False` would read a pickle: DynFocus weights are safetensors only.")
         is_asked = kwargs.get("output_loading_info", False)
         report = {} if is_asked else {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
+        loaded: Any = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
+        model, info = loaded
         name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         check_finite(name, model)
         if is_asked:
@@ -657,7 +658,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             where = (input_ids, tokens) if has_ids else (None, kwargs["inputs_embeds"])
             counts = self.model.get_placeholder_mask(*where, len(tokens)).sum((1, 2))
             features.pooler_output = list(tokens.split(counts.tolist()))
-        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)
+        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)  # type: ignore[misc]
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         if generation_config.prefill_chunk_size and model_kwargs.get("mm_encoder_outputs") and _CHUNKS_LOSE_VIDEOS:
@@ -667,7 +668,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             )
             generation_config = copy.deepcopy(generation_config)
             generation_config.prefill_chunk_size = None
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
 
 
 __all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]

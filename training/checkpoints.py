@@ -14,7 +14,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from dynfocus.eval.run_folder import flat_settings, write_json
+from dynfocus.eval.files import is_unused, read_json, write_json
+from dynfocus.eval.run_folder import flat_settings
 
 from .recipe import Recipe
 
@@ -65,7 +66,10 @@ def claim_folder(recipe: Recipe) -> None:
     wanted = flat_settings(recipe.model_dump(mode="json"))
     noted = folder / RECIPE_FILE
     if noted.is_file():
-        found = flat_settings(json.loads(noted.read_text(encoding="utf-8")))
+        try:
+            found = flat_settings(read_json(noted))
+        except ValueError as error:
+            raise ValueError(f"{error}; give another `training.output_dir`, or delete that folder.") from None
         differing = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
         differing = [key for key in differing if key not in _FREE]
         if differing and not any(folder.glob("checkpoint-*")) and not (folder / "model").exists():
@@ -78,7 +82,7 @@ def claim_folder(recipe: Recipe) -> None:
                 f"{folder} holds a run with `{key}` = {found.get(key)!r} instead of {wanted.get(key)!r}{more}: give "
                 "another `training.output_dir`, or delete that folder."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif not is_unused(folder):
         raise FileExistsError(f"{folder}: is no empty folder, nor one of a run; give another `training.output_dir`.")
     try:
         folder.mkdir(parents=True, exist_ok=True)

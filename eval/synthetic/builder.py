@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import is_unused, read_json, write_text
 from .data_card import CARD_FILE, make_data_card
 from .long_videos import events_for, sample_long_episode
 from .questions import ALL_KINDS, Question, make_questions
@@ -108,8 +109,13 @@ def _claim_folder(folder: Path, recipe: Recipe) -> None:
     """Makes the folder, or checks that the set it holds is of the same recipe."""
     manifest = folder / MANIFEST_FILE
     wanted = json.loads(json.dumps(asdict(recipe)))
+    if manifest.is_file() and not manifest.read_bytes().strip() and not (folder / QUESTIONS_FILE).exists():
+        manifest.unlink()  # the power was cut while it was written: there is nothing to lose
     if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        try:
+            found = read_json(manifest)
+        except ValueError as error:
+            raise ValueError(f"{error}; choose another folder or remove this one.") from None
         # Sets from before there were long videos do not say what they are.
         found = {"style": "short", **found}
         different = [name for name in wanted if found.get(name) != wanted[name]]
@@ -122,16 +128,10 @@ def _claim_folder(folder: Path, recipe: Recipe) -> None:
         return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder for the set.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_unused(folder):
         raise ValueError(f"{folder} is not empty and holds no synthetic set; choose an empty or a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(manifest, json.dumps(wanted, indent=2) + "\n")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    write_text(manifest, json.dumps(wanted, indent=2) + "\n")
 
 
 def synthesize(
@@ -188,8 +188,8 @@ def synthesize(
         if on_video is not None:
             on_video(index + 1, num_videos)
     card = make_data_card(recipe, episodes, rows, QUESTIONS_FILE, default_events(style, num_frames))
-    _write_atomically(folder / CARD_FILE, card)
-    _write_atomically(folder / QUESTIONS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / CARD_FILE, card)
+    write_text(folder / QUESTIONS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
     return folder / QUESTIONS_FILE
 
 

@@ -462,7 +462,7 @@ def dense_call(name: str, frames: np.ndarray, fps: float, question: str) -> Any:
     )
     return processor(
         text=[prompt],
-        videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
+        videos=[[torch.from_numpy(frames).permute(0, 3, 1, 2)]],
         videos_kwargs={"do_sample_frames": False, "video_metadata": [metadata]},
         return_tensors="pt",
     )

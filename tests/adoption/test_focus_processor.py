@@ -376,6 +376,50 @@ def test_a_chat_for_a_server_has_frames_with_their_times():
     assert all(url.startswith("data:image/jpeg;base64,") for url in pictures)
 
 
+@pytest.mark.parametrize("name", ["gemma3", "llava_next_video", "perception_lm"])
+def test_times_in_words_of_ours_stand_before_their_frames_and_are_paid_for(name):
+    video = VideoFrames.decoded(random_frames(40), np.arange(40) * 3.0)
+    processor = focus(name, time_words=True, coarse="none")
+    limit = processor.plan(video, range(40)).num_visual_tokens // 3
+    plan = processor.plan(video, range(40), limit)
+    shown = processor.show(QUESTION, [ChosenFrames(video, range(0, plan.num_key_frames))])
+    assert shown.num_visual_tokens[0][0] <= plan.num_visual_tokens <= limit
+    text = stock(name).processor.tokenizer.decode(shown.inputs["input_ids"][0])
+    assert re.findall(r"(\d+\.\d)s: ", text) == [f"{3 * number:.1f}" for number in range(plan.num_key_frames)]
+    assert logits(stock(name).model, shown.inputs).isfinite().all()
+    with pytest.raises(ValueError, match="`time_words` cannot be had with LLaVA-OneVision"):
+        focus("llava_onevision", time_words=True)
+
+
+def with_template(template: str | None) -> FocusProcessor:
+    processor = copy.copy(stock("llava_next_video").processor)
+    processor.chat_template = template
+    return FocusProcessor(processor)
+
+
+def test_a_template_that_takes_strings_alone_gets_strings():
+    """Some write nothing of a list of contents, and say nothing."""
+    strings = "{% for m in messages %}{{ m.role }}: {{ m.content if m.content is string }}\n{% endfor %}"
+    chosen = ChosenFrames(irregular(8), [1, 3])
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
+    ids = with_template(strings).show(chat, [chosen]).inputs["input_ids"][0]
+    text = stock("llava_next_video").processor.tokenizer.decode(ids)
+    assert re.sub("(<video>)+", "<video>", text) == f"system: Be brief.\nuser: <video>\n{QUESTION}\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template: set `processor.chat_template`"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves out parts of this chat"),
+        ("{{ raise_exception('no systems here') }}", "refuses this conversation: no systems here"),
+    ],
+)
+def test_a_template_that_does_not_take_the_chat_is_refused(template, message):
+    with pytest.raises(ValueError, match=message):
+        with_template(template).show(QUESTION, [ChosenFrames(irregular(8), [1, 3])])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

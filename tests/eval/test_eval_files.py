@@ -11,6 +11,7 @@ from dynfocus.eval.provenance import weights_hash
 from dynfocus.eval.rows import load_rows
 from dynfocus.eval.run import EvalSettings, evaluate, load_pipeline
 from dynfocus.eval.synthetic.builder import synthesize
+from dynfocus.eval.synthetic.score import read_questions
 from dynfocus.eval.videos import check_subtitles, find_videos
 
 
@@ -51,10 +52,21 @@ def test_subtitles_that_nobody_has_are_no_evaluation_with_subtitles(tmp_path):
     check_subtitles([Question("a", "a", "?", "")], None)
 
 
-def test_a_line_that_is_no_row_names_its_file(tmp_path):
-    (tmp_path / "questions.jsonl").write_text('{"video": "a.mp4"}\n{"video": \n')
-    with pytest.raises(ValueError, match=r"questions.jsonl: holds a line that is no JSON \(Expecting value.*\); make"):
-        load_rows(get_benchmark("synthetic"), folder=tmp_path)
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"video": ', "is no JSON"),
+        ('{"video": "a.mp4", "question": "?", "answer": "x"}', "lacks kind"),
+        ("[]", "holds no JSON object, but list"),
+        ("3", "holds no JSON object, but int"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path, line, message):
+    good = '{"video": "a.mp4", "question": "?", "answer": "x", "kind": "color"}'
+    (tmp_path / "questions.jsonl").write_text(f"{good}\n\n{line}\n")
+    for read in (lambda: load_rows(get_benchmark("synthetic"), folder=tmp_path), lambda: read_questions(tmp_path)):
+        with pytest.raises(ValueError, match=rf"questions.jsonl, line 3: {message}.*; make the set anew\.$"):
+            read()
 
 
 def test_the_hash_of_a_model_heeds_all_that_changes_its_answers(tmp_path):

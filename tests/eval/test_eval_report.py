@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from dynfocus.cli.app import app
 from dynfocus.eval.benchmarks.base import Benchmark, Question
 from dynfocus.eval.compare import compare_runs, print_comparison
+from dynfocus.eval.files import write_json
 from dynfocus.eval.plots import group_bars, number_bars
 from dynfocus.eval.report import eval_results, print_summary, remarks, write_report
-from dynfocus.eval.run_folder import read_run, write_json, write_lines
+from dynfocus.eval.run_folder import read_run, write_lines
 from dynfocus.eval.scoring import score, units
 from dynfocus.eval.synthetic.builder import synthesize
 

@@ -18,7 +18,7 @@ from dynfocus.eval.processes import Processes
 from dynfocus.eval.progress import AnsweringProgress
 from dynfocus.eval.provenance import prompts_hash
 from dynfocus.eval.run import EvalSettings, evaluate, load_pipeline, main
-from dynfocus.eval.run_folder import append_lines, claim_folder, read_run
+from dynfocus.eval.run_folder import append_lines, claim_folder, read_run, write_lines
 from dynfocus.eval.synthetic.builder import synthesize
 from dynfocus.eval.videos import find_videos
 from dynfocus.processing.video_qa import Answer, DynFocusVideoQA
@@ -171,7 +171,7 @@ def test_what_killed_processes_left_is_put_together(go, whole, tmp_path, monkeyp
     videos = [json.loads(line)["video"] for line in lines]
     second = videos.index("videos/000001.mp4")
     (out / "answers.jsonl").write_bytes(lines[4][:30] + b"\n" + b"".join(lines[second : second + 2]) + lines[3][:40])
-    (out / "answers.1.jsonl").write_bytes(b"".join(lines[:3]) + lines[second + 2][:-1])
+    (out / "answers.1.jsonl").write_bytes(b"".join(lines[:3]) + lines[second + 2][:-2])
     # A kill while they were put together leaves some lines twice.
     (out / "answers.2.jsonl").write_bytes(lines[second])
     asked, ask = [], Answerer._ask
@@ -277,6 +277,86 @@ def test_a_folder_keeps_its_settings(go, tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="no empty folder, nor one of a run"):
         claim_folder(tmp_path / "other", {})
+
+
+@pytest.mark.parametrize("left", [("run.json.part", b'{"benchm'), ("run.json.part", b""), ("run.json", b"")])
+def test_what_a_kill_left_of_the_first_file_is_no_other_run(go, whole, tmp_path, left):
+    name, content = left
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(content)
+    go(tmp_path / "run")
+    assert end_files(tmp_path / "run") == end_files(whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b'{"benchmark": "synth', "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[]", "holds no JSON object, but list"),
+        (b"{}", "lacks benchmark, about"),
+    ],
+)
+def test_answers_without_settings_are_refused_in_one_sentence(go, whole, tmp_path, content, message):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "run.json").write_bytes(content)
+    for read in (read_run, go):
+        with pytest.raises(ValueError, match=rf"run.json: {message}.*; give another --out, or delete that folder\.$"):
+            read(out)
+
+
+DAMAGED = [
+    (b'{"video": "videos/000000.mp4"}', "lacks id, output"),
+    (b'{"id": "000001"}', "lacks video, output"),
+    (b"{}", "lacks id"),
+    (b"[1, 2]", "holds no JSON object, but list"),
+    (b"null", "holds no JSON object, but NoneType"),
+    (b'{"id": ', "is no JSON"),
+    (b"\xff\xfe\x00", "is no JSON"),
+    (b"[" * 10_000, "is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), DAMAGED)
+def test_a_damaged_line_is_named_and_its_question_asked_again(go, whole, tmp_path, line, message):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    lines = (out / "answers.jsonl").read_bytes().splitlines()
+    lines[1] = line
+    (out / "answers.jsonl").write_bytes(b"\n".join(lines))
+    (out / "timings.jsonl").write_bytes(line + b"\n" + (out / "timings.jsonl").read_bytes())
+    with pytest.raises(
+        ValueError, match=rf"answers.jsonl, line 2: {message}.*; the same `dynfocus eval` command mends"
+    ):
+        read_run(out)
+    go(out)
+    assert end_files(out) == end_files(whole) and read_run(out).result
+
+
+def test_values_of_the_wrong_type_are_damage(go, whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_bytes().splitlines()]
+    for change in ({"id": 1}, {"id": None}, {"groups": None}):
+        write_lines(out / "answers.jsonl", [lines[0] | change, *lines[1:]])
+        with pytest.raises(ValueError, match="answers.jsonl, line 1: has an `id` that is no text, or `groups`"):
+            read_run(out)
+    go(out)
+    assert end_files(out) == end_files(whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_damaged_scores_are_computed_again(go, whole, tmp_path, content):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "result.json").write_bytes(content)
+    with pytest.raises(ValueError, match="result.json: .*; the same `dynfocus eval` command mends that"):
+        read_run(out)
+    go(out)
+    assert end_files(out) == end_files(whole)
 
 
 @pytest.mark.parametrize(("name", "value"), [("limit", 0), ("fps", -1.0), ("batch_size", 0), ("max_visual_tokens", 0)])

@@ -68,6 +68,25 @@ def make_judge(server: JudgeServer, cache: Path, **kwargs) -> Judge:
         (f"<think>Is it {YES}? Hardly.</think>{NO}", (False, 1)),
         (f"{YES}\n{YES}", (True, 5)),
         ('{"question": "a {b}", "prediction": "{\\"correct\\": \\"yes\\", \\"score\\": 5}"}' + NO, (False, 1)),
+        ("{'correct': 'yes', 'score': 4}", (True, 4)),
+        ("```python\n{'correct': 'no', 'score': 2}\n```", (False, 2)),
+        ("Here it is:\n```\n{'correct': True, 'score': 4.5}\n```\nAs `prediction` says the same.", (True, 4.5)),
+        ("**{'correct': 'yes', 'score': '4'}**", (True, 4)),
+        ("{'correct': true, 'score': 3}", (True, 3)),
+        ('{"correct": "yes", "score": 4,}', (True, 4)),
+        ("{“correct”: “yes”, “score”: 4}", (True, 4)),
+        ('{"correct": "yes", "score": 4, "reason": "It says “red” {and} more."}', (True, 4)),
+        ("{'correct': 'no', 'score': 1, 'reason': \"it isn't {there}\"}", (False, 1)),
+        ('{"Correct": "Yes", "Score": "4/5"}', (True, 4)),
+        ('{"verdict": {"correct": "yes", "score": "4 out of 5"}}', (True, 4)),
+        ('{\'prediction\': \'{"correct": "yes", "score": 5}\'} ' + NO, (False, 1)),
+        (f"{{'correct': 'yes', 'score': 4}} or {NO}", None),
+        ("{'correct': 'yes', 'score': 6}", None),
+        ("{'correct': 'perhaps', 'score': 4}", None),
+        ("{'correct', 'yes', 'score', 4}", None),
+        ("{'correct': __import__('os').getcwd(), 'score': 4}", None),
+        ("{'correct': 'yes', 'score': 4", None),
+        ("{" * 5000 + "}" * 5000, None),
         (f"{YES} or else {NO}", None),
         (f"<think>{YES}", None),
         ('{"correct": "yes", "score": 6}', None),
@@ -222,6 +241,19 @@ def test_refused_and_malformed_verdicts_are_counted_and_final(tmp_path):
         "malformed": 2,
         "failed": 0,
     }
+
+
+def test_a_kept_reply_that_could_not_be_read_once_is_read_again(tmp_path):
+    cache = tmp_path / "v.jsonl"
+    with JudgeServer(lambda row, attempt: "{'correct': 'yes', 'score': 4}") as server:
+        make_judge(server, cache).verdicts(rows_of(1))
+        line = json.loads(cache.read_text())
+        cache.write_text(json.dumps({**line, "status": "malformed", "correct": None, "score": None}) + "\n")
+        judge = make_judge(server, cache)
+        (verdict,) = judge.verdicts(rows_of(1))
+        assert len(server.rows) == 1
+    assert (verdict.status, verdict.correct, verdict.score) == ("judged", True, 4)
+    assert judge.record()["judged"] == 1 and judge.record()["malformed"] == 0
 
 
 def test_the_record_says_who_judged_by_which_prompt_and_when(tmp_path):

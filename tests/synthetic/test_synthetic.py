@@ -296,6 +296,22 @@ def test_a_set_is_the_same_byte_for_byte_whole_continued_or_made_longer(tmp_path
     assert recipe.draw(0) != Recipe(0, 8, "train", size=64, fps_container=2).draw(0) != recipe.draw(1)
 
 
+@pytest.mark.parametrize(("name", "content"), [("dataset.json.part", '{"seed"'), ("dataset.json", "")])
+def test_what_a_kill_left_of_the_first_file_is_no_other_set(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    small = {"num_frames": 4, "num_events": (1, 1), "size": 64, "fps_container": 1}
+    assert synthesize(tmp_path, seed=0, num_videos=1, **small).is_file()
+
+
+def test_a_set_whose_settings_are_damaged_is_refused_in_one_sentence(tmp_path):
+    small = {"num_frames": 4, "num_events": (1, 1), "size": 64, "fps_container": 1}
+    synthesize(tmp_path, seed=0, num_videos=1, **small)
+    for content, message in (("", "is empty"), ("{", "is no JSON"), ("[]", "holds no JSON object")):
+        (tmp_path / "dataset.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"dataset.json: {message}.*; choose another folder or remove this one"):
+            synthesize(tmp_path, seed=0, num_videos=1, **small)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     small_set(tmp_path / "a", num_videos=1)
     before = contents(tmp_path / "a")

@@ -13,7 +13,7 @@ from training_runs import losses, recipe_settings, write_recipe
 from transformers import TrainerCallback
 
 from dynfocus.training import train as train_module
-from dynfocus.training.checkpoints import last_checkpoint
+from dynfocus.training.checkpoints import RECIPE_FILE, last_checkpoint
 from dynfocus.training.trainer import DynFocusTrainer
 
 
@@ -98,6 +98,13 @@ def test_a_folder_keeps_its_recipe(fit, tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="is no empty folder, nor one of a run"):
         fit("other", max_steps=1)
+    # What a kill left of the first file is no other run; one that cannot be read is refused.
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / f"{RECIPE_FILE}.part").touch()
+    fit("left", max_steps=1)
+    (tmp_path / "left" / RECIPE_FILE).write_text("{")
+    with pytest.raises(ValueError, match=rf"{RECIPE_FILE}: is no JSON .*; give another `training.output_dir`, or"):
+        fit("left", max_steps=1)
 
 
 @pytest.mark.parametrize(
