@@ -74,6 +74,21 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Patter
     return Chat(messages, media, images)
 
 
+def videos_of(chat: str | Sequence[Any]) -> list[Any]:
+    """What stands in a chat as its videos, in order."""
+    parts = [part for turn in ([] if isinstance(chat, str) else chat) for part in _parts(turn)]
+    keys = ("video", "url", "path")
+    return [part[key] for part in parts if part.get("type") == "video" for key in keys if key in part]
+
+
+def last_words(chat: str | Sequence[Any]) -> str:
+    """What the user said last."""
+    if isinstance(chat, str):
+        return chat
+    turn = next((turn for turn in reversed(chat) if turn["role"] == "user"), {"content": ""})
+    return " ".join(part["text"] for part in _parts(turn) if part.get("type") == "text")
+
+
 def with_lists(messages: Sequence[dict[str, Any]], video: dict[str, Any]) -> list[dict[str, Any]]:
     """Every content as a list; `video` stands for each video."""
     return [
@@ -136,8 +151,10 @@ __all__ = [
     "ImageFormat",
     "is_whole",
     "joined",
+    "last_words",
     "picture_part",
     "read_chat",
+    "videos_of",
     "with_lists",
     "with_strings",
 ]

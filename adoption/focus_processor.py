@@ -2,6 +2,11 @@
 A stock processor of transformers that shows chosen frames of a video in fine detail and others coarsely.
 
     processor = FocusProcessor(AutoProcessor.from_pretrained(model_id), max_visual_tokens=4096)
+    inputs = processor(video="lecture.mp4", question="What does she draw?")
+    model.generate(**inputs)                                   # the stock model, as it is
+    messages = processor.chat_messages("lecture.mp4", "What does she draw?")      # the same for a server
+
+    # or with frames that were chosen elsewhere:
     chosen = processor.choose(video, relevant_frames)          # within the budget
     inputs = processor.show("What does she draw?", [chosen]).inputs
     model.generate(**inputs)                                   # the stock model, as it is
@@ -10,6 +15,7 @@ Only inputs are made here: the model is neither changed nor wrapped. Chat templa
 times are written are those of the stock processor, so that with all frames in full the inputs are its own.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +28,25 @@ from transformers import BatchFeature
 from transformers.image_utils import SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from dynfocus.processing.reading.decoded_frames import flatten_videos
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
+from dynfocus.processing.video_qa import find_rule
+from dynfocus.selecting.rules import Rule
+from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
 
-from .chats import Chat, ImageFormat, is_whole, joined, picture_part, read_chat, with_lists, with_strings
+from .chats import (
+    Chat,
+    ImageFormat,
+    is_whole,
+    joined,
+    last_words,
+    picture_part,
+    read_chat,
+    videos_of,
+    with_lists,
+    with_strings,
+)
 from .families import (
     Family,
     explicit_positions,
@@ -34,6 +55,7 @@ from .families import (
     known_family,
     token_side,
 )
+from .looking import LookedAt, look_at
 from .stock_inputs import Span, StockCall, answer_labels, collate, moved, spans_of_videos, tokens_within
 from .stock_prompt import StockPrompt
 from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
@@ -65,9 +87,13 @@ class FocusProcessor:
     Args:
         processor: the stock processor of the model.
         config: of the model; needed where positions depend on it (Qwen2-VL, Qwen2.5-VL).
+        dual_encoder (`str` or [`DualEncoder`], *optional*):
+            what looks at the frames of a file; by default `google/siglip2-base-patch16-224`, loaded when it is needed.
+        rule (`str` or callable, defaults to `"peaks"`): the rule of choice, by its name in `selecting/rules.py`.
+        fps (`float`, defaults to 1.0): frames a second that are looked at.
         max_visual_tokens (`int`, defaults to 4096):
             tokens of all videos of a prompt at most, time words and marks included. Pictures that stand beside videos
-            in a chat are not counted.
+            in a chat are not counted. Several videos share it equally.
         tokens_per_key_frame (`int`, defaults to 256):
             visual tokens of a key frame at most, where frames keep their own size. Elsewhere the model says what a
             frame costs.
@@ -91,6 +117,9 @@ class FocusProcessor:
         processor: Any,
         *,
         config: Any = None,
+        dual_encoder: str | os.PathLike[str] | DualEncoder | None = None,
+        rule: str | Rule = "peaks",
+        fps: float = 1.0,
         max_visual_tokens: int = 4096,
         tokens_per_key_frame: int = 256,
         tokens_per_coarse_frame: int = 16,
@@ -126,6 +155,8 @@ class FocusProcessor:
             raise ValueError(f"{type(processor.tokenizer).__name__} cannot say where its tokens lie in the text.")
         self.processor = processor
         self.config = config
+        self._dual_encoder = DEFAULT_DUAL_ENCODER if dual_encoder is None else dual_encoder
+        self.rule, self.fps = find_rule(rule), fps
         self.family: Family = family
         self.max_visual_tokens = max_visual_tokens
         self.tokens_per_key_frame = tokens_per_key_frame
@@ -250,6 +281,73 @@ class FocusProcessor:
         """The runs of marks that stand for visual features in a text."""
         return self._prompt.run.findall(text)
 
+    # -------------------------------------------------------------------------------------- from a file and a question
+
+    def __call__(
+        self, video: Any = None, question: str | None = None, *, messages: Sequence[Any] | None = None, **options: Any
+    ) -> BatchFeature:
+        """
+        Stock inputs for a question about a video: looks at a frame a second, and shows those that fit the question.
+
+        Args:
+            video: a file, URL, bytes, or decoded frames; for a further question what [`look`] gave; a list of these.
+            question: what is asked.
+            messages: a chat instead, as in [`show`]; its videos may stand in it (`{"type": "video", "video": …}`).
+                What the user said last chooses the frames.
+            options: `labels`, as in [`show`].
+
+        Raises:
+            `ValueError`: no readable video, no question, or a budget that is too small. `FileNotFoundError`: there is
+                no such file.
+        """
+        chat, chosen = self._chosen(video, question, messages)
+        return self.show(chat, chosen, **options).inputs
+
+    def chat_messages(
+        self, video: Any = None, question: str | None = None, *, messages: Sequence[Any] | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """The same as a chat with pictures and times, for any server; `options` are those of [`messages`]."""
+        chat, chosen = self._chosen(video, question, messages)
+        return self.messages(chat, chosen, **options)
+
+    def look(self, video: Any) -> LookedAt:
+        """Looks at a video once, whatever the questions are."""
+        return look_at(video, self.dual_encoder, self.fps)
+
+    @property
+    def dual_encoder(self) -> DualEncoder:
+        """What looks at frames; loaded when it is first asked for."""
+        if not isinstance(self._dual_encoder, DualEncoder):
+            self._dual_encoder = DualEncoder.from_pretrained(self._dual_encoder)
+        return self._dual_encoder
+
+    def _chosen(
+        self, video: Any, question: str | None, messages: Sequence[Any] | None
+    ) -> tuple[str | Sequence[Any], list[ChosenFrames]]:
+        if (question is None) == (messages is None):
+            raise ValueError("Give `question` or `messages`, one of the two.")
+        chat = question if question is not None else list(messages or ())
+        if video is None:
+            video = videos_of(chat)
+        several = list(video) if isinstance(video, (list, tuple)) else [video]
+        if not all(isinstance(one, (LookedAt, ChosenFrames)) for one in several):
+            several = flatten_videos(video)
+        if not several:
+            raise ValueError("There is no video: give `video`, or one in `messages`.")
+        asked = last_words(chat)
+        if not asked.strip():
+            raise ValueError("The question is empty: ask something about the video.")
+        share = self.max_visual_tokens // len(several)
+        return chat, [self._found(one, asked, share) for one in several]
+
+    def _found(self, video: Any, question: str, max_visual_tokens: int) -> ChosenFrames:
+        if isinstance(video, ChosenFrames):
+            return video
+        looked = video if isinstance(video, LookedAt) else self.look(video)
+        plan = self.plan(looked.video, looked.numbers, max_visual_tokens)
+        key_frames = looked.key_frames(self.dual_encoder, question, plan.num_key_frames, self.rule)
+        return self.choose(looked.video, key_frames, looked.numbers, max_visual_tokens)
+
     # --------------------------------------------------------------------------------------------------- the prompt
 
     def show(
@@ -284,19 +382,15 @@ class FocusProcessor:
         inputs = collate([row.inputs for row in rows], self.processor.tokenizer.pad_token_id or 0, self.family)
         return Shown(inputs, [r.num_visual_tokens[0] for r in rows], [r.entries[0] for r in rows])
 
-    def chat_messages(
-        self,
-        chat: str | Sequence[Any],
-        videos: Sequence[ChosenFrames],
-        *,
-        image_format: ImageFormat = "jpeg",
+    def messages(
+        self, chat: str | Sequence[Any], videos: Sequence[ChosenFrames], *, image_format: ImageFormat = "jpeg"
     ) -> list[dict[str, Any]]:
         """
-        The same chat for a server that speaks OpenAI's protocol: frames as pictures, and their times as the stock
+        One prompt for a server that speaks OpenAI's protocol: frames as pictures, and their times as the stock
         processor writes them.
 
         Where the stock processor takes pairs of frames, the first of each is sent. What a server then does with the
-        size of pictures is set there.
+        size of pictures, and so what they cost, is set there.
 
         Args:
             chat, videos: of one prompt, as in [`show`].
@@ -420,4 +514,4 @@ class FocusProcessor:
         return "".join([*parts, text[end:]]), moves
 
 
-__all__ = ["ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]
+__all__ = ["ChosenFrames", "Entry", "FocusProcessor", "LookedAt", "Shown", "VideoFrames"]

@@ -359,7 +359,7 @@ def test_pictures_beside_a_video_are_the_stock_processors():
 def test_a_server_makes_the_same_prompt_of_the_chat(name):
     """Where the stock processor takes pictures in chats: the chat through the stock template gives the same ids."""
     processor, chosen = focus(name, coarse="none"), ChosenFrames(irregular(8), [1, 3, 6])
-    messages = processor.chat_messages(QUESTION, [chosen], image_format="png")
+    messages = processor.messages(QUESTION, [chosen], image_format="png")
     served = stock(name).processor.apply_chat_template(
         messages, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
     )
@@ -369,7 +369,7 @@ def test_a_server_makes_the_same_prompt_of_the_chat(name):
 
 def test_a_chat_for_a_server_has_frames_with_their_times():
     video = VideoFrames.decoded(random_frames(100), np.arange(100) / 10)
-    messages = focus("qwen3_vl").chat_messages(QUESTION, [ChosenFrames(video, [12, 34])])
+    messages = focus("qwen3_vl").messages(QUESTION, [ChosenFrames(video, [12, 34])])
     texts = [part.get("text") for part in messages[0]["content"]]
     assert texts == ["<1.2 seconds>", None, "<3.4 seconds>", None, QUESTION]
     pictures = [part["image_url"]["url"] for part in messages[0]["content"] if part["type"] == "image_url"]
