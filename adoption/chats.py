@@ -76,7 +76,8 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Patter
 
 def videos_of(chat: str | Sequence[Any]) -> list[Any]:
     """What stands in a chat as its videos, in order."""
-    parts = [part for turn in ([] if isinstance(chat, str) else chat) for part in _parts(turn)]
+    turns: Sequence[Any] = [] if isinstance(chat, str) else chat
+    parts = [part for turn in turns for part in _parts(turn)]
     keys = ("video", "url", "path")
     return [part[key] for part in parts if part.get("type") == "video" for key in keys if key in part]
 
@@ -85,7 +86,8 @@ def last_words(chat: str | Sequence[Any]) -> str:
     """What the user said last."""
     if isinstance(chat, str):
         return chat
-    turn = next((turn for turn in reversed(chat) if turn["role"] == "user"), {"content": ""})
+    turns: list[Any] = list(chat)
+    turn = next((turn for turn in reversed(turns) if turn["role"] == "user"), {"content": ""})
     return " ".join(part["text"] for part in _parts(turn) if part.get("type") == "text")
 
 
