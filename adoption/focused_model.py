@@ -110,6 +110,11 @@ class FocusedModel(VideoQA):
                 "again with this model."
             )
         super().check_state(state)
+        state.check({"frame_embeddings": (self.dual_encoder.width,)})
+        if state.frame_times is None or state.frame_indices is None:
+            raise ValueError(
+                "This video state lacks the times or the numbers of its frames in the video: encode the video again."
+            )
 
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         unknown = sorted(set(sampling) - set(_SAMPLING))

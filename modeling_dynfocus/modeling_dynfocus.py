@@ -234,6 +234,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         """
         config = self.config
         vision, groups = config.vision_config, config.spatial_clusters
+        state.check()
         if state.fingerprint is not None:
             state.check_fingerprint(self.video_fingerprint(processor))
         expected = {

@@ -233,6 +233,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         if state is None:
             inputs = self.video_processor(videos, **kwargs)
         elif len(videos) == 1:
+            state.check()
             inputs = BatchFeature({"video_state": state, "video_frame_mask": state.frame_mask})
         else:
             raise ValueError(

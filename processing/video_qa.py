@@ -142,7 +142,8 @@ class VideoQA(ABC):
         """Of the features in states, by default."""
 
     def check_state(self, state: VideoState) -> None:
-        """`ValueError` where a state was not encoded by this model, with these pixel settings."""
+        """`ValueError` where a state is damaged, or was not encoded by this model, with these pixel settings."""
+        state.check()
         state.check_fingerprint(self.fingerprint())
 
     @abstractmethod
@@ -331,13 +332,14 @@ class DynFocusVideoQA(VideoQA):
         return self.model.base_model.vision_tower.dtype
 
     def check_state(self, state: VideoState) -> None:
-        width = self.model.config.vision_config.hidden_size
-        if state.frame_features.shape[-1] != width:
+        state.check()
+        width, features = self.model.config.vision_config.hidden_size, state.frame_features
+        if features is not None and features.shape[-1] != width:
             raise ValueError(
-                f"This video state was encoded by another model (its features have {state.frame_features.shape[-1]} "
-                f"numbers, not {width}): choose that model, or encode the video again."
+                f"This video state was encoded by another model (its features have {features.shape[-1]} numbers, not "
+                f"{width}): choose that model, or encode the video again."
             )
-        super().check_state(state)
+        self.model.check_state(state, self.processor)
 
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         return self.processor.video_processor.stream(
@@ -512,7 +514,7 @@ def _group_key(state: Any, askers: int, index: int) -> Hashable:
         return id(state)
     if state.frame_mask.shape[1] > _MOST_COPIED_FRAMES:
         return "alone", index
-    return "states", state.frame_features.dtype
+    return "states", state.dtype
 
 
 def _features(

@@ -37,7 +37,8 @@ def encode_stream(
         look (`Callable`): takes the pixels of a chunk, and returns the columns `(n, …)` of its frames by name, always
             the same ones.
         dtype (`torch.dtype`): of the columns of floating-point numbers; the others stay as they are.
-        fingerprint (`str`, *optional*): of the encoder, see `model_fingerprint`; that of the pixels is added.
+        fingerprint (`str`, *optional*): of the encoder, see `model_fingerprint`; that of the stream's pixels is added,
+            if it has one.
         keep_indices (`bool`, defaults to `False`): keep the numbers of the frames in the video, too.
         save_to (path, *optional*): write the state into this file, in place of another one that is there. Parts of it
             are kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on where it

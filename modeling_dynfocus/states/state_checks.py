@@ -91,7 +91,7 @@ def _shape_faults(state: Any) -> Iterator[str]:
     yield from _faults_of_numbers("frame_indices", state.frame_indices, torch.int64, mask)
     yield from _faults_of_jpegs(state, mask)
     if state.fingerprint is not None and not is_fingerprint(state.fingerprint):
-        yield "has a `fingerprint` that is none"
+        yield "has an invalid `fingerprint`"
     yield from _faults_of_sampling(state.sampling)
 
 
@@ -106,7 +106,8 @@ def _faults_of_columns(columns: Mapping[str, torch.Tensor], frames: torch.Size) 
         dtypes = FEATURE_DTYPES if dimensions is not None else (*FEATURE_DTYPES, *_GROUP_DTYPES)
         dtypes = _GROUP_DTYPES if name == "parent_of_token" else dtypes
         if column.dtype not in dtypes:
-            yield f"has `{name}` of type {column.dtype} instead of {' or '.join(map(str, dtypes))}"
+            wanted_type = "torch.uint8 or torch.int64" if name == "parent_of_token" else "a floating-point type"
+            yield f"has `{name}` of type {column.dtype} instead of {wanted_type}"
             return
     found_dtypes = {column.dtype for column in columns.values() if column.is_floating_point()}
     if len(found_dtypes) > 1:
@@ -160,7 +161,7 @@ def _faults_of_sampling(sampling: Any) -> Iterator[str]:
     if sampling is None:
         return
     if not isinstance(sampling, dict):
-        yield "has a `sampling` that is no dict"
+        yield "has an invalid `sampling`"
         return
     size, duration = sampling.get("size"), sampling.get("duration")
     are_right = {
@@ -171,7 +172,7 @@ def _faults_of_sampling(sampling: Any) -> Iterator[str]:
     }
     for name, is_right in are_right.items():
         if not is_right:
-            yield f"has a `{name}` in its `sampling` that is none"
+            yield f"has an invalid `{name}` in its `sampling`"
 
 
 def _is_number(value: Any, types: Any) -> bool:

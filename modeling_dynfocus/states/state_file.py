@@ -129,7 +129,8 @@ def read_state_file(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
             known = notes.get("format") == _FORMAT or notes.get("format") in _WITHOUT_CHECKSUM
             tensors = {name: file.get_tensor(name) for name in file.keys()} if known else {}
     except Exception as error:
-        raise ValueError(f"{os.fspath(path)} is not a video state: {error}") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{os.fspath(path)} is not a video state: {reason}.") from None
     if not known:
         raise ValueError(f"{os.fspath(path)} is not a video state: write one with `VideoState.save`.")
     return tensors, notes
@@ -142,7 +143,7 @@ def is_unchanged(path: str | os.PathLike, notes: dict[str, Any]) -> bool:
     noted = str(notes.get("checksum")).encode()
     with open(path, "rb") as file:
         length = file.read(8)
-        header = file.read(int.from_bytes(length, "little"))
+        header = file.read(min(int.from_bytes(length, "little"), os.path.getsize(path)))
         place = header.rfind(noted)
         checksum = hashlib.sha256(length + header[:place] + _NO_CHECKSUM.encode() + header[place + len(noted) :])
         while block := file.read(_BLOCK_BYTES):
@@ -159,7 +160,7 @@ def read_notes(path: str | os.PathLike) -> dict[str, Any]:
 def _notes(file: Any) -> dict[str, Any]:
     notes = json.loads((file.metadata() or {}).get("dynfocus", "{}"))
     if not isinstance(notes, dict):
-        raise ValueError("its notes are not those of one.")
+        raise ValueError("its notes are not those of one")
     return notes
 
 

@@ -17,7 +17,8 @@ from .fingerprint import difference, is_fingerprint
 from .state_file import Column, is_unchanged, read_notes, write_state_file, write_tensors, written_whole
 from .video_state import VideoState
 
-_FORMAT = "dynfocus-state-parts-1"
+_FORMAT = "dynfocus-state-parts-2"
+_WITHOUT_CHECKSUMS = "dynfocus-state-parts-1"
 _PART_NOTES = {"format": "dynfocus-state-part-2"}
 _MANIFEST = "manifest.json"
 # Files in a folder that say nothing about an encoding: the lock, and what a killed process was writing.
@@ -57,6 +58,7 @@ class StateParts:
         self.target = os.fspath(target)
         self.folder = f"{self.target}.parts"
         self._keeps = keeps
+        self._has_checksums = True
         # The same video may be called by another path, or be a copy of it.
         source = {name: value for name, value in source.items() if name not in ("name", "modified")}
         key = {
@@ -208,11 +210,11 @@ class StateParts:
         return sizes
 
     def _check_parts(self) -> None:
-        """That each part holds what was written. Those of an older version have no checksum."""
+        """That each part holds what was written."""
         for number, path in enumerate(self._paths()):
             try:
                 notes = read_notes(path)
-                is_whole = not notes or is_unchanged(path, notes)
+                is_whole = is_unchanged(path, notes) or not (notes or self._has_checksums)
             except Exception:
                 is_whole = False
             if not is_whole:
@@ -232,11 +234,13 @@ class StateParts:
         try:
             with open(os.path.join(self.folder, _MANIFEST), "rb") as file:
                 found = json.load(file)
-            known = isinstance(found, dict) and found.get("format") == _FORMAT
+            known = isinstance(found, dict) and found.get("format") in (_FORMAT, _WITHOUT_CHECKSUMS)
         except (OSError, ValueError, RecursionError):
             known = False
         if not known:
             raise ValueError(f"{self.folder}: is no folder of an interrupted encoding; save the state elsewhere.")
+        # Parts of the version before; those that are added to them have one.
+        self._has_checksums = found["format"] == _FORMAT
         mine = json.loads(json.dumps(key))
         made_by = found.get("fingerprint")
         is_known = made_by is None or is_fingerprint(made_by)

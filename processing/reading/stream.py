@@ -64,7 +64,7 @@ class FrameStream:
         duration: seconds of the whole video.
         source: by which the same video is known again, such as its size and a digest.
         sampling: the settings by which the frames were chosen.
-        pixel_fingerprint: of the settings that decide what a frame's pixels are.
+        pixel_fingerprint: of the settings that decide what a frame's pixels are; `None` where the encoder knows them.
         pin_memory: for copies to a GPU that do not wait.
         keeps_frames: chunks are [`KeptFrameChunk`]s.
     """
@@ -80,7 +80,7 @@ class FrameStream:
         duration: float | None,
         source: dict[str, Any],
         sampling: dict[str, Any],
-        pixel_fingerprint: str,
+        pixel_fingerprint: str | None,
         pin_memory: bool = False,
         keeps_frames: bool = False,
     ):

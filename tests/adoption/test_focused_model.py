@@ -1,6 +1,7 @@
 """The face over a stock model: states, choice and answers, from videos, states and files."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,26 @@ def test_states_of_others_are_refused(focused, state, tmp_path):
     second = FocusedModel(*stock("qwen3_vl"), another)
     with pytest.raises(ValueError, match="This video state was encoded with other weights"):
         second.answer([(state, QUESTION)])
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("frame_embeddings", lambda t: t * float("nan"), "holds NaN or infinite numbers in `frame_embeddings`"),
+        ("frame_embeddings", lambda t: t * 2, "holds vectors in `frame_embeddings` that are not of length 1"),
+        ("frame_embeddings", lambda t: t.to(torch.int8), "has `frame_embeddings` of type torch.int8"),
+        ("frame_embeddings", lambda t: torch.full_like(t[..., :4], 0.5), "has .4,. numbers in `frame_embeddings`"),
+        ("frame_times", lambda t: t - 1, "has `frame_times` that are NaN, infinite or negative"),
+        ("frame_times", lambda t: None, "lacks the times or the numbers of its frames"),
+        ("frame_indices", lambda t: None, "lacks the times or the numbers of its frames"),
+        ("frame_indices", lambda t: t.flip(1), "has `frame_indices` that do not rise"),
+        ("frame_mask", lambda t: t[:, :-1], "has `frame_embeddings` that is"),
+    ],
+)
+def test_damaged_states_are_refused(focused, state, name, change, message):
+    damaged = replace(state, **{name: change(getattr(state, name))})
+    with pytest.raises(ValueError, match=f"^This video state {message}.*: encode the video again.$"):
+        focused.answer([(damaged, QUESTION)])
 
 
 def test_the_pipeline_takes_a_stock_model(encoder, film, state):
