@@ -21,6 +21,7 @@ from .encoding.event_scoring import ZeroLinear
 from .encoding.patch_grouping import group_patches, pool_patches
 from .encoding.question_encoder import FrameQueries, QuestionEncoder
 from .encoding.released_code import ReleasedEncoder, ReleasedEstimator
+from .hub.with_code import SavedWithCode
 from .loaded_weights import check_all_loaded, check_finite
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
@@ -42,7 +43,7 @@ logger = logging.get_logger(__name__)
 _CHUNKS_LOSE_VIDEOS = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
 
 
-class DynFocusPreTrainedModel(PreTrainedModel):
+class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
     config: DynFocusConfig
     config_class = DynFocusConfig
     base_model_prefix = "model"
@@ -659,7 +660,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             where = (input_ids, tokens) if has_ids else (None, kwargs["inputs_embeds"])
             counts = self.model.get_placeholder_mask(*where, len(tokens)).sum((1, 2))
             features.pooler_output = list(tokens.split(counts.tolist()))
-        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)  # type: ignore[misc]
+        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         if generation_config.prefill_chunk_size and model_kwargs.get("mm_encoder_outputs") and _CHUNKS_LOSE_VIDEOS:
@@ -669,7 +670,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             )
             generation_config = copy.deepcopy(generation_config)
             generation_config.prefill_chunk_size = None
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
 
 __all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]
