@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .downloads import public_name
+
 
 def is_decoded(video: Any) -> bool:
     """Whether `video` is frames in memory: one array or tensor, one image, or a list of images or of frame arrays."""
@@ -89,14 +91,14 @@ def _stored_file(encoded: dict[str, Any]) -> Any:
 def describe_video(video: Any) -> str:
     """A few words that let a user find this video among many."""
     if isinstance(video, (str, os.PathLike)):
-        return repr(os.fspath(video))
+        return repr(public_name(os.fsdecode(video)))
     if isinstance(video, (bytes, bytearray, memoryview)):
         return f"{len(video)} bytes"
     if isinstance(video, (np.ndarray, torch.Tensor)):
         return f"array of shape {tuple(video.shape)}"
     if isinstance(video, (list, tuple)):
         return f"list of {len(video)} frames"
-    return f"{type(video).__name__} {getattr(video, 'name', '')}".strip()
+    return f"{type(video).__name__} {public_name(getattr(video, 'name', ''))}".strip()
 
 
 def restated(error: Exception, message: str) -> Exception:
@@ -112,7 +114,8 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
     Decoded frames as uint8 RGB, `(T, H, W, 3)`. One image is one frame.
 
     Arrays may have their channels (1, 3 or 4; an alpha channel is dropped) last or first; where both would fit, last
-    is taken unless `channels_first` says otherwise. Floating-point values lie in [0, 1] or [0, 255].
+    is taken unless `channels_first` says otherwise. Floating-point values lie in [0, 1] or [0, 255], integers in
+    [0, 255]; so do those of images of more than 8 bits (PIL's modes `I`, `I;16` and `F`).
 
     Raises:
         `ValueError`: no frames, frames of several sizes, NaN or infinite values, values out of range, or a wrong
@@ -121,9 +124,13 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
     if isinstance(video, Image.Image):
         video = [video]
     if isinstance(video, (list, tuple)):
-        frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else _to_numpy(f) for f in video]
+        frames = [_image_array(f) if isinstance(f, Image.Image) else _to_numpy(f) for f in video]
         if not frames:
             raise ValueError("The video has 0 frames.")
+        if len({frame.dtype.kind == "f" for frame in frames}) > 1:
+            raise ValueError("The frames of a video must be all integers or all floating-point numbers.")
+        if all(isinstance(frame, Image.Image) for frame in video):
+            channels_first = False
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
             raise ValueError(f"The frames of a video must all have one size, got {sorted(sizes)}.")
@@ -138,6 +145,13 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
     if 0 in array.shape:
         raise ValueError(f"The video has 0 frames or empty ones: its shape is {array.shape}.")
     return np.ascontiguousarray(_to_bytes(_channels_last(array, channels_first)))
+
+
+def _image_array(image: Image.Image) -> np.ndarray:
+    """`(H, W, 3)`, uint8 unless the image has more than 8 bits: PIL would cut these off instead of scaling them."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return np.asarray(image)[..., None].repeat(3, axis=-1)
+    return np.asarray(image.convert("RGB"))
 
 
 def _to_numpy(frames: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -172,7 +186,8 @@ def _to_bytes(array: np.ndarray) -> np.ndarray:
         raise ValueError(f"The video holds NaN or infinite values (first in frame {frame}): check how it was decoded.")
     if low < 0 or high > 255:
         raise ValueError(
-            f"Frames must lie in [0, 255] or [0, 1], got [{low:g}, {high:g}]: give them without normalisation."
+            f"Frames must lie in [0, 255] or [0, 1], got [{low:g}, {high:g}]: give them without normalisation, and "
+            "those of more than 8 bits scaled to [0, 1]."
         )
     if np.issubdtype(array.dtype, np.floating):
         array = np.rint(array.astype(np.float32) * (255.0 if high <= 1 else 1.0))

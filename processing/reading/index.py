@@ -16,7 +16,10 @@ UNKNOWN = int(np.iinfo(np.int64).min)
 # Decoders give frames back out of packet order by 16 frames at most; a longer way back is a clock that was reset.
 _LONGEST_REORDERING = 64
 # What is opened by mistake as if it were a video: FFmpeg draws text files and reads single images.
-_NOT_VIDEO = {"tty": "is a text file", "image2": "is a still image", "hls": "is a playlist", "concat": "is a playlist"}
+_NOT_VIDEO = {"tty": "is a text file", "image2": "is a still image"} | dict.fromkeys(
+    ("hls", "concat", "dash", "sdp", "rtsp", "webm_dash_manifest", "vobsub"), "is a playlist"
+)
+_READ_BYTES = 1 << 16  # of a file at a time
 
 
 class Orientation(NamedTuple):
@@ -37,9 +40,8 @@ class Orientation(NamedTuple):
             # are collected, perhaps in a forked process without the threads of the decoder; a small copy is asked.
             matrix = frame.reformat(width=16, height=16, format="gray").side_data.get("DISPLAYMATRIX")
         except ValueError:  # the frame carries something else that PyAV has no name for
-            return (cls(), cls(True, False, True), cls(False, True, True), cls(True, True))[
-                round(frame.rotation / 90) % 4
-            ]
+            turned = cls(), cls(True, False, True), cls(False, True, True), cls(True, True)
+            return turned[round(frame.rotation / 90) % 4]
         if matrix is None:
             return cls()
         # A pixel at (x, y) is shown at (a x + c y, b x + d y), but for the shift.
@@ -79,7 +81,7 @@ class PacketIndex:
         closed_groups: no frame before a key frame needs it, so that any decoder can start at any key frame.
         states_frames: the container states the number of its frames up front (MP4 that is not fragmented, AVI).
         height, width: of the picture as it is to be shown, that is, after the rotation; 0 if PyAV lacks the decoder.
-        orientation: how a decoded frame must be turned and mirrored.
+        orientation: how a decoded frame must be turned and mirrored, by the first one.
         container: FFmpeg's name of the format.
         codec: FFmpeg's name of the codec.
         ends_early: the file is cut off, and the frames above are those before the cut.
@@ -121,27 +123,34 @@ def import_av() -> ModuleType:
 def open_stream(source: VideoSource) -> Iterator[tuple[Any, Any]]:
     """The opened container and its main video stream; errors of FFmpeg become a `ValueError` that names the file."""
     av = import_av()
-    try:
-        # Strange bytes in titles must not keep a video from being read, nor may a file make FFmpeg open network
-        # addresses.
-        container = av.open(
-            source.open_argument(),
-            metadata_errors="replace",
-            container_options={"protocol_whitelist": "file"} if source.path else {},
-        )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        cause = "it is cut off before its index" if source.ends_early() else _reason(error)
-        raise ValueError(f"{source.name}: cannot be opened as a video: {cause}.") from None
-    with container:
-        format_name = container.format.name
-        what = _NOT_VIDEO.get(format_name) or ("is a still image" if format_name.endswith("_pipe") else None)
-        if what is not None:
-            raise ValueError(f"{source.name}: {what}, not a video.")
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-            sound = " (it holds sound only)" if container.streams.audio else ""
-            raise ValueError(f"{source.name}: has no video stream{sound}.")
-        yield container, stream
+    pixels = source.limits.max_pixels
+    with source.opened() as file:
+        try:
+            # Strange bytes in titles must not keep a video from being read. FFmpeg gets no protocol at all, so that
+            # nothing in a file makes it open another file or an address.
+            container = av.open(
+                file,
+                metadata_errors="replace",
+                container_options={"protocol_whitelist": "none"},
+                options={"max_pixels": str(pixels)},
+                buffer_size=_READ_BYTES,
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise ValueError(f"{source.name}: cannot be opened as a video: {_cause(source, error)}.") from None
+        with container:
+            format_name = container.format.name
+            what = _NOT_VIDEO.get(format_name) or ("is a still image" if format_name.endswith("_pipe") else None)
+            if what is not None:
+                raise ValueError(f"{source.name}: {what}, not a video.")
+            stream = container.streams.best("video")
+            if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+                sound = " (it holds sound only)" if container.streams.audio else ""
+                raise ValueError(f"{source.name}: has no video stream{sound}.")
+            context = stream.codec_context
+            if context is not None:
+                source.check_picture(context.width, context.height)
+                context.options = {"max_pixels": str(pixels)}
+            yield container, stream
 
 
 def build_index(source: VideoSource) -> PacketIndex:
@@ -334,7 +343,7 @@ def plan_reading(index: PacketIndex, wanted: np.ndarray, seek_cost: float) -> li
 
 
 def _picture(source: VideoSource, ends_early: bool) -> tuple[int, int, Orientation]:
-    """Height, width and orientation, of which only a decoded frame is certain; zeros if FFmpeg cannot decode."""
+    """Height, width, and orientation of the first frame; zeros if FFmpeg cannot decode."""
     av = import_av()
     with open_stream(source) as (container, stream):
         if stream.codec_context is None:
@@ -421,7 +430,11 @@ def _decoding_ticks(facts: _Facts) -> np.ndarray:
     return np.arange(len(facts.dts)) * step
 
 
-def _reason(error: Exception) -> str:
+def _cause(source: VideoSource, error: Exception) -> str:
+    if source.ends_early():
+        return "it is cut off before its index"
+    if source.is_text():
+        return "it is a text file, not a video"
     text = getattr(error, "strerror", None) or str(error)
     return text[0].lower() + text[1:] if text else type(error).__name__
 

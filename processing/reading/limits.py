@@ -1,6 +1,9 @@
 """How much a video may take: bytes and time of what is downloaded or piped, pixels and frames of what is decoded."""
 
+import os
 from dataclasses import dataclass
+
+_ALLOW_PRIVATE = "DYNFOCUS_ALLOW_PRIVATE_ADDRESSES"
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,20 @@ class ReadingLimits:
     max_duration: float = 366 * 86400.0
 
 
-_default = ReadingLimits()
+_default: ReadingLimits | None = None
 
 
 def default_limits() -> ReadingLimits:
-    """The limits of this process where a call gives none."""
-    return _default
+    """
+    The limits of this process where a call gives none.
+
+    The command line sets the environment variable `DYNFOCUS_ALLOW_PRIVATE_ADDRESSES=1`, which its workers see, too.
+    """
+    return _default or ReadingLimits(allow_private_addresses=os.environ.get(_ALLOW_PRIVATE) == "1")
 
 
 def set_default_limits(limits: ReadingLimits) -> None:
-    """Sets what [`default_limits`] returns in this process; processes that are forked from it inherit it."""
+    """Sets what [`default_limits`] returns in this process and in those that are forked from it."""
     global _default
     _default = limits
 

@@ -1,28 +1,33 @@
 """Where a video comes from: a path, a URL, bytes or a file object, made into something a decoder can open."""
 
-import base64
 import hashlib
 import io
 import os
 import re
-import shutil
 import stat
-import tempfile
-import urllib.error
+import unicodedata
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from .containers import claimed_frames, claimed_picture, ends_early, is_playlist, is_text
+from .downloads import copy_bounded, download, public_name, without_addresses
 from .limits import ReadingLimits, default_limits
 
 VideoInput: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_SCHEME = re.compile(r"^\s*([A-Za-z][A-Za-z0-9+.-]+)(://|:(?=/[^/])|(?<=data):)", re.IGNORECASE)
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _CHUNK_BYTES = 1 << 20
 _DIGEST_BYTES = 1 << 16
+# Addresses that fsspec opens at stores of its own, and parts of chains that only take another file apart.
+_STORES = {"hf", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
+_ARCHIVES = {"zip", "tar", "libarchive"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,12 @@ class VideoSource:
     """A video that is there and not empty.
 
     Attributes:
-        name: what error messages call it.
+        name: what error messages call it, without any secret of an address.
         path: the file, or None for bytes and file objects.
         file: a seekable binary file, or None for paths. A temporary file lives as long as this object.
         stamp: size and time of change of the file at `path`, in bytes and nanoseconds, when it was opened.
+        limits: bounds of what is made of it.
+        is_copy: whether `file` is a temporary file of this object's own.
     """
 
     name: str
@@ -41,14 +48,57 @@ class VideoSource:
     file: IO[bytes] | None = None
     stamp: tuple[int, int] | None = None
     limits: ReadingLimits = field(default_factory=default_limits)
+    is_copy: bool = False
 
-    def open_argument(self) -> Any:
-        """What FFmpeg is to open; a file object is set to its start."""
-        if self.path is not None:
-            # Without the protocol, a colon or a percent sign in a name would be taken for one, or for a pattern.
-            return f"file:{self.path}"
-        self.rewind()
-        return self.file
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """A file object for FFmpeg, which knows nothing of it but its bytes: neither a name nor a place."""
+        with self._binary() as file:
+            yield _OnlyBytes(file)
+
+    @contextmanager
+    def _binary(self) -> Iterator[IO[bytes]]:
+        if self.path is None:
+            assert self.file is not None
+            yield self.file
+            return
+        try:
+            file = open(self.path, "rb")
+        except OSError as error:
+            raise ValueError(f"{self.name}: cannot be read: {error.strerror or type(error).__name__}.") from None
+        with file:
+            yield file
+
+    def close(self) -> None:
+        """Deletes the copy of a download. An error that is kept would keep it otherwise."""
+        if self.is_copy and self.file is not None:
+            self.file.close()
+
+    def check_content(self) -> None:
+        """Raises a `ValueError` for a playlist, or for a file that claims more frames than `limits` allow."""
+        with self._binary() as file:
+            if is_playlist(file):
+                raise ValueError(
+                    f"{self.name}: is a playlist or a description of a stream, not a video; pass the video it names."
+                )
+            self.check_picture(*claimed_picture(file))
+            claimed = claimed_frames(file)
+            size = file.seek(0, os.SEEK_END)
+        if claimed > self.limits.max_frames:
+            raise ValueError(
+                f"{self.name}: claims to hold {claimed} frames, more than {self.limits.max_frames}; cut it into "
+                "parts, or raise ReadingLimits(max_frames=…)."
+            )
+        if claimed > size:
+            raise ValueError(f"{self.name}: claims to hold {claimed} frames in {size} bytes: it is damaged.")
+
+    def check_picture(self, width: int, height: int) -> None:
+        """Raises a `ValueError` for frames that are larger than `limits` allow."""
+        if width * height > self.limits.max_pixels:
+            raise ValueError(
+                f"{self.name}: its frames have {width} × {height} pixels, more than {self.limits.max_pixels}; raise "
+                "ReadingLimits(max_pixels=…) to read it."
+            )
 
     def plain_argument(self) -> Any:
         """A path or a file object set to its start."""
@@ -70,75 +120,136 @@ class VideoSource:
 
     def identity(self) -> dict[str, Any]:
         """By which the same video is known again: `size` in bytes, `modified` (nanoseconds), and a `digest`."""
-        if self.path is not None:
-            with open(self.path, "rb") as file:
-                return {**_digest(file), "modified": self.stamp and self.stamp[1]}
-        assert self.file is not None
-        return {**_digest(self.file), "modified": None}
+        with self._binary() as file:
+            return {**_digest(file), "modified": self.stamp and self.stamp[1]}
+
+    def is_text(self) -> bool:
+        """Whether its beginning is text, which FFmpeg says of no file without a name."""
+        with self._binary() as file:
+            return is_text(file)
 
     def ends_early(self) -> bool:
         """Whether the container says that the file is longer than it is; some (TS, live Matroska) never say."""
-        if self.path is not None:
-            with open(self.path, "rb") as file:
-                return _ends_early(file)
-        assert self.file is not None
-        return _ends_early(self.file)
+        with self._binary() as file:
+            return ends_early(file)
 
 
-def open_source(source: VideoInput, timeout: float = 30.0) -> VideoSource:
+class _OnlyBytes:
+    """A file object with nothing but `read`, `seek` and `tell`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        file.seek(0)
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._file.read(size))[:size]
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def open_source(source: VideoInput, timeout: float = 30.0, limits: ReadingLimits | None = None) -> VideoSource:
     """Finds, downloads or wraps a video.
 
     Args:
-        source: a path, a `file://`, `http://` or `https://` URL, the bytes of a file, or a binary file object (read
-            from its start; one that cannot seek is copied to a temporary file).
-        timeout: seconds which a server may stay silent.
+        source: a path; a `file://`, `http://`, `https://` or `data:` URL; an address of a store that fsspec opens
+            (`hf://datasets/…`, `s3://…`, `zip://clip.mp4::hf://…`); the bytes of a file; or a binary file object. One
+            that is neither a file of the disk nor in memory is copied to a temporary file, from where it stands.
+        timeout: seconds for which a server, a pipe or another object may stay silent.
+        limits: bounds of what is copied and decoded; default [`default_limits`].
 
     Raises:
         FileNotFoundError: there is no such file, or the server answers 404 or 410.
-        ValueError: a folder, an empty file, text instead of bytes, another URL scheme, or a failed download.
+        ValueError: a folder, an empty file, a playlist, text instead of bytes, another URL scheme, a failed download,
+            or more than `limits` allow.
         TypeError: none of the kinds above.
     """
+    limits = limits or default_limits()
+    found = _find(source, timeout, limits)
+    try:
+        found.check_content()
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _find(source: VideoInput, timeout: float, limits: ReadingLimits) -> VideoSource:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(source), "the video given as bytes")
+        return _from_file(io.BytesIO(source), "the video given as bytes", timeout, limits)
     if isinstance(source, (str, os.PathLike)):
         text = os.fsdecode(source)
         scheme = _SCHEME.match(text)
-        if scheme is None:
-            return _from_path(text)
-        kind = scheme.group(1).lower()
+        if scheme is None or (scheme.group(2) == ":" and scheme.group(1).lower() not in ("data", "file")):
+            return _from_path(text, limits)
+        kind, name = scheme.group(1).lower(), public_name(text)
         if kind == "file":
-            return _from_path(urllib.request.url2pathname(urllib.parse.urlparse(text).path))
+            parts = urllib.parse.urlsplit(text.strip())
+            return _from_path(urllib.request.url2pathname(parts.path), limits)
+        if kind == "data":
+            return _from_file(io.BytesIO(_data_of(text, name)), name, timeout, limits)
         if kind in ("http", "https"):
-            return _from_url(text, timeout)
-        raise ValueError(
-            f"{_public_name(text)}: cannot read {kind}:// URLs; download the video first, or use http(s)."
-        )
+            return _from_file(download(text, timeout, limits), name, timeout, limits, is_copy=True)
+        return _from_file(_from_store(text, name, timeout, limits), name, timeout, limits, is_copy=True)
     if hasattr(source, "read"):
-        name = getattr(source, "name", None)
-        return _from_file(source, name if isinstance(name, str) else "the video given as a file object")
+        given = getattr(source, "name", None)
+        name = public_name(given) if isinstance(given, str) else "the video given as a file object"
+        return _from_file(source, name, timeout, limits)
     raise TypeError(f"a video is a path, a URL, bytes or a binary file object, not {type(source).__name__}.")
 
 
-def _from_path(path: str) -> VideoSource:
+def existing_path(path: str) -> str:
+    """
+    The name under which the file at `path` is there, or `path` itself if it is not.
+
+    The same letters have two forms in Unicode, and archives from one system may be read on another: `é` may be one
+    character in a table and two in the folder.
+    """
+    if os.path.lexists(path):
+        return path
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, path)
+        if os.path.lexists(other):
+            return other
+    folder, name = os.path.split(path)
+    if not name or not folder or folder == path or path.isascii():
+        return path
+    folder = existing_path(folder)
+    with suppress(OSError):
+        wanted = unicodedata.normalize("NFC", name)
+        for entry in os.listdir(folder):
+            if unicodedata.normalize("NFC", entry) == wanted:
+                return os.path.join(folder, entry)
+    return path
+
+
+def _from_path(path: str, limits: ReadingLimits) -> VideoSource:
+    name = public_name(path)
     try:
+        path = existing_path(path)
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: there is no such video file.") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}.") from None
+        raise FileNotFoundError(f"{name}: there is no such video file.") from None
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read: {error.strerror or type(error).__name__}.") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: cannot be read: {error}.") from None
     if stat.S_ISDIR(status.st_mode):
         images = any(Path(entry).suffix.lower() in _IMAGE_SUFFIXES for entry in os.listdir(path))
         hint = " of images; pass these as a list of PIL images" if images else "; pass one video file"
-        raise ValueError(f"{path}: is a folder{hint}.")
+        raise ValueError(f"{name}: is a folder{hint}.")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(
-            f"{path}: is not a regular file; a pipe or device can be passed as an open binary file object."
+            f"{name}: is not a regular file; a pipe or device can be passed as an open binary file object."
         )
     if status.st_size == 0:
-        raise ValueError(f"{path}: is empty (0 bytes).")
+        raise ValueError(f"{name}: is empty (0 bytes).")
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{path}: cannot be read: permission denied.")
-    return VideoSource(name=path, path=os.path.abspath(path), stamp=_stamp(path))
+        raise ValueError(f"{name}: cannot be read: permission denied.")
+    return VideoSource(name=name, path=os.path.abspath(path), stamp=_stamp(path), limits=limits)
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
@@ -159,116 +270,91 @@ def _digest(file: IO[bytes]) -> dict[str, Any]:
     return {"size": size, "digest": found.hexdigest()[:32]}
 
 
-def _from_file(file: Any, name: str) -> VideoSource:
+def _from_file(file: Any, name: str, timeout: float, limits: ReadingLimits, is_copy: bool = False) -> VideoSource:
     if isinstance(file, io.TextIOBase):
         raise ValueError(f"{name}: is open as text; open it in binary mode, open(path, 'rb').")
-    if not (hasattr(file, "seekable") and file.seekable()):
-        copy = tempfile.TemporaryFile()
-        try:
-            shutil.copyfileobj(file, copy, _CHUNK_BYTES)
-        except (OSError, TypeError) as error:
-            raise ValueError(f"{name}: reading the file object failed: {error}.") from None
-        file = copy
+    if not is_copy and not _is_like_a_file(file):
+        file, is_copy = _copied(file, name, timeout, limits), True
+    source = VideoSource(name=name, file=file, limits=limits, is_copy=is_copy)
     if file.seek(0, os.SEEK_END) == 0:
+        source.close()
         raise ValueError(f"{name}: is empty (0 bytes).")
     file.seek(0)
-    return VideoSource(name=name, file=file)
+    return source
 
 
-def _from_url(url: str, timeout: float) -> VideoSource:
-    name = _public_name(url)
-    request = _request(url)
-    copy = tempfile.TemporaryFile()
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            declared = response.headers.get("Content-Length")
-            shutil.copyfileobj(response, copy, _CHUNK_BYTES)
-    except urllib.error.HTTPError as error:
-        message = f"{name}: the server answered {error.code} ({error.reason})."
-        if error.code in (404, 410):
-            raise FileNotFoundError(message) from None
-        raise ValueError(message) from None
-    except urllib.error.URLError as error:
-        raise ValueError(f"{name}: cannot be reached: {error.reason}.") from None
-    except TimeoutError:
-        raise ValueError(f"{name}: the download stalled for {timeout:g} s.") from None
-    except Exception as error:  # http.client has its own exceptions, and none of them should reach the user
-        raise ValueError(f"{name}: the download failed: {error}.") from None
-    size = copy.tell()
-    if declared is not None and declared.isdigit() and size < int(declared):
-        raise ValueError(f"{name}: the download broke off after {size} of {declared} bytes.")
-    return _from_file(copy, name)
-
-
-def _request(url: str) -> urllib.request.Request:
-    """urllib takes no user and password from the URL; they go into a header."""
-    parts = urllib.parse.urlsplit(url)
-    headers = {"User-Agent": "dynfocus"}
-    credentials, _, host = parts.netloc.rpartition("@")
-    if credentials:
-        encoded = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
-        headers["Authorization"] = f"Basic {encoded}"
-    return urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)), headers=headers)
-
-
-def _public_name(url: str) -> str:
-    """The URL without user, password, query and fragment, any of which may hold a secret."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _ends_early(file: IO[bytes]) -> bool:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(64)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
-        return _mp4_ends_early(file, size)
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        return _matroska_ends_early(head, size)
-    if head[:4] == b"RIFF":
-        return int.from_bytes(head[4:8], "little") + 8 > size
-    if head[:4] == b"GIF8":
-        file.seek(max(0, size - 64))
-        return not file.read(64).rstrip(b"\0").endswith(b";")
-    return False
-
-
-def _mp4_ends_early(file: IO[bytes], size: int) -> bool:
-    """Walks over the top-level boxes: the last one must not reach over the end."""
-    position = 0
-    while position + 8 <= size:
-        file.seek(position)
-        header = file.read(16)
-        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        elif length == 0:
-            return False  # reaches to the end of the file, wherever that is
-        if length < 8:
-            return False  # bytes that belong to no box, after the last one
-        if position + length > size:
-            return kind in (b"moov", b"mdat", b"moof")
-        position += length
-    return False
-
-
-def _matroska_ends_early(head: bytes, size: int) -> bool:
-    """The segment, which follows the header, states its own length unless it was written live."""
-
-    def read_length(at: int) -> tuple[int | None, int]:
-        width = 9 - head[at].bit_length()
-        value = int.from_bytes(head[at : at + width], "big") & ((1 << (7 * width)) - 1)
-        return (None if value == (1 << (7 * width)) - 1 else value), at + width
-
-    try:
-        length, start = read_length(4)
-        segment = start + (length or 0)
-        if head[segment : segment + 4] != b"\x18\x53\x80\x67":
-            return False
-        length, start = read_length(segment + 4)
-    except IndexError:
+def _is_like_a_file(file: Any) -> bool:
+    """Whether all of it is there: in memory, or in a file of the disk. Others may never end, or wait for ever."""
+    if isinstance(file, io.BytesIO):
+        return True
+    if not isinstance(file, (io.BufferedReader, io.BufferedRandom, io.FileIO)):
         return False
-    return length is not None and start + length > size
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.seekable()
+    except (OSError, ValueError):
+        return False
 
 
-__all__ = ["VideoInput", "VideoSource", "open_source"]
+def _copied(file: Any, name: str, timeout: float, limits: ReadingLimits) -> IO[bytes]:
+    # One chunk of a pipe is what is there by now.
+    read = getattr(file, "read1", None) if isinstance(file, io.BufferedIOBase) else None
+
+    def chunks() -> Iterator[bytes]:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
+        while chunk := (read or file.read)(_CHUNK_BYTES):
+            yield memoryview(chunk).tobytes()
+
+    try:
+        return copy_bounded(chunks(), name, limits, silence=timeout)
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: reading the file object failed: {without_addresses(error)}.") from None
+    except Exception as error:  # whatever an object of the user raises
+        raise ValueError(f"{name}: reading the file object failed: {without_addresses(error)}.") from None
+
+
+def _data_of(url: str, name: str) -> bytes:
+    """The content of a `data:` URL, by RFC 2397."""
+    try:
+        with urllib.request.urlopen(url.strip()) as response:
+            return response.read()
+    except (ValueError, OSError, UnicodeError):
+        raise ValueError(f"{name}: is damaged; a data: URL is data:video/mp4;base64,… .") from None
+
+
+def _from_store(url: str, name: str, timeout: float, limits: ReadingLimits) -> IO[bytes]:
+    """What fsspec opens at an address, as a temporary file."""
+    fsspec = import_module("fsspec")
+    links = [link.partition("://")[0].strip().lower() for link in url.split("::")]
+    known = set(fsspec.available_protocols())
+    for kind in links:
+        if kind not in known or kind in ("file", "local"):
+            raise ValueError(f"{name}: cannot read {kind}:// URLs; download the video first, or use http(s).")
+        if not limits.allow_private_addresses and kind not in _STORES | _ARCHIVES:
+            raise ValueError(
+                f"{name}: {kind}:// addresses may lead to private ones; download the video first, or pass "
+                "ReadingLimits(allow_private_addresses=True)."
+            )
+
+    def chunks() -> Iterator[bytes]:
+        with fsspec.open(url.strip(), "rb") as file, closing(file):
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+    try:
+        return copy_bounded(chunks(), name, limits, silence=2 * timeout + 1)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: there is no such video file.") from None
+    except ImportError as error:
+        raise ValueError(f"{name}: needs another package: {without_addresses(error, url)}.") from None
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: cannot be read: {without_addresses(error, url)}.") from None
+    except Exception as error:  # each store has errors of its own
+        raise ValueError(f"{name}: cannot be read: {without_addresses(error, url)}.") from None
+
+
+__all__ = ["VideoInput", "VideoSource", "existing_path", "open_source"]

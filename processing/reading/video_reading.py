@@ -19,6 +19,7 @@ from transformers.image_utils import PILImageResampling
 
 from .decoders import DECODERS, VideoDecoder, open_decoder
 from .index import PacketIndex, build_index
+from .limits import ReadingLimits
 from .sampling import Sampling, check_sampling, sample_indices
 from .sources import VideoInput, VideoSource, open_source
 
@@ -81,13 +82,15 @@ def read_video(
     transform: FrameTransform | None = None,
     on_truncated: Literal["error", "warn"] = "error",
     timeout: float = 30.0,
+    limits: ReadingLimits | None = None,
 ) -> DecodedVideo:
     """Reads frames of a video.
 
     Only the frames asked for are kept, each in its final size; of full-size frames a decoder holds a few at a time.
 
     Args:
-        source: a path, a URL (`http`, `https`, `file`), the bytes of a file, or a binary file object.
+        source: a path, a URL (`http`, `https`, `file`, `data`), an address of a store that fsspec opens (`hf://`, …),
+            the bytes of a file, or a binary file object.
         fps: take the frames shown at 0, 1/fps, 2/fps, … seconds; default 1. Above the video's own rate: every frame
             once.
         num_frames: take this many frames at the centres of equally long segments; comes before `fps`. A video that has
@@ -102,7 +105,8 @@ def read_video(
         on_truncated: for a file that is cut off or damaged, raise an error (`"error"`), or warn and return the
             readable frames (`"warn"`). Formats that do not state their length (TS, live Matroska) cannot be seen to be
             cut off.
-        timeout: seconds which a server may stay silent.
+        timeout: seconds for which a server, a pipe or another object may stay silent.
+        limits: bounds of what is copied and decoded; default `default_limits()`.
 
     Raises:
         FileNotFoundError: there is no such file or URL.
@@ -120,12 +124,21 @@ def read_video(
         transform=transform,
         on_truncated=on_truncated,
         timeout=timeout,
+        limits=limits,
     )
     kept: np.ndarray | None = None
     numbers: list[int] = []
     for number, frame in reading.frames():
         if kept is None:
-            kept = np.empty((len(reading.wanted), *frame.shape), dtype=frame.dtype)
+            try:
+                kept = np.empty((len(reading.wanted), *frame.shape), dtype=frame.dtype)
+            except MemoryError:
+                reading.source.close()
+                shape = " × ".join(map(str, frame.shape[:2]))
+                raise ValueError(
+                    f"{reading.source.name}: its {len(reading.wanted)} frames of {shape} pixels do not fit into "
+                    "memory; ask for fewer or smaller ones."
+                ) from None
         kept[len(numbers)] = frame
         numbers.append(number)
     assert kept is not None
@@ -145,6 +158,7 @@ def iter_video(
     transform: FrameTransform | None = None,
     on_truncated: Literal["error", "warn"] = "error",
     timeout: float = 30.0,
+    limits: ReadingLimits | None = None,
     chunk_frames: int = 64,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Reads frames of a video as they are decoded, `chunk_frames` at a time.
@@ -168,6 +182,7 @@ def iter_video(
         transform=transform,
         on_truncated=on_truncated,
         timeout=timeout,
+        limits=limits,
     )
     return _chunks(reading, chunk_frames)
 
@@ -212,11 +227,13 @@ class OpenVideo:
                 frame = resize_frame(frame, target)
                 yield number, frame if self.transform is None else self.transform(frame)
         except ValueError:
+            self.source.close()
             # Damage to a file that is being written says nothing about the file.
             self.source.check_unchanged()
             raise
         self.source.check_unchanged()
         if newest < 0:
+            self.source.close()
             raise ValueError(
                 f"{self.source.name}: holds nothing to show: none of the frames asked for can be decoded."
             )
@@ -234,6 +251,7 @@ def open_video(
     transform: FrameTransform | None = None,
     on_truncated: str = "error",
     timeout: float = 30.0,
+    limits: ReadingLimits | None = None,
 ) -> OpenVideo:
     """A video about to be read; arguments and errors are those of `read_video`."""
     check_sampling(fps=fps, num_frames=num_frames, max_frames=max_frames, sampling=sampling)
@@ -243,7 +261,25 @@ def open_video(
         raise ValueError(f"on_truncated is {on_truncated!r}: it must be 'error' or 'warn'.")
     if size is not None and min((size,) if isinstance(size, int) else size) < 1:
         raise ValueError(f"size is {size}: it must be at least 1.")
-    file = open_source(source, timeout)
+    file = open_source(source, timeout, limits)
+    try:
+        return _opened(file, fps, num_frames, max_frames, sampling, size, decoder, transform, on_truncated)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _opened(
+    file: VideoSource,
+    fps: float | None,
+    num_frames: int | None,
+    max_frames: int | None,
+    sampling: str | None,
+    size: int | tuple[int, int] | None,
+    decoder: str,
+    transform: FrameTransform | None,
+    on_truncated: str,
+) -> OpenVideo:
     try:
         index = build_index(file)
     except ValueError:
@@ -253,7 +289,7 @@ def open_video(
         message = f"{file.name}: is cut off; it can be read until {index.duration:.2f} s ({len(index.times)} frames)"
         if on_truncated == "error":
             raise ValueError(f"{message}. on_truncated='warn' reads these.")
-        warnings.warn(f"{message}.", stacklevel=3)
+        warnings.warn(f"{message}.", stacklevel=4)
     reader = open_decoder(decoder, file, index, skip_damaged=on_truncated == "warn")
     wanted = sample_indices(
         index.times,

@@ -22,9 +22,10 @@ from PIL import Image
 from videos import barcode_frames, cut_file, read_barcode, write_sound, write_video
 
 from dynfocus.processing.reading import decoders as video_decoders
-from dynfocus.processing.reading import video_reading
+from dynfocus.processing.reading import limits, video_reading
 from dynfocus.processing.reading.decoders import PyAVDecoder, open_decoder
 from dynfocus.processing.reading.index import build_index, plan_reading
+from dynfocus.processing.reading.limits import ReadingLimits
 from dynfocus.processing.reading.sampling import sample_indices
 from dynfocus.processing.reading.sources import open_source
 from dynfocus.processing.reading.video_reading import iter_video, open_video, read_video, resize_frame, target_size
@@ -396,6 +397,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def private_addresses(monkeypatch):
+    """The servers of these tests run on this machine."""
+    monkeypatch.setattr(limits, "_default", ReadingLimits(allow_private_addresses=True))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Files that are joined, mirrored, estimated, still or damaged: right frames at true times, or one clear error."""
 
+import gc
+import multiprocessing
 import struct
 import warnings
 from pathlib import Path
@@ -217,3 +219,21 @@ def test_a_frame_that_does_not_come_out_is_missed(tmp_path):
     with pytest.warns(UserWarning, match=r"at 1\.[23]0 s; what cannot be decoded is left out\."):
         result: Any = read_video(bytes(data), fps=EVERY_FRAME, on_truncated="warn")
     assert 12 not in result.frame_indices and len(result.frames) == 23
+
+
+def test_a_forked_process_reads_after_its_parent_did(tmp_path):
+    """FFmpeg's converters have threads: what the parent has left over of them must not be freed by its children."""
+    path = write_video(tmp_path / "a.mp4", barcode_frames(12), rotation=180)
+    gc.collect()
+    for _ in range(3):
+        read_video(path)
+
+    def child() -> None:
+        gc.collect()
+        assert numbers(read_video(path, num_frames=2).frames[:, ::-1, ::-1]) == [3, 9]
+
+    for _ in range(3):
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(100)
+        assert process.exitcode == 0

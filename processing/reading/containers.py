@@ -1,0 +1,145 @@
+"""What the bytes of a file say before FFmpeg sees them: playlists, files that are cut off, and claims without end."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import IO
+
+_HEAD_BYTES = 1 << 20  # as much as FFmpeg looks at to find out what a file is
+# Files that name other files or addresses, which FFmpeg would open.
+_PLAYLISTS = re.compile(
+    rb"\A\s*(#EXTM3U|ffconcat\b|\[playlist\]|\[reference\]|rtsptext\b)|^c=IN IP"
+    rb"|<(MPD|smil|asx|SmoothStreamingMedia|AssetMap|CompositionPlaylist|playlist)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"sidx", b"pnot", b"uuid")
+_PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+
+
+def is_playlist(file: IO[bytes]) -> bool:
+    """Whether the content is a playlist or a session description (M3U8, concat, SDP, DASH, PLS, SMIL, …)."""
+    file.seek(0)
+    # FFmpeg takes the beginning for text up to the first zero, too.
+    text = file.read(_HEAD_BYTES).partition(b"\0")[0].removeprefix(b"\xef\xbb\xbf")
+    return _PLAYLISTS.search(text) is not None
+
+
+def is_text(file: IO[bytes]) -> bool:
+    """Whether the beginning of the file is text."""
+    file.seek(0)
+    text = file.read(4096).decode("utf-8", "ignore")
+    return len(text) > 0 and all(letter.isprintable() or letter.isspace() for letter in text)
+
+
+def ends_early(file: IO[bytes]) -> bool:
+    """Whether the container says that the file is longer than it is; some (TS, live Matroska) never say."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(64)
+    if head[4:8] in _BOXES:
+        return _mp4_ends_early(file, size)
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return _matroska_ends_early(head, size)
+    if head[:4] == b"RIFF":
+        return int.from_bytes(head[4:8], "little") + 8 > size
+    if head[:4] == b"GIF8":
+        file.seek(max(0, size - 64))
+        return not file.read(64).rstrip(b"\0").endswith(b";")
+    return False
+
+
+def claimed_frames(file: IO[bytes]) -> int:
+    """The most frames that a track of an MP4 says to have, in a few bytes; FFmpeg makes room for them when it opens
+    the file. 0 for other containers, whose index takes bytes for each frame."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(8)[4:8] not in _BOXES:
+        return 0
+    in_tables, in_fragments, is_pcm = [0], 0, False
+    for kind, start, end in _boxes(file, 0, size, depth=0):
+        file.seek(start)
+        content = file.read(min(24, end - start))
+        if kind == b"trak":
+            is_pcm = False
+        elif kind == b"stts":
+            # Sound whose samples last one tick each is kept in chunks.
+            is_pcm = content[4:8] == b"\0\0\0\1" and content[12:16] == b"\0\0\0\1"
+        elif kind in (b"stsz", b"stz2"):
+            constant = kind == b"stsz" and any(content[4:8])
+            if not (is_pcm and constant):
+                in_tables.append(int.from_bytes(content[8:12], "big"))
+        elif kind == b"trun":
+            in_fragments += int.from_bytes(content[4:8], "big")
+    return max(*in_tables, in_fragments)
+
+
+def claimed_picture(file: IO[bytes]) -> tuple[int, int]:
+    """Width and height that the header of a GIF or PNG states; zeros for others, of which FFmpeg says as much."""
+    file.seek(0)
+    head = file.read(24)
+    if head[:4] == b"GIF8":
+        return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    return 0, 0
+
+
+def _boxes(file: IO[bytes], start: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, and start and end of the content, of all boxes of an MP4 between two places, parents first."""
+    position = start
+    while position + 8 <= end:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        content = position + 8
+        if length == 1:
+            length, content = int.from_bytes(header[8:16], "big"), position + 16
+        elif length == 0:
+            length = end - position
+        if length < content - position:
+            return  # bytes that belong to no box, after the last one
+        yield kind, content, min(position + length, end)
+        if kind in _PARENTS and depth < len(_PARENTS):
+            yield from _boxes(file, content, min(position + length, end), depth + 1)
+        position += length
+
+
+def _mp4_ends_early(file: IO[bytes], size: int) -> bool:
+    """Walks over the top-level boxes: the last one must not reach over the end."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        elif length == 0:
+            return False  # reaches to the end of the file, wherever that is
+        if length < 8:
+            return False  # bytes that belong to no box, after the last one
+        if position + length > size:
+            return kind in (b"moov", b"mdat", b"moof")
+        position += length
+    return False
+
+
+def _matroska_ends_early(head: bytes, size: int) -> bool:
+    """The segment, which follows the header, states its own length unless it was written live."""
+
+    def read_length(at: int) -> tuple[int | None, int]:
+        width = 9 - head[at].bit_length()
+        value = int.from_bytes(head[at : at + width], "big") & ((1 << (7 * width)) - 1)
+        return (None if value == (1 << (7 * width)) - 1 else value), at + width
+
+    try:
+        length, start = read_length(4)
+        segment = start + (length or 0)
+        if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+            return False
+        length, start = read_length(segment + 4)
+    except IndexError:
+        return False
+    return length is not None and start + length > size
+
+
+__all__ = ["claimed_frames", "claimed_picture", "ends_early", "is_playlist", "is_text"]
