@@ -118,8 +118,13 @@ def test_key_frames_are_those_of_the_codec(tmp_path, processor):
 def test_starting_later_decodes_no_more_than_it_must(tmp_path, processor, monkeypatch):
     film = write_video(tmp_path / "film.mp4", barcode_frames(200), fps=10, gop=10)
     made = []
-    to_rgb = video_decoders._to_rgb
-    monkeypatch.setattr(video_decoders, "_to_rgb", lambda frame: made.append(frame.pts) or to_rgb(frame))
+    to_rgb = video_decoders.PyAVDecoder._to_rgb
+
+    def counted(self, frame):
+        made.append(frame.pts)
+        return to_rgb(self, frame)
+
+    monkeypatch.setattr(video_decoders.PyAVDecoder, "_to_rgb", counted)
     whole = collected(processor.stream(film, fps=5))
     assert len(made) == 100
     made.clear()

@@ -177,15 +177,15 @@ def test_full_size_frames_are_not_kept(video, monkeypatch):
             nonlocal alive
             alive -= self.shape == (48, 64, 3)
 
-    decode = video_decoders._to_rgb
+    decode = video_decoders.PyAVDecoder._to_rgb
 
-    def counting(frame: Any) -> np.ndarray:
+    def counting(self: Any, frame: Any) -> np.ndarray:
         nonlocal alive, most
         alive += 1
         most = max(most, alive)
-        return np.array(decode(frame)).view(Counted)
+        return np.array(decode(self, frame)).view(Counted)
 
-    monkeypatch.setattr(video_decoders, "_to_rgb", counting)
+    monkeypatch.setattr(video_decoders.PyAVDecoder, "_to_rgb", counting)
     assert len(read_video(video("constant.mp4"), fps=EVERY_FRAME, size=8).frames) == NUM_FRAMES
     assert 1 <= most <= 3
 
