@@ -32,7 +32,7 @@ from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
 
 from .focus_processor import FocusProcessor
-from .relevance import relevance_of
+from .relevance import relevance_of, texts_of
 from .video_frames import ChosenFrames, VideoFrames
 
 DEFAULT_RULE = "peaks"
@@ -93,6 +93,24 @@ class FocusedModel(VideoQA):
         if not isinstance(self._dual_encoder, DualEncoder):
             self._dual_encoder = DualEncoder.from_pretrained(self._dual_encoder, device=self.device)
         return self._dual_encoder
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"fps": 1.0, "max_frames": None, "max_visual_tokens": self.focus_processor.max_visual_tokens}
+
+    def description(self, rule: str | Rule | None, question: str) -> dict[str, Any]:
+        focused = self.focus_processor
+        return {
+            "rule": rule or DEFAULT_RULE,
+            "dual_encoder": self.dual_encoder.name,
+            "relevance_texts": texts_of(question, use_options=self.use_options),
+            "use_options": self.use_options,
+            "family": focused.family.name,
+            "coarse": focused.coarse,
+            "tokens_per_key_frame": focused.tokens_per_key_frame,
+            "tokens_per_coarse_frame": focused.tokens_per_coarse_frame,
+            "coarse_per_key_frame": focused.coarse_per_key_frame,
+        }
 
     # ------------------------------------------------------------------------------------------------------- look
 
@@ -212,10 +230,16 @@ class FocusedModel(VideoQA):
     def choose(
         self, state: VideoState, question: str, *, max_visual_tokens: int | None = None, rule: str | Rule | None = None
     ) -> Focus:
-        return self._choose(state, question, max_visual_tokens, rule)[0]
+        self.check_state(state)
+        return self._choose(state, question, None, max_visual_tokens, rule)[0]
 
     def _choose(
-        self, state: VideoState, question: str, max_visual_tokens: int | None, rule: str | Rule | None
+        self,
+        state: VideoState,
+        question: str,
+        options: Sequence[str] | None,
+        max_visual_tokens: int | None,
+        rule: str | Rule | None,
     ) -> tuple[Focus, ChosenFrames]:
         """Key frames among the sampled ones, and what is shown of the video."""
         if len(state) != 1:
@@ -223,7 +247,7 @@ class FocusedModel(VideoQA):
         video = frames_of(state)
         numbers, times, embeddings = _numbers(state), _times(state), state.frame_embeddings
         assert embeddings is not None  # checked by `check_state`
-        relevance = relevance_of(self.dual_encoder, embeddings[0].float(), question, use_options=self.use_options)
+        relevance = relevance_of(self.dual_encoder, embeddings[0].float(), question, options, self.use_options).cpu()
         plan = self.focus_processor.plan(video, numbers, max_visual_tokens)
         find = find_rule(DEFAULT_RULE if rule in (None, "dpe") else rule)
         features = embeddings[0].float()
@@ -266,7 +290,7 @@ class FocusedModel(VideoQA):
         # What is wrong with a file as a whole is known here, where one row can be left out.
         opened = [video if is_state(video) else self.open_video(video, **names) for video in videos]
         return {
-            "inputs": {"messages": messages, "question": asked},
+            "inputs": {"messages": messages, "question": asked, "options": row.get("options")},
             "videos": list(zip(videos, opened, strict=True)),
             "max_visual_tokens": settings.get("max_visual_tokens"),
             "decode": time.perf_counter() - start,
@@ -279,8 +303,8 @@ class FocusedModel(VideoQA):
             budget = row["max_visual_tokens"] or self.focus_processor.max_visual_tokens
             # Several videos share the budget.
             each = budget // max(1, len(states))
-            question = row["inputs"]["question"]
-            found = [self._choose(state, question, each, rule) for state in states]
+            asked = row["inputs"]["question"], row["inputs"]["options"]
+            found = [self._choose(state, *asked, each, rule) for state in states]
             chats.append(_without_videos(row["inputs"]["messages"]))
             chosen.append([frames for _, frames in found])
             shown.append(_shown(states, [focus for focus, _ in found], self.focus_processor, each))

@@ -25,8 +25,8 @@ def run_settings(
     settings: "EvalSettings", pipe: Any, questions: Sequence[Question], source: dict[str, Any], num_processes: int
 ) -> dict[str, Any]:
     """All of run.json. Keys and tokens are no part of it: settings have none."""
-    benchmark = settings.benchmark
-    processor = pipe.processor
+    benchmark, video_qa = settings.benchmark, pipe.video_qa
+    processor, defaults = pipe.processor, video_qa.defaults
     return {
         "benchmark": benchmark.name,
         "about": {
@@ -49,10 +49,10 @@ def run_settings(
         "num_questions": len(questions),
         "limit": settings.limit,
         "sampling": {
-            "fps": _first(settings.fps, processor.video_processor.fps),
-            "max_frames": _first(settings.max_frames, processor.video_processor.max_frames),
-            "max_visual_tokens": _first(settings.max_visual_tokens, processor.max_visual_tokens),
+            name: _first(getattr(settings, name), defaults[name])
+            for name in ("fps", "max_frames", "max_visual_tokens")
         },
+        "choice": video_qa.description(settings.rule, questions[0].question or questions[0].prompt),
         "prompts": {
             "example": questions[0].prompt,
             "hash": prompts_hash(questions),

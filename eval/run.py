@@ -56,6 +56,7 @@ class EvalSettings:
         out: the run's folder; by default `runs/BENCHMARK-MODEL`.
         limit: ask the first so many questions only.
         fps, max_frames, max_visual_tokens: of a video; by default the processor's own.
+        rule: of choice, such as `"uniform"`; by default the model's own.
         batch_size: questions about one video that are asked at once.
         device, dtype: by default an accelerator if there is one, and as the model was saved.
         seed: for models that sample their answers.
@@ -73,6 +74,7 @@ class EvalSettings:
     fps: float | None = None
     max_frames: int | None = None
     max_visual_tokens: int | None = None
+    rule: str | None = None
     batch_size: int = 8
     device: str | None = None
     dtype: str | None = None
@@ -195,6 +197,7 @@ def _answer_share(session: _Session, pipe: Any, done: Mapping[str, Any]) -> None
         {name: value for name, value in sampling.items() if value is not None},
         settings.max_visual_tokens,
         settings.seed,
+        settings.rule,
     )
     label = f"Answering (process 1 of {processes.world_size})" if processes.world_size > 1 else "Answering"
     total = sum(task.num_questions for task in tasks)

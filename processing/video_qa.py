@@ -146,6 +146,15 @@ class VideoQA(ABC):
         state.check()
         state.check_fingerprint(self.fingerprint())
 
+    @property
+    @abstractmethod
+    def defaults(self) -> dict[str, Any]:
+        """`fps`, `max_frames` and `max_visual_tokens`, where a call does not say."""
+
+    def description(self, rule: str | Rule | None, question: str) -> dict[str, Any]:
+        """What else makes an answer, for the record of an evaluation; `question` is one of its questions."""
+        return {"rule": rule or "dpe"}
+
     @abstractmethod
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         """
@@ -220,7 +229,8 @@ class VideoQA(ABC):
 
         Args:
             row: as [`as_messages`] reads it: `{"video", "question"}`, or `{"messages"}`. A `VideoState` stands for its
-                videos. `question` beside `messages` is the one by which frames are chosen.
+                videos. `question` beside `messages` is the one by which frames are chosen; `options` are those of a
+                multiple-choice question, in any form.
             question (`str`, *optional*): for rows without one.
             settings: the sampling of `encode_video`, `max_visual_tokens`, and `max_new_tokens`, for which the language
                 model keeps room.
@@ -340,6 +350,15 @@ class DynFocusVideoQA(VideoQA):
                 f"{width}): choose that model, or encode the video again."
             )
         self.model.check_state(state, self.processor)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        frames = self.processor.video_processor
+        return {
+            "fps": frames.fps,
+            "max_frames": frames.max_frames,
+            "max_visual_tokens": self.processor.max_visual_tokens,
+        }
 
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         return self.processor.video_processor.stream(
