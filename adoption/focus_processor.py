@@ -33,6 +33,7 @@ from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
 from dynfocus.processing.video_qa import find_rule
 from dynfocus.selecting.rules import Rule
+from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
 
 from .chats import (
@@ -55,7 +56,8 @@ from .families import (
     known_family,
     token_side,
 )
-from .looking import LookedAt, look_at
+from .looking import frame_numbers, frame_times, frames_of, look, open_frames
+from .relevance import relevance_of
 from .stock_inputs import Span, StockCall, answer_labels, collate, moved, spans_of_videos, tokens_within
 from .stock_prompt import StockPrompt
 from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
@@ -310,9 +312,42 @@ class FocusProcessor:
         chat, chosen = self._chosen(video, question, messages)
         return self.messages(chat, chosen, **options)
 
-    def look(self, video: Any) -> LookedAt:
+    def look(self, video: Any) -> VideoState:
         """Looks at a video once, whatever the questions are."""
-        return look_at(video, self.dual_encoder, self.fps)
+        return look(open_frames(video, self.dual_encoder, fps=self.fps), self.dual_encoder)
+
+    def choose_for(
+        self,
+        state: VideoState,
+        question: str,
+        *,
+        options: Sequence[str] | None = None,
+        use_options: bool = False,
+        max_visual_tokens: int | None = None,
+        rule: str | Rule | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, ChosenFrames]:
+        """
+        What is shown of one video for a question.
+
+        Args:
+            state ([`VideoState`]): what [`look`] gave.
+            options, use_options: of a multiple-choice question, see [`texts_of`].
+            max_visual_tokens, rule: by default the processor's.
+
+        Returns:
+            The key frames' sorted places among the sampled frames, int64 `(K,)`, the relevance of all sampled frames,
+            float32 `(T,)`, and the frames to show.
+        """
+        video, numbers = frames_of(state), frame_numbers(state)
+        assert state.frame_embeddings is not None
+        features = state.frame_embeddings[0, : len(numbers)].float()
+        relevance = relevance_of(self.dual_encoder, features, question, options, use_options).cpu()
+        plan = self.plan(video, numbers, max_visual_tokens)
+        find = self.rule if rule is None else find_rule(rule)
+        times = torch.as_tensor(frame_times(state))
+        key_frames = find(relevance, plan.num_key_frames, features=features, times=times)
+        shown = self.choose(video, [numbers[index] for index in key_frames.tolist()], numbers, max_visual_tokens)
+        return key_frames, relevance, shown
 
     @property
     def dual_encoder(self) -> DualEncoder:
@@ -330,7 +365,7 @@ class FocusProcessor:
         if video is None:
             video = videos_of(chat)
         several = list(video) if isinstance(video, (list, tuple)) else [video]
-        if not all(isinstance(one, (LookedAt, ChosenFrames)) for one in several):
+        if not all(isinstance(one, (VideoState, ChosenFrames)) for one in several):
             several = flatten_videos(video)
         if not several:
             raise ValueError("There is no video: give `video`, or one in `messages`.")
@@ -343,10 +378,8 @@ class FocusProcessor:
     def _found(self, video: Any, question: str, max_visual_tokens: int) -> ChosenFrames:
         if isinstance(video, ChosenFrames):
             return video
-        looked = video if isinstance(video, LookedAt) else self.look(video)
-        plan = self.plan(looked.video, looked.numbers, max_visual_tokens)
-        key_frames = looked.key_frames(self.dual_encoder, question, plan.num_key_frames, self.rule)
-        return self.choose(looked.video, key_frames, looked.numbers, max_visual_tokens)
+        state = video if isinstance(video, VideoState) else self.look(video)
+        return self.choose_for(state, question, max_visual_tokens=max_visual_tokens)[2]
 
     # --------------------------------------------------------------------------------------------------- the prompt
 
@@ -514,4 +547,4 @@ class FocusProcessor:
         return "".join([*parts, text[end:]]), moves
 
 
-__all__ = ["ChosenFrames", "Entry", "FocusProcessor", "LookedAt", "Shown", "VideoFrames"]
+__all__ = ["ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]

@@ -1,78 +1,217 @@
-"""Looking at a video with a dual encoder, and choosing its key frames for a question, without a language model."""
+"""A dual encoder looks at every sampled frame of a video; the state that it makes, and the way back to the frames."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from PIL import Image
 
-from dynfocus.processing.reading.decoded_frames import as_rgb_frames, is_decoded
+from dynfocus.processing.reading.decoded_frames import as_rgb_frames, flatten_videos, is_decoded
+from dynfocus.processing.reading.stream import FrameStream
 from dynfocus.processing.reading.video_reading import open_video, resize_frame, target_size
-from dynfocus.selecting.rules import Rule
+from dynfocus.states.encoding import encode_stream
+from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
-from .relevance import relevance_of
 from .video_frames import VideoFrames
 
+SAMPLING = ("fps", "num_frames", "max_frames", "sampling", "decoder", "on_truncated")
 _CHUNK_FRAMES = 64
+# The shorter side of frames that a state keeps, in pixels, and their quality.
+_KEPT_SIDE, _KEPT_QUALITY = 448, 92
+# Of decoded frames that are kept for the next question about a video.
+_CACHE_BYTES = 2**28
+# Of streams of frames that were decoded by the caller.
+_DECODED: WeakKeyDictionary[FrameStream, VideoFrames] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class LookedAt:
+def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **sampling: Any) -> FrameStream:
     """
-    A video that a dual encoder has looked at, whatever the question.
+    A video that a dual encoder is about to look at.
 
     Args:
-        video: its frames.
-        numbers: of the T frames that were looked at.
-        embeddings: unit vectors, float32 `(T, D)`.
-    """
-
-    video: VideoFrames
-    numbers: list[int]
-    embeddings: torch.Tensor
-
-    def key_frames(self, encoder: DualEncoder, question: str, num_key: int, rule: Rule) -> list[int]:
-        """The sorted numbers of the frames that a rule chooses by their relevance to the question."""
-        relevance = relevance_of(encoder, self.embeddings, question)
-        times = torch.as_tensor(self.video.times[self.numbers], device=relevance.device)
-        chosen = rule(relevance, num_key, features=self.embeddings, times=times)
-        return [self.numbers[index] for index in chosen.tolist()]
-
-
-def look_at(video: Any, encoder: DualEncoder, fps: float = 1.0) -> LookedAt:
-    """
-    Looks at a video once, from its start to its end; of full-size frames no more than a few are held.
-
-    Args:
-        video: a file, URL or bytes; or decoded frames `(T, H, W, 3)`, all of which are seen, `1 / fps` seconds apart.
-        fps: frames a second.
+        video: one video in any form.
+        keep_frames: whether its state keeps the sampled frames as JPEG files.
+        sampling: `fps` (1 by default), `num_frames`, `max_frames`, `sampling`, `decoder` and `on_truncated`.
 
     Raises:
-        `ValueError`: what is no readable video. `FileNotFoundError`: there is none.
+        `ValueError`, `FileNotFoundError`: a video that cannot be read. `TypeError`: an unknown keyword.
     """
-    if is_decoded(video):
-        decoded = as_rgb_frames(video)
-        frames = VideoFrames.decoded(decoded, np.arange(len(decoded)) / fps)
-        numbers = np.arange(len(decoded))
-    else:
-        opened = open_video(video, fps=fps)
-        frames, numbers = VideoFrames.opened(opened), opened.wanted
+    unknown = sorted(set(sampling) - set(SAMPLING))
+    if unknown:
+        raise TypeError(f"Unknown keyword of the sampling of a video: {', '.join(unknown)}.")
+    given = {name: value for name, value in sampling.items() if value is not None}
+    flat = flatten_videos(video)
+    if len(flat) != 1:
+        raise ValueError(f"One video is opened at a time, got {len(flat)}.")
+    shared: dict[str, Any] = {
+        "to_pixels": lambda pixels: pixels,
+        "chunk_frames": _CHUNK_FRAMES,
+        "pixel_fingerprint": encoder.fingerprint().rpartition(":")[2],
+        "keeps_frames": keep_frames,
+    }
+    transform = _seen_by(encoder, keep_frames)
+    if not is_decoded(flat[0]):
+        opened = replace(open_video(flat[0], **given), transform=transform)
+        return FrameStream(
+            opened.frames,
+            opened.index.times,
+            num_frames=len(opened.wanted),
+            duration=opened.metadata.duration,
+            source={"name": opened.source.name, **opened.source.identity()},
+            sampling={name: given.get(name) for name in ("fps", "num_frames", "max_frames", "sampling")},
+            **shared,
+        )
+    if "sampling" in given:
+        raise ValueError("`sampling='key_frames'` is for files: decoded frames have no codec.")
+    frames = as_rgb_frames(flat[0])
+    count = len(frames)
+    wanted = min([count, *(given[name] for name in ("num_frames", "max_frames") if name in given)])
+    kept = np.unique(((np.arange(wanted) + 0.5) * count / wanted).astype(np.int64))
+    times = np.arange(count) / float(given.get("fps", 1.0))
+    stream = FrameStream(
+        lambda after: ((int(number), transform(frames[number])) for number in kept if number > after),
+        times,
+        num_frames=len(kept),
+        duration=None,
+        source={"name": f"{count} decoded frames", "size": None, "digest": None, "modified": None},
+        sampling={name: given.get(name) for name in ("fps", "num_frames", "max_frames")},
+        **shared,
+    )
+    _DECODED[stream] = VideoFrames.decoded(frames, times)
+    return stream
 
-    def small() -> Iterator[tuple[int, np.ndarray]]:
-        for number, frame in frames.read(numbers.tolist()):
-            height, width, _ = frame.shape
-            yield number, resize_frame(frame, target_size(height, width, encoder.size))
 
-    seen: list[int] = []
-    embeddings = []
-    pictures = small()
-    while chunk := list(islice(pictures, _CHUNK_FRAMES)):
-        seen += [number for number, _ in chunk]
-        embeddings.append(encoder.encode_images(np.stack([frame for _, frame in chunk])))
-    return LookedAt(frames, seen, torch.cat(embeddings))
+def _seen_by(encoder: DualEncoder, keep_frames: bool) -> Callable[[np.ndarray], Any]:
+    """
+    What is made of a frame in full size as soon as it is decoded: the size in which the dual encoder takes it, and,
+    where frames are kept, a JPEG file.
+    """
+    size = encoder.size
+
+    def seen(frame: np.ndarray) -> Any:
+        height, width = frame.shape[:2]
+        small = frame if size is None else resize_frame(frame, target_size(height, width, size))
+        if not keep_frames:
+            return small
+        kept = resize_frame(frame, target_size(height, width, min(_KEPT_SIDE, height, width)))
+        data = io.BytesIO()
+        Image.fromarray(kept).save(data, format="JPEG", quality=_KEPT_QUALITY)
+        return small, data.getvalue()
+
+    return seen
 
 
-__all__ = ["LookedAt", "look_at"]
+def look(stream: FrameStream, encoder: DualEncoder, *, dtype: torch.dtype | None = None, **options: Any) -> VideoState:
+    """
+    The state of an opened video: a unit vector for each frame, float16 by default.
+
+    Args:
+        options: `save_to` and `progress`, see [`encode_stream`].
+    """
+    state = encode_stream(
+        stream,
+        lambda pixels: {"frame_embeddings": encoder.encode_images(pixels.permute(0, 2, 3, 1))},
+        dtype=dtype or torch.float16,
+        fingerprint=encoder.fingerprint().rpartition(":")[0],
+        keep_indices=True,
+        **options,
+    )
+    if (frames := _DECODED.pop(stream, None)) is not None:
+        state.event_cache["frames"] = frames
+    return state
+
+
+def frames_of(state: VideoState) -> VideoFrames:
+    """
+    The frames of the video of a state, by their numbers, to be shown in full size.
+
+    Those that the state keeps, or else the video itself, which must be where it was, unchanged, or beside.
+
+    Raises:
+        `FileNotFoundError`: the video is gone. `ValueError`: it has changed.
+    """
+    cache = state.event_cache
+    if "frames" not in cache:
+        if state.jpeg_bytes is not None:
+            cache["frames"] = _kept(state)
+        else:
+            cache["frames"] = _cached(_of_source(state))
+    return cache["frames"]
+
+
+def _of_source(state: VideoState) -> VideoFrames:
+    sampling = state.sampling or {}
+    name = str(sampling.get("source") or "")
+    source = state.event_cache.get("source", name)
+    if isinstance(source, str) and not name:
+        raise ValueError(
+            "This video state does not name its video: encode the video again, or with `keep_frames=True`."
+        )
+    try:
+        opened = open_video(source, on_truncated="warn")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{name}: the video of this state is gone, and its key frames are shown in full: put it back there, or "
+            "encode it with `keep_frames=True`."
+        ) from None
+    known = opened.source.identity()
+    if any(sampling.get(key) not in (None, known.get(key)) for key in ("size", "digest")):
+        raise ValueError(f"{name}: has changed since its state was encoded: encode the video again.")
+    return VideoFrames.opened(opened)
+
+
+def _kept(state: VideoState) -> VideoFrames:
+    """The frames that a state keeps, numbered as in the video; only those can be shown."""
+    numbers, times = frame_numbers(state), frame_times(state)
+    (first,) = state.kept_frames([0])
+    duration = (state.sampling or {}).get("duration") or times[-1] + 1.0
+    # Numbers in between belong to the sampled frame before them.
+    every = np.interp(np.arange(numbers[-1] + 1), numbers, times)
+
+    def read(wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        places = np.searchsorted(numbers, np.asarray(wanted), side="right") - 1
+        for number, picture in zip(wanted, state.kept_frames(places.clip(min=0).tolist()), strict=True):
+            yield number, np.array(picture)
+
+    return VideoFrames(read, every, (first.height, first.width), float(duration))
+
+
+def _cached(video: VideoFrames) -> VideoFrames:
+    """The same, with the frames that were read last in memory: a further question decodes only what is new."""
+    kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def read(numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        missing = [number for number in numbers if number not in kept]
+        fresh = iter(video.read(missing) if missing else ())
+        for number in numbers:
+            if number in kept:
+                kept.move_to_end(number)
+            else:
+                read_number, frame = next(fresh)
+                kept[read_number] = frame
+            yield number, kept[number]
+            while len(kept) > 1 and sum(frame.nbytes for frame in kept.values()) > _CACHE_BYTES:
+                kept.popitem(last=False)
+
+    return replace(video, read=read)
+
+
+def frame_numbers(state: VideoState) -> list[int]:
+    """The numbers of the sampled frames in the video of a state."""
+    assert state.frame_indices is not None
+    return state.frame_indices[0, : state.num_frames[0]].tolist()
+
+
+def frame_times(state: VideoState) -> list[float]:
+    """The seconds of the sampled frames in the video of a state."""
+    assert state.frame_times is not None
+    return state.frame_times[0, : state.num_frames[0]].tolist()
+
+
+__all__ = ["SAMPLING", "frame_numbers", "frame_times", "frames_of", "look", "open_frames"]

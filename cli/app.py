@@ -15,6 +15,7 @@ from .examples import (
     EVAL_EXAMPLES,
     EXAMPLES,
     EXPORT_EXAMPLES,
+    FIND_EXAMPLES,
     PUSH_EXAMPLES,
     REPORT_EXAMPLES,
     SYNTH_EXAMPLES,
@@ -22,14 +23,17 @@ from .examples import (
 )
 from .options import (
     AnswerOption,
+    CoarseOption,
     Decoder,
     DecoderOption,
     DeviceOption,
     DtypeOption,
+    DualEncoderOption,
     FpsOption,
     FramesOption,
     ModelOption,
     RevisionOption,
+    RuleOption,
     Split,
     Style,
     TokensOption,
@@ -88,6 +92,9 @@ def ask(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
     max_visual_tokens: TokensOption = None,
+    rule: RuleOption = None,
+    dual_encoder: DualEncoderOption = None,
+    coarse: CoarseOption = None,
     fps: FpsOption = None,
     max_frames: FramesOption = None,
     max_new_tokens: AnswerOption = 64,
@@ -115,6 +122,8 @@ def ask(
                     "max_frames": max_frames,
                     "decoder": decoder.value,
                 },
+                rule=rule,
+                adoption={"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
                 max_new_tokens=max_new_tokens,
                 device=device,
                 dtype=dtype,
@@ -130,6 +139,9 @@ def chat(
     video: VideoArgument,
     model: ModelOption = None,
     max_visual_tokens: TokensOption = None,
+    rule: RuleOption = None,
+    dual_encoder: DualEncoderOption = None,
+    coarse: CoarseOption = None,
     fps: FpsOption = None,
     max_frames: FramesOption = None,
     max_new_tokens: AnswerOption = 64,
@@ -155,6 +167,8 @@ def chat(
                     "max_frames": max_frames,
                     "decoder": decoder.value,
                 },
+                rule=rule,
+                adoption={"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
                 max_new_tokens=max_new_tokens,
                 device=device,
                 dtype=dtype,
@@ -183,6 +197,7 @@ def encode(
         Truncated, typer.Option(help="For a file that is cut off: an error, or a warning and what can be read.")
     ] = Truncated.error,
     force: Annotated[bool, typer.Option("--force", help="Overwrite another state.")] = False,
+    dual_encoder: DualEncoderOption = None,
     decoder: DecoderOption = Decoder.auto,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -209,10 +224,54 @@ def encode(
                 },
                 half=half,
                 force=force,
+                adoption={"dual_encoder": dual_encoder},
                 device=device,
                 dtype=dtype,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
+                verbose=verbose,
+            )
+        )
+
+
+@app.command(epilog=FIND_EXAMPLES)
+def find(
+    video: VideoArgument,
+    text: Annotated[str, typer.Argument(help="What is to be seen.", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="How many moments.")] = 5,
+    clips: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a clip of each moment into this folder.")
+    ] = None,
+    dual_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="What compares frames with the text; a Hub id, a folder, or open_clip:NAME/TAG.",
+            show_default="google/siglip2-base-patch16-224",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find the moments of a video that fit a text, by a dual encoder alone: no question is answered."""
+    with user_errors(verbose):
+        from . import find as command
+
+        command.run(
+            command.Request(
+                video=video,
+                text=text,
+                top=top,
+                clips=clips,
+                dual_encoder=dual_encoder,
+                as_json=as_json,
+                sampling={"fps": fps, "max_frames": max_frames, "decoder": decoder.value},
+                device=device,
+                dtype=dtype,
                 verbose=verbose,
             )
         )
@@ -335,6 +394,9 @@ def evaluate(
     ] = None,
     subtitles: Annotated[bool, typer.Option("--subtitles", help="Give the model the videos' subtitles.")] = False,
     max_visual_tokens: TokensOption = None,
+    rule: RuleOption = None,
+    dual_encoder: DualEncoderOption = None,
+    coarse: CoarseOption = None,
     fps: FpsOption = None,
     max_frames: FramesOption = None,
     batch_size: Annotated[int, typer.Option(help="Questions about a video that are asked at once.")] = 8,
@@ -364,7 +426,9 @@ def evaluate(
                 {"subtitles": True} if subtitles else {},
                 trust_remote_code,
                 verbose,
+                {"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
                 model=model,
+                rule=rule,
                 videos=videos,
                 out=out,
                 limit=limit,

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Setup:
     Args:
         video: a video file, its URL, or a state's file.
         sampling: `fps`, `max_frames`, `max_visual_tokens` and `decoder`.
+        rule: of choice, by its name.
+        adoption: `dual_encoder` and `coarse`, of a stock model.
     """
 
     video: str
@@ -49,6 +51,8 @@ class Setup:
     revision: str | None
     trust_remote_code: bool
     verbose: bool
+    rule: str | None = None
+    adoption: dict[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -99,6 +103,13 @@ def run(request: Request) -> None:
 
 def check_setup(setup: Setup) -> None:
     """Raises a `UserError` for what can be known to be wrong before the model is loaded."""
+    if setup.rule is not None and setup.rule != "dpe":
+        from dynfocus.processing.video_qa import find_rule
+
+        try:
+            find_rule(setup.rule)
+        except ValueError as error:
+            raise UserError(f"--rule {setup.rule}: {error}") from error
     for name in ("fps", "max_frames", "max_visual_tokens"):
         value = setup.sampling[name]
         option = f"--{name.replace('_', '-')}"
@@ -127,7 +138,7 @@ def open_pipeline(setup: Setup) -> Any:
     """The `video-qa` pipeline that was asked for."""
     model = setup.model or str(embedded_model())
     with spinner("Loading the model"):
-        return load_pipeline(model, setup.device, setup.dtype, setup.revision, setup.trust_remote_code)
+        return load_pipeline(model, setup.device, setup.dtype, setup.revision, setup.trust_remote_code, setup.adoption)
 
 
 def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]:
@@ -142,7 +153,7 @@ def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]
             settings = sampling if isinstance(video, str) else setup.budget
             prepared = video_qa.prepare({"video": video, "question": question}, **settings)
         with spinner("Looking and answering"):
-            (found,) = video_qa.answer([prepared], max_new_tokens=setup.max_new_tokens)
+            (found,) = video_qa.answer([prepared], rule=setup.rule, max_new_tokens=setup.max_new_tokens)
     return found.as_dict()
 
 

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Request:
     revision: str | None
     trust_remote_code: bool
     verbose: bool
+    adoption: dict[str, Any] = field(default_factory=dict)
 
 
 def run(request: Request) -> None:
@@ -57,7 +58,14 @@ def run(request: Request) -> None:
             # The videos' own warnings are for the user, however quiet the libraries are kept.
             warnings.simplefilter("always", UserWarning)
             with spinner("Loading the model"):
-                pipe = load_pipeline(model, request.device, request.dtype, request.revision, request.trust_remote_code)
+                pipe = load_pipeline(
+                    model,
+                    request.device,
+                    request.dtype,
+                    request.revision,
+                    request.trust_remote_code,
+                    request.adoption,
+                )
             noted.clear()
             found = None if request.force else _finished(pipe, request, options)
             if found is None:

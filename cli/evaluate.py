@@ -18,7 +18,12 @@ from .terminal import UserError, quiet, spinner
 
 
 def run(
-    benchmark: str | None, options: Mapping[str, Any], trust_remote_code: bool, verbose: bool, **settings: Any
+    benchmark: str | None,
+    options: Mapping[str, Any],
+    trust_remote_code: bool,
+    verbose: bool,
+    adoption: Mapping[str, Any],
+    **settings: Any,
 ) -> None:
     """Evaluates, and prints the result. Ends with exit code 130 where Ctrl-C stopped it."""
     import datasets
@@ -37,7 +42,7 @@ def run(
     def load(settings: EvalSettings, device: str | None) -> Any:
         model = settings.model or str(embedded_model())
         with spinner("Loading the model"), quiet(verbose):
-            return load_pipeline(model, device, settings.dtype, settings.revision, trust_remote_code)
+            return load_pipeline(model, device, settings.dtype, settings.revision, trust_remote_code, adoption)
 
     if not verbose:
         datasets.disable_progress_bars()

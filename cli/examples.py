@@ -5,7 +5,9 @@ EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus ask holiday.mp4 "What is on the beach?"
 
-dynfocus ask holiday.mp4 "What is on the beach?" --plot timeline.png --max-visual-tokens 400
+dynfocus ask lecture.mp4 "When does she draw the second graph?" --model Qwen/Qwen3-VL-4B-Instruct
+
+dynfocus find lecture.mp4 "a hand draws a curve" --top 5
 
 dynfocus chat holiday.mp4
 
@@ -28,6 +30,12 @@ dynfocus ask lecture.mp4 "Who speaks first?" --fps 0.5 --max-visual-tokens 400 -
 dynfocus ask https://example.org/film.webm "How does it end?" --model some-user/some-model --json
 
 dynfocus ask lecture.safetensors "When does she draw the second graph?\""""
+
+FIND_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus find lecture.mp4 "a hand draws a curve" --top 5 --clips moments
+
+dynfocus find lecture.safetensors "a red car" --dual-encoder open_clip:MobileCLIP2-S0/dfndr2b --json"""
 
 CHAT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -103,6 +111,7 @@ __all__ = [
     "EVAL_EXAMPLES",
     "EXAMPLES",
     "EXPORT_EXAMPLES",
+    "FIND_EXAMPLES",
     "PUSH_EXAMPLES",
     "REPORT_EXAMPLES",
     "SYNTH_EXAMPLES",

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,10 +23,19 @@ _DTYPES = {
 
 
 def load_pipeline(
-    model: str, device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    adoption: Mapping[str, Any] | None = None,
 ) -> Any:
     """
-    A `video-qa` pipeline. Without `trust_remote_code`, this package's classes are the only ones that are used.
+    A `video-qa` pipeline of a DynFocus model, or of a stock video language model of transformers. Without
+    `trust_remote_code`, only the classes of this package and of transformers are used.
+
+    Args:
+        adoption: of a stock model, `dual_encoder` and `coarse`; see `FocusedModel`.
 
     Raises:
         `UserError`: a device, dtype or model that is not there.
@@ -42,11 +51,49 @@ def load_pipeline(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     with loading_errors(model, revision):
         config = AutoConfig.from_pretrained(model, **hub)
+        given = {name: value for name, value in (adoption or {}).items() if value is not None}
+        if config.model_type == "dynfocus" and given:
+            raise UserError(
+                f"--{next(iter(given)).replace('_', '-')} is for stock video language models; {model} is a DynFocus "
+                "model, which chooses frames by its own scores: leave it out."
+            )
+        if config.model_type != "dynfocus":
+            check_stock_kind(model, config)
+            options.update(given)
         if not trust_remote_code:
-            check_kind(model, config)
             options["pipeline_class"] = VideoQAPipeline
         make: Any = pipeline  # its overloads know the tasks of transformers only
-        return make("video-qa", model=model, **hub, **options)
+        pipe = make("video-qa", model=model, **hub, **options)
+    if config.model_type != "dynfocus":
+        load_dual_encoder(pipe, given.get("dual_encoder"))
+    return pipe
+
+
+def check_kind(model: str, config: Any) -> None:
+    """That a configuration is of a DynFocus model."""
+    if config.model_type != "dynfocus":
+        raise UserError(f"{model} is a {config.model_type} model: --model needs a DynFocus model.")
+
+
+def check_stock_kind(model: str, config: Any) -> None:
+    """That a stock model may be one that reads videos or pictures."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UserError(
+            f"{model} is a {config.model_type} model, which reads no videos: --model takes a DynFocus model, or a "
+            "video language model such as Qwen/Qwen3-VL-4B-Instruct."
+        )
+
+
+def load_dual_encoder(pipe: Any, name: str | None) -> None:
+    """Load what looks at the frames for a stock model; a `UserError` where it or the model cannot be used."""
+    try:
+        pipe.video_qa.dual_encoder  # noqa: B018  # loads it
+    except (OSError, ValueError, ImportError) as error:
+        words = str(error).strip().partition("\n")[0]
+        where = "" if name is None else f"--dual-encoder {name}: "
+        raise UserError(f"{where}{words}") from error
 
 
 @contextmanager
@@ -92,12 +139,6 @@ def find_device(name: str) -> Any:
     if device.index is not None and device.index >= count:
         raise UserError(f"--device {name}: there are {count} {device.type} devices, and the first has the number 0.")
     return device
-
-
-def check_kind(model: str, config: Any) -> None:
-    """That a configuration is of a model that this package can load by itself."""
-    if config.model_type != "dynfocus":
-        raise UserError(f"{model} is a {config.model_type} model: --model needs a DynFocus model.")
 
 
 def check_model_name(model: str) -> None:
@@ -152,7 +193,7 @@ def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
     if "is not a valid JSON file" in text:
         return f"--model {model}: cannot be loaded: its config.json is not valid JSON; save the model again."
     if other := re.search(r"has model type `(.+?)` but Transformers does not recognize", text):
-        return f"{model} is a {other[1]} model: --model needs a DynFocus model."
+        return f"{model} is a {other[1]} model, which this version of transformers does not know."
     if re.match("Can't load (video processor|processor|tokenizer) for", text):
         return f"--model {model}: holds no processor: save it into the same folder, as `dynfocus export` does."
     if "trust_remote_code" in text:

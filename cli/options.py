@@ -22,6 +22,14 @@ class Truncated(StrEnum):
     warn = "warn"
 
 
+class Coarse(StrEnum):
+    """How frames that are no key frames are shown to a stock model."""
+
+    low = "low"
+    panels = "panels"
+    none = "none"
+
+
 class Split(StrEnum):
     """Which textures and pairs of colour and shape the videos draw from."""
 
@@ -55,6 +63,26 @@ FpsOption = Annotated[
 FramesOption = Annotated[
     int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
 ]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How frames are chosen: peaks, uniform, topk, its, aks or mmr.",
+        show_default="the model's own scores; peaks for a stock model",
+    ),
+]
+DualEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="For a stock model: what looks at all frames; a Hub id, a folder, or open_clip:NAME/TAG.",
+        show_default="google/siglip2-base-patch16-224",
+    ),
+]
+CoarseOption = Annotated[
+    Coarse | None,
+    typer.Option(
+        help="For a stock model: how frames that are no key frames are shown.", show_default="as suits the model"
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
 ]
@@ -70,14 +98,18 @@ VerboseOption = Annotated[
 
 __all__ = [
     "AnswerOption",
+    "Coarse",
+    "CoarseOption",
     "Decoder",
     "DecoderOption",
     "DeviceOption",
     "DtypeOption",
+    "DualEncoderOption",
     "FpsOption",
     "FramesOption",
     "ModelOption",
     "RevisionOption",
+    "RuleOption",
     "Split",
     "Style",
     "TokensOption",

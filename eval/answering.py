@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dynfocus.processing.video_qa import Answer as GivenAnswer
+from dynfocus.processing.video_qa import DynFocusVideoQA
 
 from .benchmarks.base import SUBTITLES_MARK, Question
 
@@ -167,12 +168,18 @@ class Answerer:
             prompt = prompt.replace(SUBTITLES_MARK, text)
         content = [{"type": "video", "video": state}, {"type": "text", "text": prompt}]
         steering = self._cut(question.prompt if question.question is None else question.question)
-        return {"messages": [{"role": "user", "content": content}], "question": steering}
+        return {
+            "messages": [{"role": "user", "content": content}],
+            "question": steering,
+            "options": question.options,
+        }
 
     def _cut(self, text: str) -> str:
         """The beginning of a text, as many tokens as steer the choice of frames."""
         processor = self.video_qa.processor
         text = text.replace(SUBTITLES_MARK, " ").strip()
+        if not isinstance(self.video_qa, DynFocusVideoQA):
+            return text
         room = processor.max_question_tokens
         while True:
             ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -342,12 +342,16 @@ class DynFocusVideoQA(VideoQA):
         return self.model.base_model.vision_tower.dtype
 
     def check_state(self, state: VideoState) -> None:
-        state.check()
-        width, features = self.model.config.vision_config.hidden_size, state.frame_features
-        if features is not None and features.shape[-1] != width:
+        if state.frame_features is None:
             raise ValueError(
-                f"This video state was encoded by another model (its features have {features.shape[-1]} numbers, not "
-                f"{width}): choose that model, or encode the video again."
+                "This video state was encoded by a dual encoder, for a stock model: choose that model, or encode the "
+                "video again."
+            )
+        width = self.model.config.vision_config.hidden_size
+        if state.frame_features.shape[-1] != width:
+            raise ValueError(
+                f"This video state was encoded by another model (its features have {state.frame_features.shape[-1]} "
+                f"numbers, not {width}): choose that model, or encode the video again."
             )
         self.model.check_state(state, self.processor)
 

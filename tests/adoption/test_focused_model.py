@@ -12,7 +12,8 @@ from tiny_models import tiny_model
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus import VideoQAPipeline, VideoState
-from dynfocus.adoption.focused_model import FocusedModel, frames_of
+from dynfocus.adoption.focused_model import FocusedModel
+from dynfocus.adoption.looking import frames_of
 from dynfocus.towers.dual_encoder import DualEncoder
 
 BUDGET = 200

@@ -8,7 +8,8 @@ from tiny_dual_encoders import save_dual_encoder
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus.adoption.focus_processor import ChosenFrames, FocusProcessor, VideoFrames
-from dynfocus.adoption.looking import look_at
+from dynfocus.adoption.looking import frame_numbers, frames_of, look, open_frames
+from dynfocus.adoption.relevance import relevance_of
 from dynfocus.processing.reading.video_reading import open_video, resize_frame
 from dynfocus.selecting.rules import RULES, told
 from dynfocus.towers.dual_encoder import DualEncoder
@@ -40,13 +41,14 @@ def same(one, other) -> bool:
 
 
 def test_every_frame_of_a_second_is_looked_at_once(encoder, film):
-    looked = look_at(film, encoder)
-    assert looked.numbers == list(range(0, 120, 3)) and looked.embeddings.shape == (40, encoder.width)
-    frames = np.stack([frame for _, frame in looked.video.read(looked.numbers)])
-    assert [read_barcode(frame) for frame in frames] == looked.numbers
+    state = look(open_frames(film, encoder), encoder)
+    numbers = frame_numbers(state)
+    assert numbers == list(range(0, 120, 3)) and state.frame_embeddings.shape == (1, 40, encoder.width)
+    frames = np.stack([frame for _, frame in frames_of(state).read(numbers)])
+    assert [read_barcode(frame) for frame in frames] == numbers
     # Frames are shrunk as soon as they are decoded.
     small = np.stack([resize_frame(frame, encoder.size) for frame in frames])
-    torch.testing.assert_close(looked.embeddings, encoder.encode_images(small), atol=1e-4, rtol=0)
+    torch.testing.assert_close(state.frame_embeddings[0].float(), encoder.encode_images(small), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("rule", ["peaks", "uniform", "topk"])
@@ -54,10 +56,13 @@ def test_every_frame_of_a_second_is_looked_at_once(encoder, film):
 def test_the_frames_that_the_rule_chooses_are_shown_within_the_budget(name, rule, encoder, film):
     processor = focus(encoder, name, rule=rule)
     inputs = processor(video=film, question=QUESTION)
-    looked = look_at(film, encoder)
-    count = processor.plan(looked.video, looked.numbers).num_key_frames
-    key_frames = looked.key_frames(encoder, QUESTION, count, RULES[rule])
-    shown = processor.show(QUESTION, [processor.choose(looked.video, key_frames, looked.numbers)])
+    state = processor.look(film)
+    video, numbers, embeddings = frames_of(state), frame_numbers(state), state.frame_embeddings[0].float()
+    count = processor.plan(video, numbers).num_key_frames
+    relevance = relevance_of(encoder, embeddings, QUESTION)
+    chosen = RULES[rule](relevance, count, features=embeddings, times=state.frame_times[0])
+    key_frames = [numbers[index] for index in chosen.tolist()]
+    shown = processor.show(QUESTION, [processor.choose(video, key_frames, numbers)])
     assert same(inputs, shown.inputs) and shown.num_visual_tokens[0][0] <= 200
     assert logits(stock(name).model, inputs).isfinite().all()
 
@@ -85,10 +90,7 @@ def test_videos_may_stand_in_a_chat_and_share_the_budget(encoder, film):
         {"role": "user", "content": [{"type": "video", "path": film}, {"type": "text", "text": QUESTION}]},
     ]
     inputs = processor(messages=chat)
-    looked = processor.look(film)
-    plan = processor.plan(looked.video, looked.numbers, 100)
-    key_frames = looked.key_frames(encoder, QUESTION, plan.num_key_frames, processor.rule)
-    chosen = processor.choose(looked.video, key_frames, looked.numbers, 100)
+    _, _, chosen = processor.choose_for(processor.look(film), QUESTION, max_visual_tokens=100)
     assert same(inputs, processor.show(chat, [chosen, chosen]).inputs)
     answered = [*chat, {"role": "assistant", "content": "The left one."}]
     assert (processor(messages=answered, labels=True)["labels"] != -100).any()

@@ -1,0 +1,92 @@
+"""`dynfocus find`: the moments of a video that fit a text, by a dual encoder alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .ask import in_options
+from .encode import encoding_bar
+from .loading import find_device, find_dtype
+from .states import is_state, load_state
+from .terminal import UserError, quiet, spinner
+from .times import clock_time
+
+# Seconds of a clip before and after its moment.
+_CLIP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line says; `sampling` holds `fps`, `max_frames` and `decoder`, `None` where not given."""
+
+    video: str
+    text: str
+    top: int
+    clips: Path | None
+    dual_encoder: str | None
+    as_json: bool
+    sampling: dict[str, Any]
+    device: str | None
+    dtype: str | None
+    verbose: bool
+
+
+def run(request: Request) -> None:
+    """Finds the moments and prints them. Raises a `UserError` where the request makes no sense."""
+    if not request.text.strip():
+        raise UserError("The text is empty: say what is to be seen.")
+    if request.clips is not None and request.clips.exists() and not request.clips.is_dir():
+        raise UserError(f"--clips {request.clips}: is a file; name a folder.")
+    with quiet(request.verbose):
+        from dynfocus.adoption.moments import find_moments, look_at, write_clip
+
+        encoder = _load(request)
+        options = {name: value for name, value in request.sampling.items() if value is not None}
+        with in_options():
+            if is_state(request.video):
+                state = load_state(request.video)
+            else:
+                with encoding_bar() as report:
+                    state = look_at(request.video, encoder, progress=report, **options)
+            moments = find_moments(state, request.text, encoder, top=request.top)
+        found: list[dict[str, Any]] = [{"time": moment.time, "score": moment.score} for moment in moments]
+        if request.clips is not None:
+            if is_state(request.video):
+                raise UserError("--clips: clips are cut from the video itself; give it instead of its state.")
+            request.clips.mkdir(parents=True, exist_ok=True)
+            with spinner("Writing clips"):
+                for number, entry in enumerate(found, start=1):
+                    path = request.clips / f"{number:02d}-{entry['time']:.1f}s.mp4"
+                    write_clip(request.video, entry["time"] - _CLIP_SECONDS, entry["time"] + _CLIP_SECONDS, path)
+                    entry["clip"] = str(path)
+    if request.as_json:
+        print(json.dumps({"video": request.video, "text": request.text, "moments": found}))
+        return
+    table = Table(box=None)
+    for heading in ("time", "score", *(["clip"] if request.clips is not None else [])):
+        table.add_column(heading, header_style="dim")
+    for entry in found:
+        table.add_row(clock_time(entry["time"], decimals=True), f"{entry['score']:.3f}", entry.get("clip", ""))
+    Console(highlight=False).print(table)
+
+
+def _load(request: Request) -> Any:
+    from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
+
+    name = request.dual_encoder or DEFAULT_DUAL_ENCODER
+    options: dict[str, Any] = {} if request.dtype is None else {"dtype": find_dtype(request.dtype)}
+    if request.device is not None:
+        options["device"] = find_device(request.device)
+    try:
+        with spinner("Loading the dual encoder"):
+            return DualEncoder.from_pretrained(name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        words = str(error).strip().partition("\n")[0]
+        raise UserError(f"--dual-encoder {name}: {words}") from error
+
+
+__all__ = ["Request", "run"]

@@ -1,0 +1,97 @@
+"""The command line with a stock video language model: ask, encode, find, and mistakes in one sentence each."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_dual_encoders import save_dual_encoder
+from typer.testing import CliRunner
+from videos import barcode_frames, write_video
+
+from dynfocus.cli.app import app
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "adoption"))
+from adopted_models import stock  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stock")
+    model, processor = stock("qwen3_vl")
+    model.save_pretrained(folder / "vlm")
+    processor.save_pretrained(folder / "vlm")
+    save_dual_encoder("siglip", folder / "siglip")
+    write_video(folder / "a film.mp4", barcode_frames(24, height=96, width=128), fps=2)
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+    def run(*words, fails=False):
+        found = CliRunner().invoke(app, list(map(str, words)))
+        assert (found.exit_code != 0) == fails, found.output
+        return found.stderr if fails else found.stdout
+
+    return run
+
+
+STOCK = ("--model", "vlm", "--dual-encoder", "siglip")
+
+
+def test_ask_encode_and_ask_the_state(run):
+    words = ("Which one?", *STOCK, "--max-visual-tokens", "200", "--max-new-tokens", "3", "--json")
+    direct = json.loads(run("ask", "a film.mp4", *words))
+    assert 0 < direct["num_visual_tokens"] <= 200 < direct["num_dense_tokens"] and direct["key_frames"]
+    assert "12 frames" in run("encode", "a film.mp4", "-o", "film.safetensors", *STOCK)
+    asked = json.loads(run("ask", "film.safetensors", *words))
+    assert [asked[name] for name in ("answer", "score", "key_frames")] == [
+        direct[name] for name in ("answer", "score", "key_frames")
+    ]
+    uniform = json.loads(run("ask", "film.safetensors", *words, "--rule", "uniform", "--coarse", "none"))
+    count = len(uniform["key_frames"])
+    assert [one["index"] for one in uniform["key_frames"]] == [int((k + 0.5) * 12 / count) for k in range(count)]
+
+
+def test_find_prints_moments_and_cuts_clips(run, folder):
+    words = ("find", "a film.mp4", "a red circle", "--top", "3", "--dual-encoder", "siglip")
+    found = json.loads(run(*words, "--clips", "clips", "--json"))["moments"]
+    scores = [one["score"] for one in found]
+    assert len({one["time"] for one in found}) == 3 and scores == sorted(scores, reverse=True)
+    from dynfocus.processing import read_video
+
+    clip = read_video(folder / found[0]["clip"], fps=100)
+    assert clip.frames.shape[1:] == (96, 128, 3) and 2.0 <= clip.metadata.duration <= 5.0
+    assert "00:" in run(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ask", "a film.mp4", "a?", *STOCK, "--rule", "best"), "--rule best: There is no rule of choice 'best'"),
+        (("ask", "a film.mp4", "a?", "--model", "siglip"), "siglip is a siglip model, which reads no videos"),
+        (("ask", "a film.mp4", "a?", "--model", "vlm", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
+        (("ask", "a film.mp4", "a?", *STOCK, "--max-visual-tokens", "3"), "is too small: one key frame costs"),
+        (("ask", "a film.mp4", "a?", "--coarse", "none"), "--coarse is for stock video language models"),
+        (("ask", "no.mp4", "a?", *STOCK), "no.mp4: there is no such video file"),
+        (("find", "a film.mp4", " ", "--dual-encoder", "siglip"), "The text is empty"),
+        (("find", "a film.mp4", "red", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
+    ],
+)
+def test_mistakes_are_one_sentence(run, words, message):
+    text = " ".join(run(*words, fails=True).split())
+    assert message in text and "Traceback" not in text
+    assert text.count("error:") == 1
+
+
+def test_states_of_the_other_road_are_refused(run):
+    run("encode", "a film.mp4", "-o", "stock.safetensors", *STOCK)
+    run("encode", "a film.mp4", "-o", "own.safetensors")
+    assert "was encoded by a dual encoder, for a stock model" in " ".join(
+        run("ask", "stock.safetensors", "a?", fails=True).split()
+    )
+    assert "was encoded by a DynFocus model of its own" in " ".join(
+        run("ask", "own.safetensors", "a?", *STOCK, fails=True).split()
+    )
