@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -390,8 +391,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
         sigma, noise = self.selection_sigma if self.training else 0.0, None
         if sigma > 0 and torch.is_grad_enabled() and self.selection_noise is not None:
             noise = self.selection_noise(plan[:, 0], self.config.selection_samples).to(plan.device)
-        choose = choose or type(self.event_prototypes).choose
-        return choose(self.event_prototypes, state, queries, plan, sigma=sigma, noise=noise)
+        # Bound, and not of its type: where peft trains the whole part, it wraps it.
+        own = self.event_prototypes.choose if choose is None else partial(choose, self.event_prototypes)
+        return own(state, queries, plan, sigma=sigma, noise=noise)
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
