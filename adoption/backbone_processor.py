@@ -21,7 +21,9 @@ from transformers.image_utils import (
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.processing.processing_dynfocus import DynFocusProcessor
+from dynfocus.processing.token_plan import room_for_videos
 from dynfocus.processing.video_processing_dynfocus import DynFocusVideoProcessor, DynFocusVideoProcessorKwargs
+from dynfocus.processing.video_qa import DEFAULT_NEW_TOKENS
 
 OPEN_CLIP = "open_clip:"
 #: How many events and key frames the presets plan with, where it is not the processor's default.
@@ -99,10 +101,11 @@ def readable_blocks(chat_template: str | dict[str, str], video_token: str = "<vi
 
 
 def _visual_tokens(text_config: dict[str, Any], own: dict[str, Any]) -> int:
-    """Half of the language model's positions, but no less than the least plan, nor more than is sane."""
+    """What the language model's positions have room for beside words and an answer, but no more than is usual."""
     least = own["cone_tokens"] + own["rod_tokens"]
     positions = text_config.get("max_position_embeddings") or text_config.get("n_positions")
-    return max(least, min(_MOST_VISUAL_TOKENS, positions // 2 if positions else _MOST_VISUAL_TOKENS))
+    room = room_for_videos(positions, DEFAULT_NEW_TOKENS, 1, least) if positions else _MOST_VISUAL_TOKENS
+    return least if room is None else min(_MOST_VISUAL_TOKENS, room)
 
 
 def frames_of(source: str | PathLike[str], hub: dict[str, Any]) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def from_backbones(
         trust_remote_code (`bool`): of the language model's tokenizer and configuration.
         **settings: of [`DynFocusConfig`], [`DynFocusProcessor`] and [`DynFocusVideoProcessor`]. Defaults of the
             processor are one frame a second, at most 512, as large as the vision model wants them; for one video at
-            most 4096 visual tokens, and half of what the language model has positions for. A chat template of the
-            tokenizer is kept, and extended to read blocks of text and videos.
+            most 4096 visual tokens, and what the language model has positions for beside words and an answer. A chat
+            template of the tokenizer is kept, and extended to read blocks of text and videos.
 
     Returns:
         The model in eval mode, its vision tower frozen; and the processor.

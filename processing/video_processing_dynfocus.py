@@ -31,6 +31,8 @@ _JPEG_QUALITY = 90
 # A rate above that of any video means each of its frames once.
 _EVERY_FRAME = 1e6
 _SAMPLING = ("fps", "num_frames", "max_frames", "sampling")
+#: Settings that decide which frames of a video are sampled.
+SAMPLING_SETTINGS = (*_SAMPLING, "do_sample_frames")
 # What decides a frame's pixels, besides the video.
 _PIXEL_SETTINGS = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize")
 
@@ -220,9 +222,14 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
             return [frames for frames, _ in read], [metadata for _, metadata in read]
         return self._load(video_url_or_urls, None, self._resolve({}))
 
+    def sampling_of(self, **kwargs: Any) -> dict[str, Any]:
+        """`fps`, `num_frames`, `max_frames`, `sampling` and `do_sample_frames` of a call with these settings."""
+        settings = self._resolve(kwargs)
+        return {name: settings[name] for name in SAMPLING_SETTINGS}
+
     def planned_frames(self, total_num_frames: int, **kwargs: Any) -> int:
         """How many frames of a decoded array with `total_num_frames` frames are kept."""
-        settings = self._resolve(kwargs)
+        settings = self.sampling_of(**kwargs)
         limits = (settings["num_frames"], settings["max_frames"]) if settings["do_sample_frames"] else ()
         return min([total_num_frames, *(limit for limit in limits if limit is not None)])
 
@@ -444,4 +451,4 @@ def _sampled(times: np.ndarray, known: DynFocusVideoMetadata | None, settings: d
     )
 
 
-__all__ = ["DynFocusVideoMetadata", "DynFocusVideoProcessor", "DynFocusVideoProcessorKwargs"]
+__all__ = ["SAMPLING_SETTINGS", "DynFocusVideoMetadata", "DynFocusVideoProcessor", "DynFocusVideoProcessorKwargs"]

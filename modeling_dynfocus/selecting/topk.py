@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_GRADIENTS = ("full", "diagonal")
-
 
 def hard_topk(scores: Tensor, k: int | Tensor, mask: Tensor | None = None) -> Tensor:
     """Indices of the K highest scores, in rising order of index: scores `(..., L)` → int64 `(..., K)`.
@@ -41,13 +39,13 @@ def perturbed_topk(
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Tensor | None = None,
-    gradient: str = "full",
 ) -> Tensor:
     """Differentiable top-K: scores `(B, L)` → indicators `(B, K, L)`.
 
     Forward: the mean over samples of the hard top-K of `scores + sigma · noise`, each as K one-hot rows sorted by
     index: `indicators[b, i, l]` is the share of samples whose i-th selected entry is l. Backward: the Monte-Carlo
-    gradient `E[⟨grad_output, Y(scores + sigma·Z)⟩ Z] / sigma` (Berthet et al. 2020; Cordonnier et al. 2021).
+    gradient `E[⟨grad_output, Y(scores + sigma·Z)⟩ Z] / sigma` (Berthet et al. 2020; Cordonnier et al. 2021), with the
+    unperturbed selection as a baseline: the expectation stays as it is, the variance falls.
 
     Args:
         scores: `(B, L)`.
@@ -58,22 +56,16 @@ def perturbed_topk(
         noise: standard normal `(B, S, L)`. Default: drawn anew.
         generator: for the drawn noise.
         mask: bool `(B, L)`, True for the entries that may be taken. Default: all.
-        gradient: `"full"` is the estimator above, with the unperturbed selection as a baseline (the expectation stays
-            as it is, the variance falls). `"diagonal"` keeps, as the released code of DynFocus does, only the terms in
-            which an entry's score moves that entry's own indicators; it is biased.
 
     Returns:
         `(B, K, L)` in the dtype of the scores.
 
     Raises:
-        ValueError: for wrong shapes, a K below 1 or above L, a negative `sigma`, `num_samples` below 1, and an unknown
-            `gradient`.
+        ValueError: for wrong shapes, a K below 1 or above L, a negative `sigma`, and `num_samples` below 1.
     """
     if scores.ndim != 2:
         raise ValueError(f"scores must be of shape (B, L), got {tuple(scores.shape)}.")
     row_k, width = _check_selection(scores, k, mask)
-    if gradient not in _GRADIENTS:
-        raise ValueError(f"gradient must be one of {_GRADIENTS}, got {gradient!r}.")
     batch, length = scores.shape
     if isinstance(sigma, Tensor):
         if sigma.numel() != 1 and sigma.shape != (batch,):
@@ -92,7 +84,7 @@ def perturbed_topk(
     elif noise.ndim != 3 or noise.shape[::2] != scores.shape or noise.shape[1] < 1:
         raise ValueError(f"noise must be of shape ({batch}, S, {length}), got {tuple(noise.shape)}.")
     spread = torch.as_tensor(sigma, dtype=values.dtype, device=values.device).reshape(-1, 1, 1)
-    indicators = _PerturbedTopK.apply(values, noise.to(values.dtype), spread, row_k, width, mask, gradient == "full")
+    indicators = _PerturbedTopK.apply(values, noise.to(values.dtype), spread, row_k, width, mask)
     return indicators.to(scores.dtype)
 
 
@@ -108,7 +100,6 @@ class _PerturbedTopK(torch.autograd.Function):
         k: Tensor | None,
         width: int,
         mask: Tensor | None,
-        full: bool,
     ) -> Tensor:
         batch, length = scores.shape
         taken = _sorted_topk(
@@ -117,7 +108,7 @@ class _PerturbedTopK(torch.autograd.Function):
             width,
             None if mask is None else mask[:, None, :],
         ).mT.contiguous()
-        base = _sorted_topk(scores, k, width, mask)[..., None] if full else None
+        base = _sorted_topk(scores, k, width, mask)[..., None]
         ctx.save_for_backward(noise, sigma, taken, base, mask)
         # Whole numbers, so that the sum does not depend on its order. Index L stands for an empty slot.
         counts = scores.new_zeros((batch, width, length + 1))
@@ -132,17 +123,12 @@ class _PerturbedTopK(torch.autograd.Function):
         per_sample = (1 / sigma).masked_fill(sigma == 0, 0) / samples
         padded = torch.cat([grad_output, grad_output.new_zeros(grad_output.shape[:2] + (1,))], dim=-1)
         own = padded.gather(-1, taken)  # (B, K, S): what each selected entry of each sample is worth
-        if base is not None:
-            worth = (own - padded.gather(-1, base)).sum(1)
-            grad = torch.einsum("bs,bsl->bl", worth, noise)
-        else:
-            drawn = torch.cat([noise, noise.new_zeros((batch, samples, 1))], dim=-1).gather(-1, taken.mT)
-            grad = noise.new_zeros((batch, length + 1))
-            grad = grad.scatter_add_(1, taken.mT.flatten(1), (drawn * own.mT).flatten(1))[:, :length]
+        worth = (own - padded.gather(-1, base)).sum(1)
+        grad = torch.einsum("bs,bsl->bl", worth, noise)
         grad = grad * per_sample[:, 0]
         if mask is not None:
             grad = grad.masked_fill(~mask, 0)
-        return grad, None, None, None, None, None, None
+        return grad, None, None, None, None, None
 
 
 def min_max_normalize(scores: Tensor, mask: Tensor | None = None, *, eps: float = 1e-6) -> Tensor:

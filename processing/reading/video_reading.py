@@ -297,7 +297,7 @@ def _opened(
         fps=fps,
         num_frames=num_frames,
         max_frames=max_frames,
-        key_frames=_key_frames(index) if sampling == "key_frames" else None,
+        key_frames=codec_key_frames(index) if sampling == "key_frames" else None,
     )
     metadata = VideoMetadata(
         fps=index.fps,
@@ -317,7 +317,7 @@ def _chunks(reading: OpenVideo, chunk_frames: int) -> Iterator[tuple[np.ndarray,
         yield np.stack(frames), reading.index.times[list(numbers)]
 
 
-def _key_frames(index: PacketIndex) -> np.ndarray:
+def codec_key_frames(index: PacketIndex) -> np.ndarray:
     """Numbers of the key frames; the first frame counts as one, as a clip that was trimmed may not begin with one."""
     return np.union1d([0], np.flatnonzero(index.is_key))
 
@@ -352,6 +352,7 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int], resample: int = PILIm
 
 
 __all__ = [
+    "codec_key_frames",
     "DecodedVideo",
     "OpenVideo",
     "VideoMetadata",

@@ -3,14 +3,14 @@
 import os
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ..reading.decoded_frames import flatten_videos, is_decoded
 from ..reading.index import build_index
-from ..reading.sampling import check_sampling, sample_indices
+from ..reading.sampling import sample_indices
 from ..reading.sources import open_source
-from ..video_processing_dynfocus import DynFocusVideoProcessor
+from ..reading.video_reading import codec_key_frames
+from ..video_processing_dynfocus import SAMPLING_SETTINGS, DynFocusVideoProcessor
 
 
 class FrameCounts:
@@ -23,18 +23,9 @@ class FrameCounts:
     """
 
     def __init__(self, video_processor: DynFocusVideoProcessor, settings: dict[str, Any]):
-        self.sampling: dict[str, Any] = {
-            "fps": settings.get("fps") or video_processor.fps,
-            "num_frames": settings.get("num_frames") or video_processor.num_frames,
-            "max_frames": settings.get("max_frames") or video_processor.max_frames,
-        }
-        given = {name for name in ("fps", "num_frames") if settings.get(name) is not None}
-        if given == {"fps"}:
-            self.sampling["num_frames"] = None
-        self.key_frames = (settings.get("sampling") or ("" if given else video_processor.sampling)) == "key_frames"
-        check_sampling(**self.sampling)
-        is_sampled = settings.get("do_sample_frames")
-        self.is_sampled = video_processor.do_sample_frames if is_sampled is None else is_sampled
+        self._video_processor = video_processor
+        self._settings = {name: value for name, value in settings.items() if name in SAMPLING_SETTINGS}
+        self._sampling = video_processor.sampling_of(**self._settings)
         self._known: dict[str, int] = {}
 
     def count(self, video: Any) -> int:
@@ -46,8 +37,7 @@ class FrameCounts:
         """
         (source,) = flatten_videos(video)
         if is_decoded(source):
-            limits = (self.sampling["num_frames"], self.sampling["max_frames"]) if self.is_sampled else ()
-            return min([_length(source), *(limit for limit in limits if limit is not None)])
+            return self._video_processor.planned_frames(_length(source), **self._settings)
         if not isinstance(source, (str, os.PathLike)):
             return self._count_file(source)
         path = os.fspath(source)
@@ -57,10 +47,11 @@ class FrameCounts:
 
     def _count_file(self, source: Any) -> int:
         index = build_index(open_source(source))
-        if not self.is_sampled:
+        sampling = dict(self._sampling)
+        if not sampling.pop("do_sample_frames"):
             return len(index.times)
-        key_frames = np.flatnonzero(index.is_key) if self.key_frames else None
-        return len(sample_indices(index.times, index.duration, **self.sampling, key_frames=key_frames))
+        key_frames = codec_key_frames(index) if sampling.pop("sampling") == "key_frames" else None
+        return len(sample_indices(index.times, index.duration, **sampling, key_frames=key_frames))
 
 
 def _length(decoded: Any) -> int:

@@ -283,15 +283,16 @@ def test_published_open_clip_models(name):
 
 
 @pytest.mark.parametrize(
-    ("positions", "expected"), [(40960, 4096), (2048, 1024), (2050, 1025), (60, 40), (8191, 4095)]
+    ("positions", "expected"), [(40960, 4096), (2048, 1536), (2050, 1538), (60, 40), (8191, 4096)]
 )
-def test_one_video_leaves_half_of_the_positions_to_words(positions, expected, names, tmp_path):
+def test_one_video_leaves_room_for_words_and_an_answer(positions, expected, names, tmp_path):
+    """448 positions for words (of few positions, half at most) and 64 for the answer, as in the pipeline."""
     language_model = save_language_model("llama", tmp_path / "language", max_position_embeddings=positions)
     processor = from_backbones(names[0], language_model)[1]
     assert processor.max_visual_tokens == expected
     assert processor.token_budget().plan(500).num_visual_tokens <= expected
     gpt2 = save_language_model("gpt2", tmp_path / "gpt2")
-    assert from_backbones(names[0], gpt2)[1].max_visual_tokens == 256
+    assert from_backbones(names[0], gpt2)[1].max_visual_tokens == 224
 
 
 def test_presets_and_settings(names):
