@@ -18,6 +18,9 @@ from .distances import ZERO_DISTANCE_ROUNDINGS, SquaredDistances, centered_parts
 _MEDOID_TIE = 1e-5
 # Temporary copies of tokens have no more elements than this (4 MiB), but for 16 channels of any number of tokens.
 _CHUNK_ELEMENTS = 2**20
+# No distance matrix of more elements is ever built: rows of a batch are taken in groups, and a row with N² above it is
+# computed in blocks of tokens, twice (densities, then deltas).
+_MATRIX_ELEMENTS = 2**26
 
 
 class DpcResult(NamedTuple):
@@ -55,7 +58,6 @@ def dpc_knn(
     *,
     num_neighbors: int,
     mask: Tensor | None = None,
-    chunk_elements: int = 2**26,
 ) -> DpcResult:
     """Density-peaks clustering (DPC-KNN): tokens `(B, N, D)` → labels `(B, N)`, centers `(B, L)`.
 
@@ -72,21 +74,17 @@ def dpc_knn(
             token, and -1 in the rest of `centers`.
         num_neighbors: at least 1, the token itself counts. Where a row has fewer tokens, all of them.
         mask: bool `(B, N)`, True for the tokens that take part; a row gives what it gives unpadded. Default: all.
-        chunk_elements: no distance matrix of more elements is ever built. Rows of the batch are taken in groups, and a
-            row with N² above it is computed in blocks of tokens, twice (densities, then deltas).
 
     Returns:
         [`DpcResult`].
 
     Raises:
-        ValueError: for wrong shapes, and for `num_clusters`, `num_neighbors` or `chunk_elements` below 1.
+        ValueError: for wrong shapes, and for `num_clusters` or `num_neighbors` below 1.
     """
     _check_tokens(tokens, mask)
     batch, length, _ = tokens.shape
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors must be at least 1 (the token itself counts), got {num_neighbors}.")
-    if chunk_elements < 1:
-        raise ValueError(f"chunk_elements must be at least 1, got {chunk_elements}.")
     if isinstance(num_clusters, Tensor):
         if num_clusters.shape != (batch,):
             raise ValueError(
@@ -101,7 +99,7 @@ def dpc_knn(
         raise ValueError(f"num_clusters must be at least 1, got {least}.")
 
     # On a CPU groups that fit in its cache are faster than large ones.
-    rows = max(1, min(chunk_elements, 2**20 if tokens.device.type == "cpu" else chunk_elements) // length**2)
+    rows = max(1, min(_MATRIX_ELEMENTS, 2**20 if tokens.device.type == "cpu" else _MATRIX_ELEMENTS) // length**2)
     groups = [
         _dpc_knn_group(
             tokens[start : start + rows],
@@ -109,17 +107,14 @@ def dpc_knn(
             most,
             num_neighbors,
             None if mask is None else mask[start : start + rows],
-            chunk_elements,
         )
         for start in range(0, batch, rows)
     ]
     return groups[0] if len(groups) == 1 else DpcResult(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
 
 
-def _dpc_knn_group(
-    tokens: Tensor, wanted: Tensor, most: int, num_neighbors: int, mask: Tensor | None, chunk_elements: int
-) -> DpcResult:
-    distances = SquaredDistances(tokens, mask, chunk_elements)
+def _dpc_knn_group(tokens: Tensor, wanted: Tensor, most: int, num_neighbors: int, mask: Tensor | None) -> DpcResult:
+    distances = SquaredDistances(tokens, mask, _MATRIX_ELEMENTS)
     spread = neighbor_spread(distances, num_neighbors)
     squared_delta, score = peak_scores(distances, spread)
     centers, labels = choose_centers(distances, score, wanted, most)

@@ -11,9 +11,17 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dynfocus.selecting import clustering
 from dynfocus.selecting.clustering import dpc_knn, medoids, merge_tokens, weighted_kmeans
 
 REFERENCE = Path(os.environ.get("DYNFOCUS_REFERENCE_DIR", Path(__file__).parents[1] / "fixtures" / "reference"))
+
+
+def dpc_in_chunks(matrix_elements, *args, **kwargs):
+    """`dpc_knn` that builds no distance matrix of more elements."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clustering, "_MATRIX_ELEMENTS", matrix_elements)
+        return dpc_knn(*args, **kwargs)
 
 
 def references(key):
@@ -151,7 +159,7 @@ def test_dpc_batch_equals_single_rows(chunk_elements):
     tokens = torch.full((4, 30, 20), torch.nan)
     mask = torch.arange(30) < torch.tensor(lengths)[:, None]
     tokens[mask] = torch.cat(rows)
-    result = dpc_knn(tokens, torch.tensor(clusters), num_neighbors=5, mask=mask, chunk_elements=chunk_elements)
+    result = dpc_in_chunks(chunk_elements, tokens, torch.tensor(clusters), num_neighbors=5, mask=mask)
     merged = merge_tokens(tokens, result.labels, 6, mask=mask)
     chosen = medoids(tokens, result.labels, num_clusters=6, mask=mask)
     for i, (row, n, num) in enumerate(zip(rows, lengths, clusters, strict=True)):
@@ -184,7 +192,7 @@ def test_dpc_in_chunks_equals_whole(chunk_elements, duplicates):
     if duplicates:
         tokens = tokens[:, torch.arange(90) // 5]
     whole = dpc_knn(tokens, 11, num_neighbors=12)
-    chunked = dpc_knn(tokens, 11, num_neighbors=12, chunk_elements=chunk_elements)
+    chunked = dpc_in_chunks(chunk_elements, tokens, 11, num_neighbors=12)
     assert torch.equal(chunked.labels, whole.labels)
     assert torch.equal(chunked.centers, whole.centers)
     torch.testing.assert_close(chunked.density, whole.density)
@@ -216,7 +224,7 @@ def test_dpc_memory_is_bounded(shape, chunk_elements, bound, monkeypatch):
     monkeypatch.setattr("dynfocus.selecting.distances.SMALLEST_SLICE", 1)
     tokens = random_tokens(*shape, dtype=torch.bfloat16)
     with LargestTensor() as largest:
-        dpc_knn(tokens, 25, num_neighbors=5, chunk_elements=chunk_elements)
+        dpc_in_chunks(chunk_elements, tokens, 25, num_neighbors=5)
     assert 0 < largest.elements <= bound
 
 
@@ -242,7 +250,7 @@ def test_autocast_changes_nothing():
     plain = dpc_knn(tokens, 6, num_neighbors=5)
     for chunk_elements in (2**26, 300):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            result = dpc_knn(tokens, 6, num_neighbors=5, chunk_elements=chunk_elements)
+            result = dpc_in_chunks(chunk_elements, tokens, 6, num_neighbors=5)
             merged = merge_tokens(tokens, result.labels, 6)
             centroids = weighted_kmeans(tokens, result.centers).centroids
         torch.testing.assert_close(result.delta, plain.delta)
@@ -373,7 +381,6 @@ LABELS = torch.zeros(2, 5, dtype=torch.int64)
         (lambda: dpc_knn(TOKENS, torch.tensor([2, 0]), num_neighbors=2), "num_clusters.*got 0"),
         (lambda: dpc_knn(TOKENS, torch.tensor([2]), num_neighbors=2), r"num_clusters.*\(2,\).*\(1,\)"),
         (lambda: dpc_knn(TOKENS, 2, num_neighbors=0), "num_neighbors.*got 0"),
-        (lambda: dpc_knn(TOKENS, 2, num_neighbors=2, chunk_elements=0), "chunk_elements.*got 0"),
         (lambda: dpc_knn(TOKENS, 2, num_neighbors=2, mask=torch.ones(2, 4) > 0), r"mask.*\(2, 5\).*\(2, 4\)"),
         (lambda: dpc_knn(TOKENS, 2, num_neighbors=2, mask=torch.ones(2, 5)), "mask must be bool"),
         (lambda: merge_tokens(TOKENS, LABELS[:1], 2), "labels"),
