@@ -195,7 +195,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.eval", "dynfocus.checkpoints")
     },
     "dynfocus.eval": {"dynfocus", "dynfocus.processing", "dynfocus.checkpoints"},
-    "dynfocus.cli": {"dynfocus", "dynfocus.processing", "dynfocus.eval", "dynfocus.training", "dynfocus.checkpoints"},
+    "dynfocus.cli": {
+        *("dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.eval", "dynfocus.training"),
+        "dynfocus.checkpoints",
+    },
     "dynfocus.checkpoints": set(),
 }
 
