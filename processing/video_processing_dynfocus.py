@@ -1,7 +1,6 @@
 """The video processor: any form of video in, normalised frames with their true times out."""
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
-from PIL import Image
 from transformers import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import Unpack, VideosKwargs
@@ -26,8 +24,6 @@ from .reading.video_reading import open_video, read_video, resize_frame
 
 # Frames are normalised into the output this many at a time: a long video is not held twice in float32.
 _FRAMES_PER_CHUNK = 128
-# Of kept frames: what is lost is not seen.
-_JPEG_QUALITY = 90
 # A rate above that of any video means each of its frames once.
 _EVERY_FRAME = 1e6
 _SAMPLING = ("fps", "num_frames", "max_frames", "sampling")
@@ -175,7 +171,6 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         video: Any,
         chunk_frames: int = 32,
         pin_memory: bool = False,
-        keep_frames: bool = False,
         **kwargs: Unpack[DynFocusVideoProcessorKwargs],
     ) -> FrameStream:
         """
@@ -186,7 +181,6 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
             video: one video in any form.
             chunk_frames: frames of a chunk.
             pin_memory: whether chunks lie in pinned memory, for copies to a GPU that do not wait.
-            keep_frames: whether chunks bring each frame in its own size as a JPEG file, too.
             kwargs: the settings of the class, for this call.
 
         Returns:
@@ -205,7 +199,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         if len(sources) != 1:
             raise ValueError(f"One video is streamed at a time, got {len(sources)}.")
         (known,) = self._given_metadata(settings["video_metadata"], 1)
-        return self._stream(sources[0], known, settings, chunk_frames, pin_memory, keep_frames)
+        return self._stream(sources[0], known, settings, chunk_frames, pin_memory)
 
     def pixel_fingerprint(self, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> str:
         """16 hexadecimal digits of all settings that decide what a frame's pixels are."""
@@ -308,18 +302,14 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         settings: dict[str, Any],
         chunk_frames: int,
         pin_memory: bool,
-        keep_frames: bool,
     ) -> FrameStream:
         transform = _resize(settings)
-        if keep_frames:
-            transform = partial(_with_jpeg, transform=transform)
         shared: dict[str, Any] = {
             "to_pixels": partial(self._to_pixels, settings=settings),
             "chunk_frames": chunk_frames,
             "pin_memory": pin_memory,
             "sampling": {name: settings[name] for name in (*_SAMPLING, "do_sample_frames")},
             "pixel_fingerprint": _pixel_fingerprint(settings),
-            "keeps_frames": keep_frames,
         }
         if not is_decoded(source):
             video = open_video(source, **_reading(settings), transform=transform)
@@ -390,13 +380,6 @@ def _resize(settings: dict[str, Any]) -> Any:
         return None
     size = settings["size"]
     return partial(resize_frame, size=(size.height, size.width), resample=settings["resample"])
-
-
-def _with_jpeg(frame: np.ndarray, transform: Any) -> tuple[np.ndarray, bytes]:
-    """A frame `(height, width, 3)` uint8 as the model takes it, and as a JPEG file in its own size."""
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, "JPEG", quality=_JPEG_QUALITY)
-    return frame if transform is None else transform(frame), file.getvalue()
 
 
 def _pixel_fingerprint(settings: dict[str, Any]) -> str:

@@ -32,8 +32,8 @@ def encode_stream(
     a file. The stream is closed in the end.
 
     Args:
-        stream ([`FrameStream`]): chunks of pixels `(n, 3, H, W)` with their times and numbers. If it has `jpegs`, the
-            state keeps them.
+        stream ([`FrameStream`]): chunks of pixels `(n, 3, H, W)` with their times and numbers. If it `keeps_frames`,
+            the state has their JPEG files.
         look (`Callable`): takes the pixels of a chunk, and returns the columns `(n, …)` of its frames by name, always
             the same ones.
         dtype (`torch.dtype`): of the columns of floating-point numbers; the others stay as they are.

@@ -1,6 +1,7 @@
 """States of any encoder: named columns, numbers of frames, and frames that are kept as pictures."""
 
 import copy
+import io
 import pickle
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from tiny import make_tiny_processor
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus import VideoState
-from dynfocus.processing.reading.video_reading import read_video
+from dynfocus.processing.reading.video_reading import read_video, resize_frame
 from dynfocus.states import state_parts
 from dynfocus.states.encoding import encode_stream
 
@@ -33,12 +34,24 @@ def film(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("films") / "film.mp4", barcode_frames(NUM_FRAMES), fps=10, gop=10)
 
 
+def opened(video, chunk, fps, keeps_frames):
+    """A stream of frames in the size of the encoder, perhaps with JPEG files of each in its own size."""
+    stream = make_tiny_processor().video_processor.stream(video, chunk, fps=fps, do_resize=False)
+    frames, stream.keeps_frames = stream._frames, keeps_frames
+
+    def made(frame):
+        small, file = resize_frame(frame, (32, 32)), io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=90)
+        return (small, file.getvalue()) if keeps_frames else small
+
+    stream._frames = lambda after: ((number, made(frame)) for number, frame in frames(after))
+    return stream
+
+
 @pytest.fixture(scope="module")
 def encode(film):
-    processor = make_tiny_processor().video_processor
-
     def encode(video=film, keep_frames=False, chunk=5, fps=5, **options):
-        stream = processor.stream(video, chunk, keep_frames=keep_frames, fps=fps)
+        stream = opened(video, chunk, fps, keep_frames)
         return encode_stream(
             stream, look, **{"dtype": torch.float16, "fingerprint": "a:", "keep_indices": True, **options}
         )
