@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dynfocus.processing.questions import cut_question
 from dynfocus.processing.video_qa import Answer as GivenAnswer
 from dynfocus.processing.video_qa import DynFocusVideoQA
 
@@ -180,13 +181,7 @@ class Answerer:
         text = text.replace(SUBTITLES_MARK, " ").strip()
         if not isinstance(self.video_qa, DynFocusVideoQA):
             return text
-        room = processor.max_question_tokens
-        while True:
-            ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(ids) <= processor.max_question_tokens:
-                return text
-            # What is decoded may take more tokens than it was made of.
-            text, room = processor.tokenizer.decode(ids[:room]).strip(), room - 1
+        return cut_question([text], processor.tokenizer, processor.max_question_tokens)
 
 
 def _as_answer(found: GivenAnswer, times: Sequence[float], shares: Mapping[str, float]) -> Answer:

@@ -10,6 +10,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Proc
 
 from dynfocus.hub.with_code import SavedWithCode
 
+from .questions import question_ids, without_control_tokens
 from .reading.decoded_frames import Untouched, flatten_videos, is_state, is_video
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
@@ -79,7 +80,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             default.
         num_prototypes, key_ratio, cone_tokens, rod_tokens, rods_on_key_frames, max_visual_tokens:
             the rule of the token plan, see [`TokenBudget`]. `max_visual_tokens` holds for each video.
-        max_question_tokens (`int`, defaults to 128): longest question.
+        max_question_tokens (`int`, defaults to 128): longest question, of those that choose frames.
         video_token (`str`, defaults to `"<video>"`): the mark of a video in the text, and the placeholder token.
 
     Example:
@@ -195,7 +196,9 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         `question` (one, or one for each conversation) says otherwise. Images count as videos of one frame.
         """
         is_batched = isinstance(conversation[0], (list, tuple))
-        conversations = [_images_as_videos(one) for one in (conversation if is_batched else [conversation])]
+        conversations = [
+            self._plain(_images_as_videos(one)) for one in (conversation if is_batched else [conversation])
+        ]
         if kwargs.get("tokenize"):
             options = dict(kwargs.pop("processor_kwargs", None) or {})
             known = {
@@ -217,6 +220,25 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
         )
 
+    def _plain(self, conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A copy of a conversation whose texts hold no control tokens: those are the template's to write."""
+        blocks = [
+            block for one in conversation if isinstance(one["content"], (list, tuple)) for block in one["content"]
+        ]
+        # Without blocks of videos, their marks stand in the texts.
+        keep = () if any(block.get("type") == "video" for block in blocks) else (self.video_token,)
+
+        def plain(content: Any) -> Any:
+            if isinstance(content, str):
+                return without_control_tokens(content, self.tokenizer, keep)
+            if isinstance(content, (list, tuple)):
+                return [
+                    {**one, "text": plain(one["text"])} if isinstance(one.get("text"), str) else one for one in content
+                ]
+            return content
+
+        return [{**message, "content": plain(message["content"])} for message in conversation]
+
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
         """Something must be given. `__call__`, which knows all forms of video, has counted marks and videos."""
         if text is None and videos is None:
@@ -227,6 +249,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
     def _process_videos(self, videos: Any, **kwargs: Any) -> tuple[BatchFeature, list[str]]:
         """Frames, plans and questions of videos, and the text that takes the place of each mark."""
         question = kwargs.pop("question", None)
+        # An hour of video must not be decoded for a question that is refused.
+        self._encode_questions([question] if question is None or isinstance(question, str) else question)
         names = ("max_visual_tokens", "num_prototypes", "key_ratio")
         budget = self.token_budget(**{name: kwargs.pop(name, None) for name in names})
         state = next((video for video in videos if is_state(video)), None)
@@ -367,15 +391,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
                 # No question at all (a caption, a warm-up run): one neutral token for the attention to look at.
                 rows.append([pad])
                 continue
-            if not question.strip():
-                raise ValueError("The question is empty: ask something about the video.")
-            ids = tokenizer(question.strip(), add_special_tokens=False)["input_ids"]
-            if len(ids) > self.max_question_tokens:
-                raise ValueError(
-                    f"The question has {len(ids)} tokens, but at most max_question_tokens={self.max_question_tokens} "
-                    "are read: shorten it, or give a short one as `question=` next to a long prompt."
-                )
-            rows.append(ids)
+            rows.append(question_ids(question, tokenizer, self.max_question_tokens))
         longest = max(map(len, rows))
         input_ids = torch.full((len(rows), longest), pad, dtype=torch.int64)
         mask = torch.zeros_like(input_ids)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..processing_dynfocus import DynFocusProcessor
+from ..questions import cut_question
 from ..reading.decoded_frames import restated
 from ..token_plan import TokenBudget, TokenPlan
 from .bad_rows import BadRows
@@ -296,19 +297,13 @@ class DynFocusCollator:
         """What the frames are chosen for, within the processor's limit."""
         turns = [text_of(message).strip() for message in messages if message["role"] == "user"]
         turns = [turn for turn in turns if turn][0 if joined else -1 :]
-        tokenizer, limit = self.processor.tokenizer, self.processor.max_question_tokens
-        while True:
-            question = "\n".join(turns)
-            found = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
-            if len(found["input_ids"]) <= limit:
-                return question
+        question = cut_question(turns, self.processor.tokenizer, self.processor.max_question_tokens)
+        if question != "\n".join(turns):
             logger.warning_once(
                 "Questions are cut to the processor's max_question_tokens for the choice of frames; the language "
                 "model reads all of them."
             )
-            # A cut text may be tokenized differently: hence the loop, and one character less at least.
-            end = min(found["offset_mapping"][limit - 1][1], len(question) - 1)
-            turns = turns[1:] if len(turns) > 1 else [question[:end].rstrip()]
+        return question
 
     def _fitting(self, num_frames: list[int], num_text: int, lenient: bool = False) -> list[TokenPlan]:
         """The plans of a row's videos within `max_length`; with `lenient`, the wanted ones where it cannot be kept."""

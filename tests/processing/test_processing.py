@@ -325,7 +325,7 @@ def test_questions_that_cannot_be_asked(processor):
             processor(text="<video> hm", videos=video, question=empty)
         with pytest.raises(ValueError, match="question is empty"):
             prepare(processor, chat(video, text=empty))
-    with pytest.raises(ValueError, match=r"The question has \d{5,} tokens, but at most max_question_tokens=60"):
+    with pytest.raises(ValueError, match=r"The question is too long: it has 10,000 words.*max_question_tokens=60"):
         prepare(processor, chat(video, text="word " * 10_000))
     with pytest.raises(ValueError, match="3 questions for 2 rows"):
         processor(text=["<video>", "<video>"], videos=[video, video], question=["a", "b", "c"])
