@@ -255,7 +255,8 @@ class PyAVDecoder:
         """`(height, width, 3)` uint8, turned upright (FFmpeg's decoders leave that to the player)."""
         if self._turned is None or self._turned[0] != frame.rotation:
             self._turned = frame.rotation, Orientation.of(frame)
-        return self._turned[1].apply(frame.to_ndarray(format="rgb24"))
+        # A frame keeps the threads that convert it, and a forked process that frees the frame would wait for them.
+        return self._turned[1].apply(frame.to_ndarray(format="rgb24", threads=1))
 
     def _moment(self, number: int) -> str:
         return f"at {self._index.times[number]:.2f} s" if number >= 0 else "in the middle"

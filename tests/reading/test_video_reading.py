@@ -728,3 +728,15 @@ def test_a_container_that_lies_about_its_length(video, tmp_path):
     np.testing.assert_allclose(result.timestamps, [0.0, 1.0, 2.0, 3.0], atol=2e-3)
     assert result.metadata.duration == pytest.approx(3.6, abs=0.01)
     assert numbers(read_video(liar, num_frames=4).frames) == [4, 13, 22, 31]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of a process as Linux lists them")
+def test_frames_keep_no_threads(tmp_path, monkeypatch):
+    """A forked worker that frees a frame of its parent would wait for threads that it does not have."""
+    kept: list[Any] = []
+    to_rgb = PyAVDecoder._to_rgb
+    monkeypatch.setattr(PyAVDecoder, "_to_rgb", lambda self, frame: kept.append(frame) or to_rgb(self, frame))
+    path = write_video(tmp_path / "video.mp4", barcode_frames(3))
+    before = len(os.listdir("/proc/self/task"))
+    read_video(path, fps=EVERY_FRAME)
+    assert len(kept) == 3 and len(os.listdir("/proc/self/task")) == before
