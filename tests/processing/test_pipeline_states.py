@@ -256,7 +256,7 @@ def test_a_bad_question_costs_itself_alone(pipe, states, singles):
         expected = [singles[QUESTIONS.index(questions[index])] for index in good]
         assert_same([found[index] for index in good], expected)
         assert found[1]["answer"] is None and "Row 1: The question is empty" in found[1]["error"]
-        assert found[3]["answer"] is None and "Row 3: The question has" in found[3]["error"]
+        assert found[3]["answer"] is None and "Row 3: The question is too long: it has 100 words" in found[3]["error"]
     with pytest.raises(ValueError, match="Row 1: The question is empty"):
         pipe(states[0], question=questions)
     with pytest.raises(ValueError, match="max_visual_tokens=10"):
