@@ -103,10 +103,10 @@ def _check(request: Request) -> None:
     if not is_state(str(request.out)):
         raise UserError(f"--out {request.out}: the name of a state ends in {STATE_ENDING}.")
     if request.out.exists():
-        from dynfocus import VideoState
+        from dynfocus.states.state_file import read_state_file
 
         try:
-            VideoState.load(request.out)
+            read_state_file(request.out)
         except ValueError:
             raise UserError(f"--out {request.out}: exists already and is no video state; name another file.") from None
 
@@ -118,10 +118,14 @@ def _finished(pipe: Any, request: Request, options: dict[str, Any]) -> Any:
     from dynfocus import VideoState
     from dynfocus.states.encoding import difference_of_states, state_sampling
 
-    state = VideoState.load(request.out)
+    try:
+        state = VideoState.load(request.out)
+    except ValueError as error:
+        raise UserError(f"{str(error).rstrip('.')}, in another file, or over this one with --force.") from None
     fingerprint = pipe.video_qa.fingerprint()
     with pipe.video_qa.open_video(request.video, **options) as stream:
-        what = difference_of_states(state, state_sampling(stream), fingerprint, _dtype(pipe, request))
+        keeps = ("jpeg_bytes",) if stream.keeps_frames else ()
+        what = difference_of_states(state, state_sampling(stream), fingerprint, _dtype(pipe, request), keeps)
     if what is not None:
         raise UserError(
             f"--out {request.out}: exists already and is of another {what}: name another file, or overwrite it with "

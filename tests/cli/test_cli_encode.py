@@ -117,6 +117,17 @@ def test_another_state_is_not_overwritten(encode, out, tmp_path):
     assert out.read_bytes() != before
 
 
+def test_a_damaged_state_is_overwritten_when_asked(encode, out):
+    encode()
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    message = failure(encode())
+    assert message.startswith(f"{out} is damaged") and message.endswith(
+        "in another file, or over this one with --force."
+    )
+    assert encode("--force").exit_code == 0 and out.read_bytes() == whole
+
+
 def test_a_file_that_is_no_state_is_never_overwritten(encode, out, film):
     out.write_text("my thesis")
     assert failure(encode()) == f"--out {out}: exists already and is no video state; name another file."
