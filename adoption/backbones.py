@@ -208,7 +208,7 @@ def _tokenizer(source: str | PathLike[str], hub: dict[str, Any]) -> Any:
         raise _unusable("tokenizer", source, error) from error
     if not tokenizer.is_fast:
         raise ValueError(
-            f"The tokenizer of {str(source)!r} is a slow one, which cannot tell where its tokens stand in the text: "
+            f"The tokenizer of {str(source)!r} is a slow one, without the places of its tokens in the text: "
             "choose a language model with a tokenizer.json."
         )
     return tokenizer
@@ -308,7 +308,7 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _forget_folders(config: DynFocusConfig) -> None:
-    """Hub ids say where a model comes from; paths of this machine are nobody else's business."""
+    """Keep Hub ids, and remove paths of this machine."""
     for part in (config.text_config, config.vision_config.backbone_config):
         if part is not None and Path(part.name_or_path).is_dir():
             part.name_or_path = ""

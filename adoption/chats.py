@@ -100,11 +100,11 @@ def with_lists(messages: Sequence[dict[str, Any]], video: dict[str, Any]) -> lis
 
 def with_strings(messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> list[dict[str, Any]]:
     """Every content as a string, in which a mark and a line break stand for each video and picture."""
-    told = []
+    merged = []
     for turn in messages:
         words = [part["text"] if part["type"] == "text" else marks[part["type"]] + "\n" for part in _parts(turn)]
-        told.append({**turn, "content": "".join(words)})
-    return told
+        merged.append({**turn, "content": "".join(words)})
+    return merged
 
 
 def is_whole(text: str, messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> bool:

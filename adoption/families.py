@@ -134,7 +134,7 @@ def fit_size(height: int, width: int, side: int, max_tokens: int) -> tuple[int, 
 
 
 def time_metadata(times: Sequence[float], duration: float) -> VideoMetadata:
-    """What the stock processor is told of chosen frames. It derives times as number / rate: at one a second, a frame's
+    """Metadata of chosen frames for the stock processor. It derives times as number / rate: at one a second, a frame's
     number is its time, so that frames of a variable rate get the times that they have in the file."""
     return VideoMetadata(
         total_num_frames=max(1, math.ceil(duration)),

@@ -429,9 +429,9 @@ class FocusProcessor:
             chat, videos: of one prompt, as in [`show`].
             image_format: of the pictures; PNG keeps every value.
         """
-        told = read_chat(chat, len(videos), self._prompt.placeholder)
-        pictures, chosen = iter(told.images), iter(videos)
-        for message in told.messages:
+        parsed = read_chat(chat, len(videos), self._prompt.placeholder)
+        pictures, chosen = iter(parsed.images), iter(videos)
+        for message in parsed.messages:
             if isinstance(message["content"], str):
                 continue
             parts: list[dict[str, Any]] = []
@@ -443,7 +443,7 @@ class FocusProcessor:
                 else:
                     parts += self._video_parts(next(chosen), image_format)
             message["content"] = joined(parts)
-        return told.messages
+        return parsed.messages
 
     def _video_parts(self, chosen: ChosenFrames, image_format: ImageFormat) -> list[dict[str, Any]]:
         entries = self.entries(chosen)
@@ -456,12 +456,12 @@ class FocusProcessor:
         return [*parts, {"type": "text", "text": words[-1]}]
 
     def _row(self, chat: Any, videos: list[ChosenFrames], labels: bool) -> Shown:
-        told = read_chat(chat, len(videos), self._prompt.placeholder)
+        parsed = read_chat(chat, len(videos), self._prompt.placeholder)
         if labels:
-            text, spans = answer_spans(self.render, told.messages)
+            text, spans = answer_spans(self.render, parsed.messages)
         else:
-            text, spans = render_or_refuse(self.render, told.messages, add_generation_prompt=True), []
-        shown = self.encode_text(text, videos, told, spans if labels else None)
+            text, spans = render_or_refuse(self.render, parsed.messages, add_generation_prompt=True), []
+        shown = self.encode_text(text, videos, parsed, spans if labels else None)
         (counts,) = shown.num_visual_tokens
         if sum(counts) > self.max_visual_tokens:
             raise ValueError(

@@ -1,5 +1,5 @@
 """
-The face over a stock video language model: DynFocus chooses the frames, and the model answers as it is.
+A stock video language model behind the interface `VideoQA`: DynFocus chooses the frames, the model is unchanged.
 
     model = FocusedModel(stock_model, stock_processor, dual_encoder="google/siglip2-base-patch16-224")
     state = model.encode_video("lecture.mp4")                  # once; looks at a frame a second

@@ -27,7 +27,7 @@ def tried_family(processor: Any) -> Family:
     for family in _forms(processor):
         try:
             difference = difference_from_stock(FocusProcessor(processor, family=family))
-        except Exception as error:  # whatever a processor that nobody has seen raises
+        except Exception as error:  # an unknown processor may raise anything
             difference = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if difference is None:
             return family

@@ -15,7 +15,7 @@ _EXTRA = "pip install 'dynfocus[train]'"
 
 
 def run(recipe: str, overrides: Sequence[str], check: bool, check_rows: int) -> None:
-    """Trains, or with `check` tells what training would do. Ends with exit code 130 where a signal stopped it."""
+    """Trains, or with `check` prints what training would do. Ends with exit code 130 where a signal stopped it."""
     try:
         from dynfocus.training.recipe import load_recipe
         from dynfocus.training.train import train

@@ -147,7 +147,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
         if failures := _finished(run)["failures"]:
             console.print(f"{failures:,} questions of {name} could not be asked, and count as wrong.", style="yellow")
     if found.judges[0] != found.judges[1]:
-        names = " and ".join(", ".join(one) or "nobody" for one in found.judges)
+        names = " and ".join(", ".join(one) or "no judge" for one in found.judges)
         console.print(Text(f"A and B were judged differently, by {names}: that alone makes a difference.", "yellow"))
     for name, one, other in found.settings:
         console.print(Text(f"{name}: {one} → {other}", style="dim"))

@@ -119,8 +119,8 @@ class Judge:
 
         Args:
             rows: with `id` and the texts `question`, `reference`, `prediction`; for `"consistency"` also `question_2`
-                and `prediction_2`. An empty prediction (or None) is wrong, and nobody is asked.
-            on_progress: told the number of verdicts so far, and of all that there are to be, after each new one.
+                and `prediction_2`. An empty prediction (or None) is wrong, and the judge is not asked.
+            on_progress: progress callback, called with the verdicts so far and their total after each new one.
 
         Raises:
             `ValueError` for a row without a field, for a key or model that the server does not take; `ConnectionError`
@@ -251,7 +251,7 @@ class _Server:
             raise ValueError("The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own.")
         if not (self._key.isascii() and self._key.isprintable()):
             raise ValueError(
-                "The judge's key holds signs that no key has, such as a line break: set OPENAI_API_KEY anew."
+                "The judge's key holds signs that no key has, such as a line break: set OPENAI_API_KEY again."
             )
         # The client insists on a key, where a server of one's own does not.
         self._client = self._openai.OpenAI(

@@ -119,10 +119,10 @@ def remarks(run: Run) -> list[str]:
         )
     for record in result["judge"] or ():
         unjudged = {status: record[status] for status in ("refused", "malformed", "failed") if record.get(status)}
-        told = "".join(f", {count} {status}" for status, count in unjudged.items())
+        notes = "".join(f", {count} {status}" for status, count in unjudged.items())
         found.append(
             f"Judged by {record['model']} ({record.get('prompt')}, prompt {record['prompt_hash']}, {record['date']}): "
-            f"{record.get('judged')} judged{told}. Scores of other judges or prompts do not compare."
+            f"{record.get('judged')} judged{notes}. Scores of other judges or prompts do not compare."
         )
     if settings["data"]["id"] != settings["about"]["dataset"]:
         found.append(f"{settings['about']['dataset']} was gone: the questions are those of {settings['data']['id']}.")

@@ -113,14 +113,14 @@ class _Session:
 def evaluate(
     settings: EvalSettings,
     load: Callable[[EvalSettings, str | None], Any] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Run:
     """
     Ask all questions of a benchmark, or go on where that was interrupted. What failed is tried again.
 
     Args:
         load: makes the `video-qa` pipeline, given the settings and the device.
-        say: is told, in the main process, what is going on.
+        log: called with each message, in the main process.
 
     Returns:
         [`Run`]: the finished run.
@@ -129,7 +129,7 @@ def evaluate(
         `ValueError`, `OSError`: for what does not fit, or cannot be read or written.
     """
     processes = Processes.from_environment()
-    tell = say if processes.is_main else _tell_nobody
+    log = log if processes.is_main else _discard
     if not processes.is_main:
         processes.wait()  # for the main one to fetch the rows
     benchmark = settings.benchmark
@@ -157,14 +157,14 @@ def evaluate(
             (folder / RESULT_FILE).unlink(missing_ok=True)
             write_lines(folder / ANSWERS_FILE, answered.values())
             if answered:
-                tell(f"Going on in {folder}: {len(answered)} of {len(questions)} questions are answered.")
+                log(f"Going on in {folder}: {len(answered)} of {len(questions)} questions are answered.")
     processes.wait()
     done = read_answers(folder)
     processes.wait()
     _answer_share(session, pipe, done)
     processes.wait()
     if processes.is_main:
-        _finish(session, tell)
+        _finish(session, log)
     processes.wait()
     return read_run(folder)
 
@@ -253,7 +253,7 @@ def _line(benchmark: Benchmark, question: Question, answer: Answer) -> dict[str,
     }
 
 
-def _finish(session: _Session, tell: Callable[[str], None]) -> None:
+def _finish(session: _Session, log: Callable[[str], None]) -> None:
     """Put all answers in order, have them judged, and write the scores."""
     settings, folder, benchmark = session.settings, session.settings.folder, session.settings.benchmark
     found = gather(folder)
@@ -268,7 +268,7 @@ def _finish(session: _Session, tell: Callable[[str], None]) -> None:
             for line in lines:
                 line.pop("verdicts", None)
                 line["correct"] = None
-            tell("The answers are not judged yet: the same command with --judge MODEL does that.")
+            log("The answers are not judged yet: the same command with --judge MODEL does that.")
     write_lines(folder / ANSWERS_FILE, lines)
     result = score(benchmark, session.questions, lines)
     write_json(folder / RESULT_FILE, {**result, "judge": records})
@@ -288,7 +288,7 @@ def _judged(session: _Session, lines: list[dict[str, Any]]) -> list[dict[str, An
     return records
 
 
-def _tell_nobody(text: str) -> None:
+def _discard(text: str) -> None:
     pass
 
 

@@ -22,7 +22,7 @@ SETTINGS_FILE = "run.json"
 ANSWERS_FILE = "answers.jsonl"
 TIMINGS_FILE = "timings.jsonl"
 RESULT_FILE = "result.json"
-_SAME_COMMAND = "the same `dynfocus eval` command mends that"
+_SAME_COMMAND = "the same `dynfocus eval` command repairs that"
 #: What report and comparison read of run.json, and what a line of answers.jsonl has.
 _SETTINGS = ("benchmark", "about", "options", "model", "data", "num_questions", "limit", "sampling", "prompts")
 _ANSWER = (
@@ -91,7 +91,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{folder / SETTINGS_FILE}: lacks {', '.join(missing)}")
     except ValueError as error:
         raise ValueError(
-            f"{error}, so that nobody knows what made the answers beside it; give another --out, or delete that "
+            f"{error}, so it is unknown what produced the answers beside it; give another --out, or delete that "
             "folder."
         ) from None
     return settings

@@ -110,7 +110,7 @@ def paired_difference(
     of both factors are combined as in MOVER (Zou and Donner 2008, "Construction of confidence limits about effect
     measures").
 
-    Where no answer differs, the result is 0 with the interval [0, 0] and p = 1: nothing was seen that could tell the
+    Where no answer differs, the result is 0 with the interval [0, 0] and p = 1: nothing was seen that sets the
     runs apart, which is no proof that they are alike. With a single video the interval is -1 to 1.
 
     Args:

@@ -9,7 +9,7 @@ from .towers.configuration_vision_tower import VisionTowerConfig
 
 Preset: TypeAlias = Literal["default", "released_code"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-#: Settings by which configurations of earlier versions told the presets apart.
+#: Settings by which configurations of earlier versions distinguished the presets.
 _EARLIER_SETTINGS: dict[str, tuple[Any, Any]] = {
     "event_clustering": ("dpc_knn", "kmeans"),
     "cone_source": ("medoid", "centroid"),

@@ -649,7 +649,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             kwargs["mm_encoder_outputs"] = {name: replace(output) for name, output in features.items()}
         return super().generate(*args, **kwargs)
 
-    # The two methods below mend what `generate` of transformers before 5.23 does wrong with videos; they can go when
+    # The two methods below fix what `generate` of transformers before 5.23 does wrong with videos; they can go when
     # 5.23 is the oldest version that is supported.
 
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, *args, **kwargs):

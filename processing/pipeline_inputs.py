@@ -1,4 +1,4 @@
-"""What the pipeline may be called with, told apart and brought into one form: rows, each a dict."""
+"""The inputs of the pipeline, converted from all supported forms into rows, each a dict."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -168,7 +168,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             small; a bad video.
         """
         if audio is not None:
-            raise ValueError("DynFocus does not hear: leave out `audio`.")
+            raise ValueError("Audio inputs are not supported; omit `audio`.")
         if images is not None:
             if videos is not None:
                 raise ValueError("Give `images` or `videos`, not both: put images among the videos as [image].")

@@ -1,5 +1,5 @@
 """
-The face of a model that answers questions about videos: `encode_video`, `choose`, `answer`. The pipeline, evaluation
+The interface of a model that answers questions about videos: `encode_video`, `choose`, `answer`. Pipeline, evaluation
 and the command line know no more of a model than this.
 """
 
@@ -27,7 +27,7 @@ from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import as_messages, media_of
 from .token_plan import room_for_videos
 
-#: Tokens of an answer at most, if nobody says.
+#: Tokens of an answer at most, by default.
 DEFAULT_NEW_TOKENS = 64
 # Other arguments of `generate` than the fields of its configuration.
 _GENERATE_ARGUMENTS = {
@@ -303,13 +303,13 @@ class VideoQA(ABC):
         return row if "inputs" in row else self.prepare(row, **settings)
 
     def _generate_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate`: an answer's length and padding where nobody says, and what scores need."""
+        """Arguments of `generate`: by default also an answer's length and padding, and what scores need."""
         named: dict[str, Any] = {"return_dict_in_generate": True, "output_logits": True}
         config = given.get("generation_config")
         current = self.model.generation_config if config is None else config
         if current.pad_token_id is None:
             named["pad_token_id"] = pad_token_id(self.processor.tokenizer)
-        # 20 is the library's own default, which nobody set.
+        # 20 is the library's own default, not a choice of the user.
         has_length = {"max_new_tokens", "max_length"} & given.keys() or current.max_length not in (None, 20)
         if not has_length and current.max_new_tokens is None:
             named["max_new_tokens"] = DEFAULT_NEW_TOKENS
@@ -332,7 +332,7 @@ class VideoQA(ABC):
 
 
 class DynFocusVideoQA(VideoQA):
-    """The face of the trained model, [`DynFocusForConditionalGeneration`]."""
+    """The interface of the trained model, [`DynFocusForConditionalGeneration`]."""
 
     def fingerprint(self) -> str | None:
         return self.model.video_fingerprint(self.processor)
@@ -461,7 +461,7 @@ class DynFocusVideoQA(VideoQA):
         return max(1, min(_QUESTIONS_AT_ONCE, most // num_tokens))
 
     def _max_visual_tokens(self, settings: Mapping[str, Any], num_videos: int) -> int | None:
-        """Of each video; if nobody says, what the language model's positions have room for beside the words."""
+        """Of each video; by default as many as fit into the language model's positions beside the words."""
         for limit in (settings.get("max_visual_tokens"), self.processor.max_visual_tokens):
             if limit is not None:
                 return limit

@@ -13,7 +13,7 @@ from .rows import Rows
 _WORKERS = 8
 
 
-def row_lengths(rows: Rows, collator: DynFocusCollator, cache: Path, tell: Callable[[str], None] = print) -> list[int]:
+def row_lengths(rows: Rows, collator: DynFocusCollator, cache: Path, log: Callable[[str], None] = print) -> list[int]:
     """
     The number of tokens of each row; 0 for one that cannot be read, which training will find for itself.
 
@@ -21,7 +21,7 @@ def row_lengths(rows: Rows, collator: DynFocusCollator, cache: Path, tell: Calla
         rows ([`Rows`]).
         collator ([`DynFocusCollator`]): knows the token plan.
         cache: a file in which they are kept; it is used again for the same number of rows and the same settings.
-        tell: is told where it takes long.
+        log: called with a message where this takes long.
     """
     key = _key(rows, collator)
     try:
@@ -30,7 +30,7 @@ def row_lengths(rows: Rows, collator: DynFocusCollator, cache: Path, tell: Calla
             return kept["lengths"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    tell(f"Looking at the lengths of {len(rows):,} rows.")
+    log(f"Looking at the lengths of {len(rows):,} rows.")
 
     def length(index: int) -> int:
         try:

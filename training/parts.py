@@ -121,7 +121,7 @@ def _linear_layers(model: nn.Module) -> str:
     leaves = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        # GPT-2 and its kin have a linear layer of their own.
+        # GPT-2 and similar models have a linear layer of their own.
         if name.startswith("model.language_model.") and type(module).__name__ in ("Linear", "Conv1D")
     }
     return rf"model\.language_model\..*\.({'|'.join(sorted(leaves))})"

@@ -1,4 +1,4 @@
-"""The order of rows: shuffled anew each epoch, rows of similar length together, and always the same for a seed."""
+"""The order of rows: shuffled again in each epoch, rows of similar length together, and always the same for a seed."""
 
 from collections.abc import Iterator, Sequence
 

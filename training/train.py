@@ -34,13 +34,13 @@ from .trainer import DynFocusTrainer
 logger = logging.get_logger(__name__)
 
 
-def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
+def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
     """
     Carry out a recipe, or go on where it was interrupted.
 
     Args:
         recipe ([`Recipe`]).
-        say: is told, in the main process, what is going on.
+        log: called with each message, in the main process.
 
     Returns:
         `Path`: the folder with the trained model, complete for the Hub; `None` where a signal stopped the run before
@@ -51,15 +51,15 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
     """
     args = training_arguments(recipe)
     folder = recipe.output_dir
-    tell = say if args.process_index == 0 else _tell_nobody
+    log = log if args.process_index == 0 else _discard
     if recipe.push_to_hub and args.process_index == 0:
         _check_login(recipe.push_to_hub)
     with args.main_process_first(local=False, desc="claiming the folder"):
         claim_folder(recipe)
     result = folder / "model"
     if (result / "config.json").is_file():
-        tell(f"The run is finished: the trained model is in {result}.")
-        _push(recipe, args, result, tell)
+        log(f"The run is finished: the trained model is in {result}.")
+        _push(recipe, args, result, log)
         return result
     model, processor = _start(recipe, args)
     with args.main_process_first(desc="reading the rows"):
@@ -68,10 +68,10 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
     # LoRA starts at random, and so may what follows.
     set_seed(args.seed)
     model = with_lora(model, recipe)
-    tell(describe_model(model))
-    tell(describe_run(recipe, args, data))
+    log(describe_model(model))
+    log(describe_run(recipe, args, data))
     if checkpoint is not None:
-        tell(f"Going on from {checkpoint}.")
+        log(f"Going on from {checkpoint}.")
 
     stop = SaveOnSignal()
     trainer = DynFocusTrainer(
@@ -84,7 +84,7 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
         processing_class=processor,
         callbacks=[SelectionNoiseSchedule(**recipe.selection_noise.model_dump()), stop],
         learning_rates=recipe.learning_rates,
-        lengths=_lengths(args, data, folder, tell),
+        lengths=_lengths(args, data, folder, log),
         generate_rows=recipe.evaluation.generate_rows,
         max_new_tokens=recipe.evaluation.max_new_tokens,
     )
@@ -102,7 +102,7 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
             "`data.max_visual_tokens`, or set `training.gradient_checkpointing`; `dynfocus train … --check` estimates."
         ) from error
     if stop.stopped:
-        tell(f"Stopped after step {trainer.state.global_step}. The same command goes on from there.")
+        log(f"Stopped after step {trainer.state.global_step}. The same command goes on from there.")
         return None
     counted = gather_object([(data.collator.rows_seen, data.collator.rows_bad)])
     seen, bad = (sum(numbers) for numbers in zip(*counted, strict=True))
@@ -112,17 +112,17 @@ def train(recipe: Recipe, say: Callable[[str], None] = print) -> Path | None:
         )
     trainer.save_state()
     _save_result(trainer, recipe, processor)
-    tell(f"The trained model is in {result}.")
+    log(f"The trained model is in {result}.")
     if bad:
-        tell(f"{bad} of {seen} rows could not be read and were left out.")
-    _push(recipe, args, result, tell)
+        log(f"{bad} of {seen} rows could not be read and were left out.")
+    _push(recipe, args, result, log)
     return result
 
 
-def _push(recipe: Recipe, args: TrainingArguments, result: Path, tell: Callable[[str], None]) -> None:
+def _push(recipe: Recipe, args: TrainingArguments, result: Path, log: Callable[[str], None]) -> None:
     if recipe.push_to_hub and args.process_index == 0:
         pushed: PushedModel = push_model(result, recipe.push_to_hub, private=recipe.private)
-        tell(f"It is on the Hub at {pushed.url}, as the commit {pushed.commit}.")
+        log(f"It is on the Hub at {pushed.url}, as the commit {pushed.commit}.")
 
 
 def describe_model(model: Any) -> str:
@@ -152,7 +152,7 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 50_000 else f"{number:,}"
 
 
-def _tell_nobody(text: str) -> None:
+def _discard(text: str) -> None:
     pass
 
 
@@ -172,15 +172,15 @@ def _start(recipe: Recipe, args: TrainingArguments) -> tuple[Any, Any]:
     return model, processor
 
 
-def _lengths(args: TrainingArguments, data: Data, folder: Path, tell: Callable[[str], None]) -> list[int] | None:
+def _lengths(args: TrainingArguments, data: Data, folder: Path, log: Callable[[str], None]) -> list[int] | None:
     if args.train_sampling_strategy != "group_by_length" or not hasattr(data.train, "__len__"):
         return None
     with args.main_process_first(local=False, desc="measuring rows"):
-        return row_lengths(data.train, data.collator, folder / "lengths.json", tell)
+        return row_lengths(data.train, data.collator, folder / "lengths.json", log)
 
 
 def _keep_tower_whole(trainer: DynFocusTrainer) -> None:
-    """Tell DeepSpeed what `_no_split_modules` tells others: weights that are gathered all at once."""
+    """Set for DeepSpeed what `_no_split_modules` sets for others: weights that are gathered all at once."""
     if trainer.is_deepspeed_enabled:
         from deepspeed.utils import set_z3_leaf_modules
 

@@ -18,7 +18,7 @@ from .sampling import EpochLengthGroupedSampler
 from .selection_noise import selector
 
 
-class _TellEpoch(TrainerCallback):
+class _SetEpoch(TrainerCallback):
     """Tells a sampler the epoch: accelerate does not, where several processes take one up in its middle."""
 
     def __init__(self, sampler: EpochLengthGroupedSampler):
@@ -82,7 +82,7 @@ class DynFocusTrainer(Trainer):
             # Of all processes: they wait for the one with the longest rows.
             rows_of_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             sampler = EpochLengthGroupedSampler(rows_of_step, self.lengths, self.args.seed)
-            self.add_callback(_TellEpoch(sampler))
+            self.add_callback(_SetEpoch(sampler))
             return sampler
         return super()._get_train_sampler(train_dataset)
 

@@ -19,7 +19,7 @@ BENCHMARK = Benchmark(
     split="train",
     metric="judged_video_qa",
     read=partial(read, number_prefix="vid"),
-    # Rows have one of two forms, which `read` tells apart.
+    # Rows have one of two forms, which `read` distinguishes.
     fields=(),
     generation={"max_new_tokens": 64, "do_sample": False},
     groups=("question_word",),

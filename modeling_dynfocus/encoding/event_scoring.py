@@ -68,7 +68,7 @@ class EventOrder(nn.Module):
 
     Each channel counts the events that have a learned property ("shows an object", "matches the question"), before an
     event and after it; the counts `n` are seen as `1 / (1 + n)`: 1 where there are none, near 0 where there are many.
-    So the first or the last one is told in one step, however many events there are, which attention alone learns late
+    So the first or the last one is found in one step, however many events there are, which attention alone learns late
     if at all.
     """
 

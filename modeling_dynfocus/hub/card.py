@@ -1,4 +1,4 @@
-"""The page of a model on the Hub, where nobody has written one."""
+"""The default model card of a model on the Hub."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ class Focus:
     """
     What was chosen from V videos for their questions: the key events, in time order, padded to K.
 
-    Whatever chooses (DPE with learned scores, uniform, told frames, …) gives one; whatever shows frames to a language
+    Whatever chooses (DPE with learned scores, uniform, given frames, …) gives one; whatever shows frames to a language
     model takes one.
 
     Args:

@@ -50,7 +50,7 @@ def peaks(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -
 
     Exact duplicates of a more relevant frame and frames of the least relevance rank 0. Where fewer than K frames rank
     higher, a second round covers the video in time: again and again the frame farthest in time from all chosen ones.
-    Flat relevance gives what [`uniform`] gives. Distances are not computed anew without the chosen frames, as GIFT
+    Flat relevance gives what [`uniform`] gives. Distances are not recomputed without the chosen frames, as GIFT
     does for temporal context: that finds fewer of the moments that a question needs.
     """
     relevance, count = _checked(relevance, num_key, features, times)
@@ -66,7 +66,7 @@ def peaks(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -
 
 
 def uniform(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
-    """The middle frames of K equally long parts of the video: `floor((k + 1/2) · T / K)`. Relevance has no say."""
+    """The middle frames of K equally long parts of the video: `floor((k + 1/2) · T / K)`. Relevance is not used."""
     relevance, count = _checked(relevance, num_key, features, times)
     return _uniform(len(relevance), count, relevance.device)
 
@@ -146,7 +146,7 @@ def mmr(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> 
 
 
 def random(seed: int) -> Rule:
-    """A rule that draws K frames at random, always the same for one `seed`, T and K. Relevance has no say."""
+    """A rule that draws K frames at random, always the same for one `seed`, T and K. Relevance is not used."""
 
     def rule(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
         relevance, count = _checked(relevance, num_key, features, times)

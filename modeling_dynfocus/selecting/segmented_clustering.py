@@ -27,7 +27,7 @@ def segmented_dpc_knn(
 
     First, tokens are ranked within each segment as by `dpc_knn`. Candidates are each segment's densest token, the best
     of all by density·delta, and the best of the others by delta alone: a short event is sparse in its segment, but may
-    come again hours later. Then the candidates' densities are counted anew among *all* tokens. At last `dpc_knn`
+    come again hours later. Then the candidates' densities are counted again among *all* tokens. At last `dpc_knn`
     chooses the centres among the candidates, with these densities, and every token goes to the nearest centre. So
     densities are exact; what differs from `dpc_knn` is that other tokens cannot be centres, and that delta is the
     distance to the nearest denser *candidate*.
@@ -86,7 +86,7 @@ def _candidates(tokens: Tensor, segments: list[slice], num_neighbors: int, count
         distances = SquaredDistances(part, None, part.shape[1] ** 2)
         spread = neighbor_spread(distances, num_neighbors)
         squared_delta, score = peak_scores(distances, spread)
-        # Nothing in its segment is denser, so that only the whole video could tell how far it stands out.
+        # Nothing in its segment is denser, so its distance can only be computed in the whole video.
         densest.append(segment.start + spread[0].argmin())
         scores.append(score[0])
         deltas.append(squared_delta[0])

@@ -53,7 +53,7 @@ def perturbed_topk(
         sigma: standard deviation of the noise, in the units of the scores; a number, or a tensor of one element or of
             shape `(B,)`. 0 is the exact hard top-K, and its gradient is zero.
         num_samples: samples, where no `noise` is given.
-        noise: standard normal `(B, S, L)`. Default: drawn anew.
+        noise: standard normal `(B, S, L)`. Default: drawn at each call.
         generator: for the drawn noise.
         mask: bool `(B, L)`, True for the entries that may be taken. Default: all.
 

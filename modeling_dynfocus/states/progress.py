@@ -19,9 +19,9 @@ def progress_reports(progress: Progress, done: int, total: int) -> Iterator[Call
         done, total: frames at the start, and in all.
     """
     if callable(progress):
-        tell = progress
-        tell(done, total)
-        yield lambda now, seconds: tell(now, total)
+        report = progress
+        report(done, total)
+        yield lambda now, seconds: report(now, total)
         return
     if not progress:
         yield lambda now, seconds: None

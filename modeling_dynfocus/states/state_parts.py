@@ -171,7 +171,7 @@ class StateParts:
         numbers = torch.cat(list(_Pieces(paths, _NUMBERS)()))
         if len(numbers) != frames or bool((numbers.diff() <= 0).any()):
             raise ValueError(
-                f"{self.target}: the parts in {self.folder} do not belong together: delete that folder to start anew."
+                f"{self.target}: the parts in {self.folder} do not belong together: delete that folder to start again."
             )
         with safe_open(paths[0], framework="pt") as file:
             first = {name: file.get_tensor(name) for name in file.keys()}
@@ -221,7 +221,7 @@ class StateParts:
                 raise self._not_complete(path, sum(self._sizes[:number]))
 
     def _not_complete(self, damaged: str | None = None, frames_before: int = 0) -> ValueError:
-        ways = "delete that folder to start anew"
+        ways = "delete that folder to start again"
         if damaged is not None:
             ways += (
                 f", or {os.path.basename(damaged)}, which is damaged, and the parts after it to go on after "
@@ -254,7 +254,7 @@ class StateParts:
         if names := [name for name, differs in changed.items() if differs]:
             raise ValueError(
                 f"{self.target}: an interrupted encoding lies in {self.folder}, but {' and '.join(names)} "
-                f"{'is' if len(names) == 1 else 'are'} another now: delete that folder to start anew, or save the "
+                f"{'is' if len(names) == 1 else 'are'} another now: delete that folder to start again, or save the "
                 "state elsewhere."
             )
 

@@ -31,7 +31,7 @@ _FOUND: dict[str, int] = {}
 
 def warn_unless_it_knows_shapes(encoder: "DualEncoder") -> None:
     """
-    Warn, once in a process, about a dual encoder that does not tell drawn shapes from each other.
+    Warn, once in a process, about a dual encoder that does not match drawn shapes with their texts.
 
     Its weights are then untrained, or texts or pixels are not as they were in training. A result holds for its
     fingerprint; a good one is kept in the cache folder of the Hub's client.

@@ -42,7 +42,7 @@ _TOWER_ARGUMENTS = ("feature_layer", "frames_per_chunk", "trainable", "image_mea
 
 class VisionTower(PreTrainedModel):
     r"""
-    A vision encoder behind one face: frames `(N, 3, H, W)` to patch features `(N, P, D)`, patches in row-major order.
+    Any vision encoder: frames `(N, 3, H, W)` to patch features `(N, P, D)`, patches in row-major order.
 
     Class, distillation and register tokens are dropped. Only the layers up to `config.feature_layer` exist. Frames are
     encoded `config.frames_per_chunk` at a time, and moved to the weights' device and dtype by the chunk, so a long

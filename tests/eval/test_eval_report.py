@@ -319,7 +319,7 @@ def test_a_comparison_tells_of_failures_and_of_other_judges(tmp_path):
     write_json(b / "result.json", {**read_run(b).result, "judge": [{"model": "grader", "prompt_hash": "0a1b"}]})
     text = " ".join(printed(print_comparison, compare_runs(read_run(a), read_run(b))).split())
     assert "5 questions of A could not be asked, and count as wrong." in text and "questions of B" not in text
-    assert "A and B were judged differently, by nobody and grader (prompt 0a1b)" in text
+    assert "A and B were judged differently, by no judge and grader (prompt 0a1b)" in text
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path):

@@ -353,7 +353,7 @@ def test_damaged_scores_are_computed_again(go, whole, tmp_path, content):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     (out / "result.json").write_bytes(content)
-    with pytest.raises(ValueError, match="result.json: .*; the same `dynfocus eval` command mends that"):
+    with pytest.raises(ValueError, match="result.json: .*; the same `dynfocus eval` command repairs that"):
         read_run(out)
     go(out)
     assert end_files(out) == end_files(whole)

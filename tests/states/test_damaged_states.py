@@ -471,7 +471,7 @@ def test_a_flipped_byte_in_a_part(number, place, bits, encode, interrupted, tmp_
     part.write_bytes(data)
     with pytest.raises(
         ValueError,
-        match=f"are not complete: delete that folder to start anew, or part-{number:06d}.safetensors, which is "
+        match=f"are not complete: delete that folder to start again, or part-{number:06d}.safetensors, which is "
         f"damaged, and the parts after it to go on after {4 * number} frames.$",
     ):
         encode(tmp_path / "state")

@@ -79,7 +79,7 @@ def test_parts_that_do_not_belong_together(model, film, processor, tmp_path, sma
         model.encode_video(film, processor=processor, fps=10, save_to=target, progress=stopping_at(40))
     part = next(path for path in (tmp_path / "state.safetensors.parts").iterdir() if "part-000001" in path.name)
     part.unlink() if harm == "missing" else part.write_bytes(b"x" * 50)
-    with pytest.raises(ValueError, match="are not complete: delete that folder to start anew"):
+    with pytest.raises(ValueError, match="are not complete: delete that folder to start again"):
         model.encode_video(film, processor=processor, fps=10, save_to=target)
 
 

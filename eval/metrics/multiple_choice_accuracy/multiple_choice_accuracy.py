@@ -77,8 +77,8 @@ def _check_lengths(**columns: Sequence | None) -> None:
     """Raises `ValueError` unless all columns that are given have one entry a question, and there is a question."""
     lengths = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"There must be one entry a question in each, but {told}.")
+        lengths_given = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"There must be one entry a question in each, but {lengths_given}.")
     if not next(iter(lengths.values())):
         raise ValueError("There are no predictions, but an accuracy needs at least one.")
 

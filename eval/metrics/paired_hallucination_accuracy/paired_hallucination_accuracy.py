@@ -96,8 +96,8 @@ def compute(
         **({} if groups is None else {"groups": groups}),
     }
     if len({len(column) for column in columns.values()}) > 1:
-        told = ", ".join(f"{name} has {len(column)}" for name, column in columns.items())
-        raise ValueError(f"There must be one entry a question in each, but {told}.")
+        lengths_given = ", ".join(f"{name} has {len(column)}" for name, column in columns.items())
+        raise ValueError(f"There must be one entry a question in each, but {lengths_given}.")
     if not len(predictions):
         raise ValueError("There are no predictions, but an accuracy needs at least one.")
     said = [parse_yes_no(answer) for answer in predictions]

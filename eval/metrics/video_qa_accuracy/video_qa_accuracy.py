@@ -66,8 +66,8 @@ def compute(
     """
     columns = {"predictions": predictions, "references": references, **({} if groups is None else {"groups": groups})}
     if len({len(column) for column in columns.values()}) > 1:
-        told = ", ".join(f"{name} has {len(column)}" for name, column in columns.items())
-        raise ValueError(f"There must be one entry a question in each, but {told}.")
+        lengths_given = ", ".join(f"{name} has {len(column)}" for name, column in columns.items())
+        raise ValueError(f"There must be one entry a question in each, but {lengths_given}.")
     if not len(predictions):
         raise ValueError("There are no predictions, but an accuracy needs at least one.")
     expected = [normalize_answer(reference) for reference in references]
