@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from .terminal import UserError, quiet, spinner
 
 _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 _PLOT_DPI = 150
+_ADDRESS = re.compile(r"\s*(data:|[A-Za-z][A-Za-z0-9+.-]+://)", re.IGNORECASE)
 _THUMBNAIL_PIXELS = 256  # of the shorter side
 
 _IN_OPTIONS = {
@@ -84,7 +86,7 @@ def run(request: Request) -> None:
         if state is not None:
             check_made_by(state, pipe, request.video)
         result = {
-            "video": request.video,
+            "video": shown_name(request.video),
             "question": request.question,
             "model": request.model or DEFAULT_MODEL,
             **answer(pipe, request.video if state is None else state, request.question, request),
@@ -120,8 +122,24 @@ def check_setup(setup: Setup) -> None:
                 f"{option} {value}: the frames of {setup.video} are chosen already; encode the video again with "
                 f"`dynfocus encode {option} {value}`."
             )
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", setup.video) and not Path(setup.video).exists():
-        raise UserError(f"{setup.video}: there is no such {'video state' if is_state(setup.video) else 'video file'}.")
+    check_video(setup.video, "video state" if is_state(setup.video) else "video file")
+
+
+def check_video(video: str, kind: str = "video file") -> None:
+    """Raises a `UserError` for a path at which there is nothing; addresses are for the library to judge."""
+    if _ADDRESS.match(video) or os.path.lexists(video):
+        return
+    from dynfocus.processing.reading.sources import existing_path
+
+    if not os.path.lexists(existing_path(video)):
+        raise UserError(f"{shown_name(video)}: there is no such {kind}.")
+
+
+def shown_name(video: str) -> str:
+    """What a video is called wherever it is printed: without what may be secret in an address."""
+    from dynfocus.processing.reading.downloads import public_name
+
+    return public_name(video)
 
 
 def check_plot(plot: Path, option: str = "") -> None:
@@ -198,20 +216,13 @@ def read_thumbnails(
     video: str, times: Sequence[float], decoder: str = "auto", size: int = _THUMBNAIL_PIXELS
 ) -> list[np.ndarray]:
     """The frames shown at ascending `times`, in seconds, with a shorter side of `size` pixels at most."""
-    from dynfocus.processing.reading.decoders import open_decoder
-    from dynfocus.processing.reading.index import build_index
-    from dynfocus.processing.reading.sources import open_source
-    from dynfocus.processing.reading.video_reading import resize_frame, target_size
+    from dynfocus.processing.reading.video_reading import frames_at, resize_frame, target_size
 
-    source = open_source(video)
-    index = build_index(source)
-    # A microsecond, lest rounding makes it the frame before.
-    numbers = np.searchsorted(index.times, np.asarray(times) + 1e-6, side="right") - 1
-    thumbnails = {}
-    for number, frame in open_decoder(decoder, source, index).frames(np.unique(numbers)):
+    thumbnails = []
+    for frame in frames_at(video, times=times, decoder=decoder):  # type: ignore[arg-type]
         height, width = frame.shape[:2]
-        thumbnails[number] = resize_frame(frame, target_size(height, width, min(size, height, width)))
-    return [thumbnails[number] for number in numbers.tolist()]
+        thumbnails.append(resize_frame(frame, target_size(height, width, min(size, height, width))))
+    return thumbnails
 
 
 __all__ = [
@@ -220,10 +231,12 @@ __all__ = [
     "answer",
     "check_plot",
     "check_setup",
+    "check_video",
     "draw",
     "in_options",
     "open_pipeline",
     "plot_line",
     "read_thumbnails",
     "run",
+    "shown_name",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from .ask import Setup, answer, check_plot, check_setup, draw, in_options, open_pipeline, plot_line
+from .ask import Setup, answer, check_plot, check_setup, draw, in_options, open_pipeline, plot_line, shown_name
 from .encode import encoding_bar
 from .report import print_report
 from .states import STATE_ENDING, check_made_by, is_state, load_state, video_of_state
@@ -72,7 +72,7 @@ class Chat:
         """Says what was looked at, and what can be done with it."""
         (count,) = self.state.num_frames
         end = "" if self.state.frame_times is None else f" up to {clock_time(float(self.state.frame_times[0, -1]))}"
-        self._say(f"{self.setup.video}: {count} frames{end}, ready after {seconds:.1f} s.")
+        self._say(f"{shown_name(self.setup.video)}: {count} frames{end}, ready after {seconds:.1f} s.")
         self._say("Each question stands by itself; /help lists the commands.")
 
     def reply(self, line: str) -> bool:

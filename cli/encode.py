@@ -1,6 +1,6 @@
 """`dynfocus encode`: a video to its state, which is asked later."""
 
-import re
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from dynfocus.checkpoints import embedded_model
 
+from .ask import check_video
 from .loading import load_pipeline
 from .states import STATE_ENDING, is_state
 from .terminal import UserError, one_sentence, quiet, spinner
@@ -91,14 +92,12 @@ def _check(request: Request) -> None:
         value = request.sampling[name]
         if value is not None and not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0.")
-    is_url = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", request.video) is not None
-    if not is_url and not Path(request.video).exists():
-        raise UserError(f"{request.video}: there is no such video file.")
+    check_video(request.video)
     if request.out.is_dir():
         raise UserError(f"--out {request.out}: is a folder; name a file.")
     if not request.out.parent.is_dir():
         raise UserError(f"--out {request.out}: there is no folder {request.out.parent}; create it first.")
-    if not is_url and request.out.exists() and request.out.samefile(request.video):
+    if request.out.exists() and os.path.exists(request.video) and request.out.samefile(request.video):
         raise UserError(f"--out {request.out}: is the video itself; name another file.")
     if not is_state(str(request.out)):
         raise UserError(f"--out {request.out}: the name of a state ends in {STATE_ENDING}.")

@@ -4,6 +4,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
+
+from dynfocus.processing.reading.sources import existing_path
 
 from .benchmarks.base import Benchmark, Question
 from .benchmarks.subtitles import subtitle_text
@@ -99,19 +102,18 @@ class _Lookup:
         if _URL.match(video):
             return video
         candidates = self.benchmark.video_candidates(video)
-        if os.path.isabs(video):
-            return next((path for path in candidates if os.path.isfile(path)), None)
-        if self.folder is not None:
-            for candidate in candidates:
-                if (self.folder / candidate).is_file():
-                    return str(self.folder / candidate)
-        return None
+        if not os.path.isabs(video):
+            if self.folder is None:
+                return None
+            candidates = [str(self.folder / candidate) for candidate in candidates]
+        found = map(existing_path, candidates)
+        return next((path for path in found if os.path.isfile(path)), None)
 
     def _by_its_name(self, video: str) -> str | None:
         if self.folder is None or os.path.isabs(video):
             return None
         for candidate in self.benchmark.video_candidates(video):
-            same_name = self._names().get(os.path.basename(candidate), [])
+            same_name = self._names().get(normalize("NFC", os.path.basename(candidate)), [])
             if len(same_name) == 1:
                 return same_name[0]
         return None
@@ -121,7 +123,7 @@ class _Lookup:
             names: dict[str, list[str]] = {}
             for root, _, files in os.walk(str(self.folder)):
                 for name in files:
-                    names.setdefault(name, []).append(os.path.join(root, name))
+                    names.setdefault(normalize("NFC", name), []).append(os.path.join(root, name))
             self._by_name = names
         return self._by_name
 

@@ -2,8 +2,9 @@
 
 from .pipeline_video_qa import VideoQAPipeline
 from .processing_dynfocus import DynFocusProcessor
+from .reading.limits import ReadingLimits, set_default_limits
 from .reading.stream import FrameChunk, FrameStream
-from .reading.video_reading import DecodedVideo, iter_video, read_video
+from .reading.video_reading import DecodedVideo, frames_at, read_video
 from .rows.collator import DynFocusCollator, merge_rows
 from .token_plan import TokenBudget, TokenPlan
 from .video_processing_dynfocus import DynFocusVideoMetadata, DynFocusVideoProcessor
@@ -19,11 +20,13 @@ __all__ = [
     "DynFocusVideoQA",
     "FrameChunk",
     "FrameStream",
+    "ReadingLimits",
     "TokenBudget",
     "TokenPlan",
     "VideoQA",
     "VideoQAPipeline",
-    "iter_video",
+    "frames_at",
     "merge_rows",
     "read_video",
+    "set_default_limits",
 ]

@@ -1,17 +1,18 @@
 """The processor: text, videos and questions in, everything that the model needs out."""
 
+import os
 import re
 from typing import Any
 
 import torch
 from transformers import BatchFeature
-from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
 from dynfocus.hub.with_code import SavedWithCode
 
 from .questions import question_ids, without_control_tokens
 from .reading.decoded_frames import Untouched, flatten_videos, is_state, is_video
+from .reading.images import FrameFiles, read_image
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 
@@ -416,13 +417,17 @@ def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
 def _image_as_video(block: dict[str, Any]) -> dict[str, Any]:
     if is_state(block.get("video")):
         return {**block, "video": Untouched(block["video"])}
+    frames = block.get("video")
+    if isinstance(frames, (list, tuple)) and frames and all(isinstance(one, (str, os.PathLike)) for one in frames):
+        # One block is one video: a list in it is of its frames.
+        return {**block, "video": Untouched(FrameFiles(frames))}
     if block.get("type") not in ("image", "image_url"):
         return block
     found = next((block[key] for key in ("image", "url", "path", "base64", "image_url") if key in block), None)
     if found is None:
         return {"type": "video"}
     image = found["url"] if isinstance(found, dict) else found
-    return {"type": "video", "video": [load_image(image) if isinstance(image, str) else image]}
+    return {"type": "video", "video": [read_image(image) if isinstance(image, str) else image]}
 
 
 def _last_question(conversation: list[dict[str, Any]]) -> str | None:

@@ -18,6 +18,7 @@ from transformers.video_utils import VideoMetadata
 from dynfocus.hub.with_code import SavedWithCode
 
 from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
+from .reading.images import as_frame_files
 from .reading.sampling import check_sampling, sample_indices
 from .reading.stream import FrameStream
 from .reading.video_reading import open_video, read_video, resize_frame
@@ -283,7 +284,6 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
             )
 
         frames, kept, times, original = _decoded(source, known, settings)
-        frames = frames[kept] if len(kept) < len(frames) else frames
         metadata = DynFocusVideoMetadata(
             total_num_frames=len(times) if known is None else known.total_num_frames,
             fps=settings["fps"] if known is None else known.fps,
@@ -293,7 +293,10 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
             frames_indices=[int(original[index]) for index in kept],
             frame_times=[float(times[index]) for index in kept],
         )
-        return (frames if transform is None else np.stack([transform(frame) for frame in frames])), metadata
+        if transform is not None:
+            return np.stack([transform(frames[index]) for index in kept]), metadata
+        whole = len(kept) == len(frames) and isinstance(frames, np.ndarray)
+        return (frames if whole else frames[kept]), metadata
 
     def _stream(
         self,
@@ -318,7 +321,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
                 video.index.times,
                 num_frames=len(video.wanted),
                 duration=video.metadata.duration,
-                source={"name": video.source.name, **video.source.identity()},
+                source={"name": video.source.given or video.source.name, **video.source.identity()},
                 **shared,
             )
         frames, kept, times, _ = _decoded(source, known, settings)
@@ -397,7 +400,10 @@ def _decoded(
     if settings["sampling"] is not None:
         raise ValueError("sampling='key_frames' needs a video file: frames in memory have no codec.")
     channels_first = {"channels_first": True, "channels_last": False}.get(str(settings["input_data_format"]))
-    frames = as_rgb_frames(source, channels_first)
+    # Files are read one by one, when they are sampled.
+    frames: Any = as_frame_files(source)
+    if frames is None:
+        frames = as_rgb_frames(source, channels_first)
     times, original = _frame_times(len(frames), known, settings["fps"])
     kept = _sampled(times, known, settings) if settings["do_sample_frames"] else np.arange(len(frames))
     return frames, kept, times, original

@@ -79,7 +79,7 @@ def claimed_picture(file: IO[bytes]) -> tuple[int, int]:
     head = file.read(24)
     if head[:4] == b"GIF8":
         return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
-    if head[:8] == b"\x89PNG\r\n\x1a\n":
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     return 0, 0
 

@@ -9,10 +9,16 @@ import torch
 from PIL import Image
 
 from .downloads import public_name
+from .images import FrameFiles, as_frame_files, image_array
 
 
 def is_decoded(video: Any) -> bool:
-    """Whether `video` is frames in memory: one array or tensor, one image, or a list of images or of frame arrays."""
+    """
+    Whether `video` is frames that are decoded already: one array or tensor, one image, or a list of images, of frame
+    arrays or of image files.
+    """
+    if as_frame_files(video) is not None:
+        return True
     if isinstance(video, (np.ndarray, torch.Tensor, Image.Image)):
         return True
     if not isinstance(video, (list, tuple)) or not video:
@@ -96,7 +102,7 @@ def describe_video(video: Any) -> str:
         return f"{len(video)} bytes"
     if isinstance(video, (np.ndarray, torch.Tensor)):
         return f"array of shape {tuple(video.shape)}"
-    if isinstance(video, (list, tuple)):
+    if isinstance(video, (list, tuple, FrameFiles)):
         return f"list of {len(video)} frames"
     return f"{type(video).__name__} {public_name(getattr(video, 'name', ''))}".strip()
 
@@ -111,7 +117,7 @@ def restated(error: Exception, message: str) -> Exception:
 
 def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
     """
-    Decoded frames as uint8 RGB, `(T, H, W, 3)`. One image is one frame.
+    Decoded frames as uint8 RGB, `(T, H, W, 3)`. One image is one frame, and so is one of a list of image files.
 
     Arrays may have their channels (1, 3 or 4; an alpha channel is dropped) last or first; where both would fit, last
     is taken unless `channels_first` says otherwise. Floating-point values lie in [0, 1] or [0, 255], integers in
@@ -121,10 +127,13 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
         `ValueError`: no frames, frames of several sizes, NaN or infinite values, values out of range, or a wrong
             shape.
     """
+    files = as_frame_files(video)
+    if files is not None:
+        return files[list(range(len(files)))]
     if isinstance(video, Image.Image):
         video = [video]
     if isinstance(video, (list, tuple)):
-        frames = [_image_array(f) if isinstance(f, Image.Image) else _to_numpy(f) for f in video]
+        frames = [image_array(f) if isinstance(f, Image.Image) else _to_numpy(f) for f in video]
         if not frames:
             raise ValueError("The video has 0 frames.")
         if len({frame.dtype.kind == "f" for frame in frames}) > 1:
@@ -145,13 +154,6 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
     if 0 in array.shape:
         raise ValueError(f"The video has 0 frames or empty ones: its shape is {array.shape}.")
     return np.ascontiguousarray(_to_bytes(_channels_last(array, channels_first)))
-
-
-def _image_array(image: Image.Image) -> np.ndarray:
-    """`(H, W, 3)`, uint8 unless the image has more than 8 bits: PIL would cut these off instead of scaling them."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return np.asarray(image)[..., None].repeat(3, axis=-1)
-    return np.asarray(image.convert("RGB"))
 
 
 def _to_numpy(frames: np.ndarray | torch.Tensor) -> np.ndarray:

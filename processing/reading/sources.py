@@ -38,6 +38,7 @@ class VideoSource:
         name: what error messages call it, without any secret of an address.
         path: the file, or None for bytes and file objects.
         file: a seekable binary file, or None for paths. A temporary file lives as long as this object.
+        given: the path as it was given, or None for bytes and file objects.
         stamp: size and time of change of the file at `path`, in bytes and nanoseconds, when it was opened.
         limits: bounds of what is made of it.
         is_copy: whether `file` is a temporary file of this object's own.
@@ -46,6 +47,7 @@ class VideoSource:
     name: str
     path: str | None = None
     file: IO[bytes] | None = None
+    given: str | None = None
     stamp: tuple[int, int] | None = None
     limits: ReadingLimits = field(default_factory=default_limits)
     is_copy: bool = False
@@ -227,7 +229,7 @@ def existing_path(path: str) -> str:
 
 
 def _from_path(path: str, limits: ReadingLimits) -> VideoSource:
-    name = public_name(path)
+    name, given = public_name(path), path
     try:
         path = existing_path(path)
         status = os.stat(path)
@@ -249,7 +251,7 @@ def _from_path(path: str, limits: ReadingLimits) -> VideoSource:
         raise ValueError(f"{name}: is empty (0 bytes).")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{name}: cannot be read: permission denied.")
-    return VideoSource(name=name, path=os.path.abspath(path), stamp=_stamp(path), limits=limits)
+    return VideoSource(name=name, path=os.path.abspath(path), given=given, stamp=_stamp(path), limits=limits)
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

@@ -1,15 +1,14 @@
 """Reads a video: samples frames, decodes only what is needed for them, and shrinks each as soon as it is decoded.
 
     read_video("talk.mp4", fps=1.0, size=(224, 224))       # all sampled frames, their times, and what the file says
-    for frames, times in iter_video("talk.mp4", fps=1.0):  # the same in chunks
+    frames_at("talk.mp4", [30, 900])                       # single frames again, by their numbers
 
-The frames and times do not depend on the decoder, on whether it seeks or reads through, or on the size of a chunk.
+The frames and times do not depend on the decoder, on or on whether it seeks or reads through.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -146,45 +145,49 @@ def read_video(
     return DecodedVideo(kept[: len(indices)], reading.index.times[indices], indices, reading.metadata)
 
 
-def iter_video(
+def frames_at(
     source: VideoInput,
-    *,
-    fps: float | None = None,
-    num_frames: int | None = None,
-    max_frames: int | None = None,
-    sampling: Sampling = None,
+    numbers: Sequence[int] | np.ndarray | None = None,
     size: int | tuple[int, int] | None = None,
+    *,
+    times: Sequence[float] | np.ndarray | None = None,
     decoder: DecoderName = "auto",
-    transform: FrameTransform | None = None,
     on_truncated: Literal["error", "warn"] = "error",
     timeout: float = 30.0,
     limits: ReadingLimits | None = None,
-    chunk_frames: int = 64,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Reads frames of a video as they are decoded, `chunk_frames` at a time.
+) -> list[np.ndarray]:
+    """Reads single frames again, by jumping to them where that costs less than reading through.
 
-    The arguments and errors are those of `read_video`. What is wrong with the file as a whole is raised by this call,
-    and not only when the first chunk is asked for.
+    Args:
+        numbers: of frames, as in `DecodedVideo.frame_indices`, in any order.
+        size: as for `read_video`.
+        times: seconds from the start, in place of `numbers`: the frames that are shown then.
+        source, decoder, on_truncated, timeout, limits: as for `read_video`.
 
     Returns:
-        An iterator of `(frames, timestamps)`, shaped as in `DecodedVideo`.
+        `(height, width, 3)` uint8 RGB, one for each number or time, in their order. With `on_truncated="warn"`, the
+        frame shown before takes the place of one that cannot be decoded.
+
+    Raises:
+        ValueError: there is no such frame, or as for `read_video`.
+        FileNotFoundError: there is no such file or URL.
     """
-    if chunk_frames < 1:
-        raise ValueError(f"chunk_frames is {chunk_frames}: it must be at least 1.")
-    reading = open_video(
-        source,
-        fps=fps,
-        num_frames=num_frames,
-        max_frames=max_frames,
-        sampling=sampling,
-        size=size,
-        decoder=decoder,
-        transform=transform,
-        on_truncated=on_truncated,
-        timeout=timeout,
-        limits=limits,
+    video = open_video(
+        source, fps=1.0, size=size, decoder=decoder, on_truncated=on_truncated, timeout=timeout, limits=limits
     )
-    return _chunks(reading, chunk_frames)
+    total = len(video.index.times)
+    if times is not None:
+        # Rounding of a microsecond does not make it the frame before.
+        numbers = np.searchsorted(video.index.times, np.asarray(times, dtype=np.float64) + 1e-6, side="right") - 1
+    wanted = np.asarray([] if numbers is None else numbers, dtype=np.int64)
+    for number in wanted[(wanted < 0) | (wanted >= total)][:1].tolist():
+        raise ValueError(f"{video.source.name}: has no frame {number}; its frames are numbered 0 to {total - 1}.")
+    if not len(wanted):
+        return []
+    found = dict(replace(video, wanted=np.unique(wanted)).frames())
+    known = np.array(list(found))
+    places = np.searchsorted(known, wanted, side="right") - 1
+    return [found[int(known[max(place, 0)])] for place in places]
 
 
 @dataclass(frozen=True)
@@ -310,13 +313,6 @@ def _opened(
     return OpenVideo(file, index, wanted, metadata, reader, size, transform)
 
 
-def _chunks(reading: OpenVideo, chunk_frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    finished = reading.frames()
-    while chunk := list(islice(finished, chunk_frames)):
-        numbers, frames = zip(*chunk, strict=True)
-        yield np.stack(frames), reading.index.times[list(numbers)]
-
-
 def codec_key_frames(index: PacketIndex) -> np.ndarray:
     """Numbers of the key frames; the first frame counts as one, as a clip that was trimmed may not begin with one."""
     return np.union1d([0], np.flatnonzero(index.is_key))
@@ -356,7 +352,7 @@ __all__ = [
     "DecodedVideo",
     "OpenVideo",
     "VideoMetadata",
-    "iter_video",
+    "frames_at",
     "open_video",
     "read_video",
     "resize_frame",

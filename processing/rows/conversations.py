@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers.image_utils import load_image
 
 from ..reading.decoded_frames import describe_video, is_state, is_video
+from ..reading.images import FrameFiles, read_image
 
 # The roles of LLaVA's `conversations`, and the names that other sets in this form use for them.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -81,12 +81,7 @@ def load_medium(kind: str, value: Any) -> list[Any]:
     """
     if kind == "video" or not isinstance(value, str):
         return [value]
-    if not _ELSEWHERE.match(value) and not os.path.exists(value):
-        raise FileNotFoundError(f"{value}: there is no such image file.")
-    try:
-        return [load_image(value)]
-    except OSError as error:
-        raise ValueError(f"{value}: cannot be read as an image: {error}.") from None
+    return [read_image(value)]
 
 
 def without_media(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -167,9 +162,11 @@ def _block(kind: str, value: Any, media_root: str | os.PathLike | None) -> dict[
     elif isinstance(value, Mapping) and "url" in value:
         value = value["url"]
     if isinstance(value, (str, os.PathLike)):
-        value = os.fspath(value)
-        if media_root is not None and not _ELSEWHERE.match(value):
-            value = os.path.join(media_root, value)
+        value = _at_root(os.fspath(value), media_root)
+    elif kind == "video" and isinstance(value, (list, tuple)) and value:
+        # One block is one video: a list in it is of its frames.
+        if all(isinstance(frame, (str, os.PathLike)) for frame in value):
+            value = FrameFiles([_at_root(os.fspath(frame), media_root) for frame in value])
     elif kind == "image" and isinstance(value, (bytes, bytearray, memoryview)):
         try:
             value = Image.open(io.BytesIO(value))
@@ -178,6 +175,10 @@ def _block(kind: str, value: Any, media_root: str | os.PathLike | None) -> dict[
         except OSError as error:
             raise ValueError(f"{len(value)} bytes given as an image cannot be read: {error}.") from None
     return {"type": kind, kind: value}
+
+
+def _at_root(path: str, media_root: str | os.PathLike | None) -> str:
+    return path if media_root is None or _ELSEWHERE.match(path) else os.path.join(media_root, path)
 
 
 def _from_chat(messages: Any, media: list[dict[str, Any]], root: str | os.PathLike | None) -> list[dict[str, Any]]:

@@ -332,6 +332,71 @@ def test_names_in_both_forms_of_unicode(film, tmp_path, stored, asked):
     assert existing_path("no/such/é.mp4") == "no/such/é.mp4"
 
 
+def test_one_video_as_a_list_of_frame_files(tmp_path, servers):
+    from PIL import Image
+
+    from dynfocus.processing import DynFocusVideoProcessor
+    from dynfocus.processing.reading.decoded_frames import flatten_videos
+    from dynfocus.processing.rows.conversations import as_messages, media_of
+
+    shown = barcode_frames(20)
+    files = [tmp_path / f"{number:03d}.png" for number in range(20)]
+    for frame, file in zip(shown, files, strict=True):
+        Image.fromarray(frame).save(file)
+    processor = DynFocusVideoProcessor(do_resize=False, do_rescale=False, do_normalize=False)
+    for video in (files, [str(file) for file in files], [file.as_uri() for file in files], tuple(files)):
+        assert len(flatten_videos(video)) == 1 and len(flatten_videos([video, video])) == 2
+        assert describe_video(video) == "list of 20 frames"
+        found = processor(video, num_frames=4, return_tensors="pt", return_metadata=True)
+        pixels = found["pixel_values_videos"][0].permute(0, 2, 3, 1).numpy()
+        assert [read_barcode(frame) for frame in pixels] == [2, 7, 12, 17]
+        assert found["video_metadata"][0].frames_indices == [2, 7, 12, 17]
+        with processor.stream(video, num_frames=4) as stream:
+            (chunk,) = stream
+        assert chunk.frame_indices.tolist() == [2, 7, 12, 17]
+        assert (chunk.pixel_values == found["pixel_values_videos"][0]).all()
+    names = [file.name for file in files]
+    for row in (
+        {"video": names, "question": "what?"},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "video", "video": names}, {"type": "text", "text": "?"}]}
+            ]
+        },
+    ):
+        ((kind, video),) = media_of(as_messages(row, media_root=tmp_path))
+        assert kind == "video" and len(flatten_videos(video)) == 1
+        assert processor(video, return_tensors="pt")["pixel_values_videos"].shape[1] == 20
+    files[3].write_bytes(b"no image")
+    with pytest.raises(ValueError, match="003.png: cannot be read as an image: it is damaged, or no image"):
+        processor(files)
+    with pytest.raises(FileNotFoundError, match="none.png: there is no such image file"):
+        processor([*files[:3], tmp_path / "none.png"])
+    Image.fromarray(shown[0, :20]).save(files[3])
+    with pytest.raises(ValueError, match="must all have one size"):
+        processor(files)
+
+
+def test_images_are_upright_and_bounded(tmp_path):
+    from PIL import Image
+
+    from dynfocus.processing.reading.images import image_array, read_image
+
+    shown = barcode_frames(1, start=77)[0]
+    image = Image.fromarray(shown)
+    exif = Image.Exif()
+    exif[0x0112] = 5  # transposed
+    image.transpose(Image.Transpose.TRANSPOSE).save(tmp_path / "a.png", exif=exif)
+    for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), (tmp_path / "a.png").as_uri()):
+        assert read_barcode(image_array(read_image(source))) == 77
+    letters = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    assert read_image(letters).size == read_image(f"data:image/png;base64,{letters}").size == (64, 48)
+    with pytest.raises(ValueError, match=r"a.png: cannot be read as an image: it has 48 × 64 pixels, more than 3000"):
+        read_image(tmp_path / "a.png", limits(max_pixels=3000))
+    Image.new("I;16", (8, 8)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png").mode == "I;16"
+
+
 # ---- objects that wait or never end
 
 

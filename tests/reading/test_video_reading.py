@@ -28,7 +28,7 @@ from dynfocus.processing.reading.index import build_index, plan_reading
 from dynfocus.processing.reading.limits import ReadingLimits
 from dynfocus.processing.reading.sampling import sample_indices
 from dynfocus.processing.reading.sources import open_source
-from dynfocus.processing.reading.video_reading import iter_video, open_video, read_video, resize_frame, target_size
+from dynfocus.processing.reading.video_reading import frames_at, open_video, read_video, resize_frame, target_size
 
 EVERY_FRAME = 1000.0
 NUM_FRAMES = 36
@@ -159,13 +159,17 @@ def test_a_container_that_does_not_seek_is_read_through(video, monkeypatch):
     assert [read_barcode(frame) for _, frame in decoder.frames(np.array([3, 15, 30]))] == [3, 15, 30]
 
 
-@pytest.mark.parametrize("chunk_frames", [1, 7, 64])
-def test_the_chunk_size_changes_nothing(video, chunk_frames):
-    whole = read_video(video("variable.mp4"), fps=5.0, size=20)
-    chunks = list(iter_video(video("variable.mp4"), fps=5.0, size=20, chunk_frames=chunk_frames))
-    assert all(len(frames) == chunk_frames for frames, _ in chunks[:-1])
-    np.testing.assert_array_equal(np.concatenate([frames for frames, _ in chunks]), whole.frames)
-    np.testing.assert_array_equal(np.concatenate([times for _, times in chunks]), whole.timestamps)
+def test_single_frames_are_read_again(video):
+    for name in ("constant.mp4", "open groups.mp4", "variable.mkv", "transport.ts", "b frames.avi", "animation.gif"):
+        found = frames_at(video(name), [30, 2, 17, 2], size=24)
+        assert numbers(np.stack(found)) == [30, 2, 17, 2] and found[0].shape == (24, 32, 3)
+        whole = read_video(video(name), fps=EVERY_FRAME)
+        for array in (frames_at(video(name), times=whole.timestamps), frames_at(video(name), whole.frame_indices)):
+            np.testing.assert_array_equal(np.stack(array), whole.frames)
+    assert frames_at(video("constant.mp4"), []) == []
+    for wrong in (-1, NUM_FRAMES):
+        with pytest.raises(ValueError, match=f"constant.mp4: has no frame {wrong}; its frames are numbered 0 to 35"):
+            frames_at(video("constant.mp4"), [3, wrong])
 
 
 def test_full_size_frames_are_not_kept(video, monkeypatch):
@@ -504,8 +508,8 @@ def test_bad_files_give_one_error_that_names_the_file_and_the_cause(tmp_path, de
             read_video(path, decoder=decoder, on_truncated="warn")
         assert str(path) in str(caught.value)
         assert_clean(caught.value)
-        with pytest.raises(error):  # by the call, and not only by the first chunk
-            iter_video(path, decoder=decoder)
+        with pytest.raises(error):  # by the call, and not only by the first frame
+            open_video(path, decoder=decoder)
         if path.is_file():
             with pytest.raises(error, match="given as bytes"):
                 read_video(path.read_bytes(), decoder=decoder)
@@ -529,8 +533,6 @@ def test_text_files_and_wrong_arguments(video):
     ):
         with pytest.raises(ValueError, match=message):
             read_video(path, **arguments)
-    with pytest.raises(ValueError, match="chunk_frames is 0"):
-        iter_video(path, chunk_frames=0)
 
 
 @pytest.mark.parametrize(
@@ -709,11 +711,11 @@ def test_key_frames_go_without_a_rate(video):
 def test_a_file_that_changes_while_it_is_read(video, tmp_path):
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(video("constant.mp4").read_bytes())
-    chunks = iter_video(copy, fps=EVERY_FRAME, chunk_frames=4)
-    next(chunks)
+    frames = open_video(copy, fps=EVERY_FRAME).frames()
+    next(frames)
     os.utime(copy, (1, 1))
     with pytest.raises(ValueError, match=r"copy.mp4: changed while it was read; .*, or read a copy\.") as caught:
-        list(chunks)
+        list(frames)
     assert_clean(caught.value)
 
 
