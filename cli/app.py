@@ -35,7 +35,6 @@ from .options import (
     RevisionOption,
     RuleOption,
     Split,
-    Style,
     TokensOption,
     Truncated,
     TrustOption,
@@ -283,15 +282,12 @@ def synth(
     videos: Annotated[int, typer.Option(min=1, help="How many.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything.")] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds: its frames at one a second.")] = 32,
-    style: Annotated[
-        Style, typer.Option(help="Long: many short events, of which some return, for videos of 32, 128 or 512 s.")
-    ] = Style.long,
     events: Annotated[
         str | None,
         typer.Option(
             metavar="FEWEST-MOST",
             help="Events of a video.",
-            show_default="as suits the length: 5-10 in 32 s, 10-20 in 128 s; short style: 3-6",
+            show_default="as suits the length: 5-10 in 32 s, 10-20 in 128 s",
         ),
     ] = None,
     split: Annotated[
@@ -305,7 +301,7 @@ def synth(
     with user_errors(verbose):
         from . import synth as command
 
-        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events, style.value)
+        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
 
 
 @app.command(epilog=TRAIN_EXAMPLES)

@@ -37,13 +37,6 @@ class Split(StrEnum):
     test = "test"
 
 
-class Style(StrEnum):
-    """How much happens in a synthetic video."""
-
-    short = "short"
-    long = "long"
-
-
 VideoArgument = Annotated[
     str, typer.Argument(help="A video file, its URL, or a saved state (.safetensors).", show_default=False)
 ]
@@ -111,7 +104,6 @@ __all__ = [
     "RevisionOption",
     "RuleOption",
     "Split",
-    "Style",
     "TokensOption",
     "Truncated",
     "TrustOption",

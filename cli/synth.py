@@ -18,7 +18,6 @@ def run(
     split: str,
     questions_per_kind: int,
     num_events: tuple[int, int] | None,
-    style: str,
 ) -> None:
     """Writes the set, with a progress bar on stderr where that is a terminal, and says what it holds."""
     from dynfocus.eval.synthetic.builder import synthesize
@@ -35,16 +34,13 @@ def run(
             split=split,
             questions_per_kind=questions_per_kind,
             num_events=num_events,
-            style=style,
             on_video=lambda done, _: progress.update(task, completed=done),
         )
     rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     kinds = Counter(row["kind"] for row in rows)
     output = Console(soft_wrap=True, highlight=False)
     lengths = f"{videos} video{'s' * (videos != 1)} of {frames} s"
-    output.print(
-        Text(f"Wrote {lengths} and {len(rows)} questions to {out} ({style} style, seed {seed}, {split} split).")
-    )
+    output.print(Text(f"Wrote {lengths} and {len(rows)} questions to {out} (seed {seed}, {split} split)."))
     output.print(Text("Kinds: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))), style="dim")
     output.print("Score a model on it:")
     output.print(Text(f"  dynfocus eval synthetic --videos {shlex.quote(str(out))}", style="bold"))

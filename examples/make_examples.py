@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from dynfocus.eval.synthetic import example_episode
-from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.video_file import write_episode
+from dynfocus.eval.synthetic.world import sample_episode
 
 if __name__ == "__main__":
     shapes, long = (
-        sample_long_episode(np.random.default_rng(seed), seconds, "test") for seed, seconds in ((7, 128), (8, 512))
+        sample_episode(np.random.default_rng(seed), seconds, "test") for seed, seconds in ((7, 128), (8, 512))
     )
     for name, episode, size in (("events", example_episode(), 256), ("shapes", shapes, 128), ("long", long, 128)):
         path = write_episode(Path(__file__).parent / f"{name}.mp4", episode, size=size)

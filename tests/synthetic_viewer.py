@@ -7,20 +7,20 @@ import numpy as np
 
 from dynfocus.eval.synthetic import COLORS, SHAPES
 from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGITS
-from dynfocus.eval.synthetic.world import truth_table
+from dynfocus.eval.synthetic.world import NUM_DIGITS, truth_table
 
 
-def read_number(frame, x, y, digits=2):
+def read_number(frame, x, y):
     """Reads the number near `(x, y)` by comparing pixels at the cells' centres with every glyph."""
     size = frame.shape[0]
     bright = frame.min(axis=2) > 128
     cell = DIGIT_CELL * size
-    best = (36 * digits, None)
+    best = (36 * NUM_DIGITS, None)
     for dx, dy in itertools.product(np.arange(-1, 2), np.arange(-size // 16, size // 8)):
         rows = np.floor(y * size + dy + (np.arange(7) - 3) * cell).astype(int)
         text, distance = "", 0
-        for place in range(digits):
-            first = 6 * place - 3 * digits + 1 if digits % 2 == 0 else 6 * place - 3 * digits + 0.5
+        for place in range(NUM_DIGITS):
+            first = 6 * place - 3 * NUM_DIGITS + 0.5
             columns = np.floor(x * size + dx + (first + np.arange(5)) * cell).astype(int)
             distances = (bright[np.ix_(rows, columns)] != DIGITS).sum(axis=(1, 2))
             text += str(int(distances.argmin()))

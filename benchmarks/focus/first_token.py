@@ -20,8 +20,8 @@ from recipe.model import build_config, build_processor
 from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
-from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.questions import make_questions
+from dynfocus.eval.synthetic.world import sample_episode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from measuring import Report, Spread, in_turn
@@ -57,7 +57,7 @@ def main() -> None:
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer)
     rng = np.random.default_rng(0)
-    episode = sample_long_episode(rng, args.frames, "test")
+    episode = sample_episode(rng, args.frames, "test")
     question = make_questions(episode, rng, 1, ["number"])
     pixels = torch.rand(1, args.frames, 3, 64, 64, device=args.device) * 2 - 1
     contenders: dict[str, Any] = {}

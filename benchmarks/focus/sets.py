@@ -8,8 +8,7 @@ import torch
 from recipe.data import FeatureSet
 from safetensors.torch import load_file, save_file
 
-from dynfocus.eval.synthetic.builder import Recipe, synthesize
-from dynfocus.eval.synthetic.long_videos import events_for
+from dynfocus.eval.synthetic.builder import Recipe, make_recipe, synthesize
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
@@ -19,7 +18,7 @@ TEST_SEED = 301
 
 
 def test_recipe(num_frames: int, seed: int = TEST_SEED) -> Recipe:
-    return Recipe(seed, num_frames, "test", num_events=events_for(num_frames), style="long")
+    return make_recipe(seed, num_frames)
 
 
 @torch.no_grad()
@@ -38,7 +37,7 @@ def encode_test_set(
     if not path.exists():
         folder = work / f"test{num_frames}"
         log(f"writing {count} videos of {num_frames} s to {folder}")
-        synthesize(folder, recipe.seed, count, num_frames, recipe.split, style=recipe.style)
+        synthesize(folder, recipe.seed, count, num_frames, recipe.split)
         parts: dict[str, list[torch.Tensor]] = {}
         for index in range(count):
             inputs: Any = processor.video_processor(folder / f"videos/{index:06d}.mp4", return_tensors="pt")

@@ -34,7 +34,7 @@ BENCHMARK = Benchmark(
     data_files=QUESTIONS_FILE,
     local=True,
     groups=("kind",),
-    notes="Made by `dynfocus synth`: numbers compare only on sets of the same style, seed, split and size.",
+    notes="Made by `dynfocus synth`: numbers compare only on sets of the same seed, split and size.",
 )
 
 

@@ -20,14 +20,12 @@ import numpy as np
 
 from ..files import is_unused, read_json, write_text
 from .data_card import CARD_FILE, make_data_card
-from .long_videos import events_for, sample_long_episode
-from .questions import ALL_KINDS, Question, make_questions
+from .questions import Question, make_questions
 from .video_file import check_file, write_episode
-from .world import SPLITS, Episode, render_frame, sample_episode
+from .world import SPLITS, Episode, events_for, render_frame, sample_episode
 
 QUESTIONS_FILE = "questions.jsonl"
 MANIFEST_FILE = "dataset.json"
-STYLES = ("short", "long")
 _VERSION = 1
 
 
@@ -36,29 +34,20 @@ class Recipe:
     """All that decides what video `i` of a set and its questions are."""
 
     seed: int
-    num_frames: int = 32
-    split: str = "test"
-    questions_per_kind: int = 1
-    num_events: tuple[int, int] = (3, 6)
-    size: int = 128
-    fps_container: int = 8
+    num_frames: int
+    split: str
+    questions_per_kind: int
+    num_events: tuple[int, int]
+    size: int
+    fps_container: int
     version: int = _VERSION
-    style: str = "short"
 
     def draw(self, index: int) -> tuple[Episode, list[Question]]:
         """Video `index` of the set."""
-        # A stream of its own per split too, lest one seed give training the scenes of the test.
+        # A stream of its own per split too: otherwise one seed would give training the scenes of the test.
         rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split)])
-        if self.style == "long":
-            episode = sample_long_episode(rng, self.num_frames, self.split, self.num_events)
-            return episode, make_questions(episode, rng, self.questions_per_kind, ALL_KINDS)
-        episode = sample_episode(rng, self.num_frames, self.num_events, self.split)
+        episode = sample_episode(rng, self.num_frames, self.split, self.num_events)
         return episode, make_questions(episode, rng, self.questions_per_kind)
-
-
-def default_events(style: str, num_frames: int) -> tuple[int, int]:
-    """Fewest and most events of a video, where nothing else is asked for."""
-    return events_for(num_frames) if style == "long" else (3, 6)
 
 
 def make_recipe(
@@ -69,7 +58,6 @@ def make_recipe(
     num_events: tuple[int, int] | None = None,
     size: int = 128,
     fps_container: int = 8,
-    style: str = "long",
 ) -> Recipe:
     """A recipe from the arguments of `synthesize`. Raises `ValueError` where one of them makes no sense."""
     if seed < 0:
@@ -78,10 +66,8 @@ def make_recipe(
         raise ValueError(f"questions_per_kind is {questions_per_kind}, but it must be at least 1.")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}.")
-    if style not in STYLES:
-        raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}.")
-    num_events = num_events or default_events(style, num_frames)
-    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, style=style)
+    num_events = num_events or events_for(num_frames)
+    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
     check_file(size, fps_container)
     # These two refuse what cannot be drawn.
     episode, _ = recipe.draw(0)
@@ -116,8 +102,11 @@ def _claim_folder(folder: Path, recipe: Recipe) -> None:
             found = read_json(manifest)
         except ValueError as error:
             raise ValueError(f"{error}; choose another folder or remove this one.") from None
-        # Sets from before there were long videos do not say what they are.
-        found = {"style": "short", **found}
+        if found.get("style", "long") != "long":
+            raise ValueError(
+                f"{folder} holds a set made with style={found['style']}, which is no longer made; choose another "
+                "folder or remove this one."
+            )
         different = [name for name in wanted if found.get(name) != wanted[name]]
         if different:
             name = different[0]
@@ -144,7 +133,6 @@ def synthesize(
     num_events: tuple[int, int] | None = None,
     size: int = 128,
     fps_container: int = 8,
-    style: str = "long",
     on_video: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes a set of videos and questions with its card, or completes one that was interrupted.
@@ -157,11 +145,8 @@ def synthesize(
         num_frames (`int`, *optional*, defaults to 32): length of each video in seconds.
         split (`str`, *optional*, defaults to `"test"`): `"train"` or `"test"`.
         questions_per_kind (`int`, *optional*, defaults to 1): of each kind for each video.
-        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default as `events_for` says,
-            or for short ones 3 to 6.
+        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default as `events_for` says.
         size, fps_container (`int`, *optional*, default to 128 and 8): of the files, see `write_episode`.
-        style (`str`, *optional*, defaults to `"long"`): one of `STYLES`; `"long"` videos have many short events, some
-            of which return, numbers of three digits, and one kind of question more.
         on_video (`Callable`, *optional*): called with (videos done, `num_videos`) after each video.
 
     Returns:
@@ -171,7 +156,7 @@ def synthesize(
         `ValueError`: where an argument makes no sense, or the folder holds something else.
     """
     # Before the folder is touched: a wrong argument leaves none behind.
-    recipe = make_recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, style)
+    recipe = make_recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
     if num_videos < 1:
         raise ValueError(f"num_videos is {num_videos}, but a set has at least 1 video.")
     folder = Path(out_dir)
@@ -187,7 +172,7 @@ def synthesize(
         rows += question_rows(name, episode, questions)
         if on_video is not None:
             on_video(index + 1, num_videos)
-    card = make_data_card(recipe, episodes, rows, QUESTIONS_FILE, default_events(style, num_frames))
+    card = make_data_card(recipe, episodes, rows, QUESTIONS_FILE)
     write_text(folder / CARD_FILE, card)
     write_text(folder / QUESTIONS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
     return folder / QUESTIONS_FILE
@@ -196,9 +181,7 @@ def synthesize(
 __all__ = [
     "MANIFEST_FILE",
     "QUESTIONS_FILE",
-    "STYLES",
     "Recipe",
-    "default_events",
     "make_recipe",
     "question_rows",
     "synthesize",

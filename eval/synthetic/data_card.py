@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .questions import ALL_KINDS
-from .world import COLORS, HELD_OUT, SHAPES, Episode
+from .questions import KINDS
+from .world import COLORS, HELD_OUT, NUM_DIGITS, SHAPES, Episode, events_for
 
 if TYPE_CHECKING:
     from .builder import Recipe
@@ -42,7 +42,7 @@ tags:
 - video
 - video-question-answering
 - synthetic
-- {style}-video
+- long-video
 configs:
 - config_name: default
   data_files:
@@ -129,7 +129,7 @@ def _count(number: int, name: str) -> str:
     return f"{number:,} {name}{'s' * (number != 1)}"
 
 
-def _command(recipe: "Recipe", num_videos: int, default_events: tuple[int, int]) -> tuple[str, str]:
+def _command(recipe: "Recipe", num_videos: int) -> tuple[str, str]:
     """The language and the text of what makes the set."""
     fewest, most = recipe.num_events
     if (recipe.size, recipe.fps_container) != _DEFAULT_FILE:
@@ -139,9 +139,9 @@ def _command(recipe: "Recipe", num_videos: int, default_events: tuple[int, int])
         opening = ["from dynfocus.eval.synthetic.builder import synthesize", "", "synthesize(", '    "DIR",']
         lines = [*opening, *arguments, ")"]
         return "python", "\n".join(lines)
-    text = f"dynfocus synth --style {recipe.style} --frames {recipe.num_frames} --videos {num_videos}"
+    text = f"dynfocus synth --frames {recipe.num_frames} --videos {num_videos}"
     text += f" --seed {recipe.seed} --split {recipe.split}"
-    if recipe.num_events != default_events:
+    if recipe.num_events != events_for(recipe.num_frames):
         text += f" --events {fewest}-{most}"
     if recipe.questions_per_kind != 1:
         text += f" --questions-per-kind {recipe.questions_per_kind}"
@@ -150,11 +150,11 @@ def _command(recipe: "Recipe", num_videos: int, default_events: tuple[int, int])
 
 def _kinds_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
-    for kind in ALL_KINDS:
+    for kind in KINDS:
         asked = [row for row in rows if row["kind"] == kind]
         if asked:
             answers = Counter(row["answer"] for row in asked)
-            # The first in the alphabet of those that tie, lest it depend on the order of the rows.
+            # Of those that tie the first in the alphabet, so that the order of the rows does not matter.
             common, times = min(answers.items(), key=lambda item: (-item[1], item[0]))
             example = f"{asked[0]['question']} *{asked[0]['answer']}*"
             share = f"{common} ({times / len(asked):.0%})"
@@ -167,7 +167,6 @@ def make_data_card(
     episodes: Sequence[Episode],
     rows: Sequence[Mapping[str, Any]],
     questions_file: str,
-    default_events: tuple[int, int],
 ) -> str:
     """
     The text of a set's README.md; all numbers are counted.
@@ -177,17 +176,15 @@ def make_data_card(
         episodes (`Sequence[Episode]`): what its videos show.
         rows (`Sequence[Mapping]`): of `questions.jsonl`.
         questions_file (`str`): the name of that file.
-        default_events (`tuple[int, int]`): fewest and most events, where nothing else is asked for.
     """
     events = [event for episode in episodes for event in episode.events]
     numbers = [len(episode.events) for episode in episodes]
     returning = sum(len(episode.events) - len({event.name for event in episode.events}) for episode in episodes)
     shown = sum((event.color, event.shape) in HELD_OUT for event in events)
-    language, command = _command(recipe, len(episodes), default_events)
+    language, command = _command(recipe, len(episodes))
     return _CARD.format(
-        title=f"Synthetic events, {recipe.style} videos of {recipe.num_frames} s",
+        title=f"Synthetic events, videos of {recipe.num_frames} s",
         size_category=next((name for limit, name in _SIZES if len(rows) < limit), "1M<n<10M"),
-        style=recipe.style,
         split=recipe.split,
         seed=recipe.seed,
         questions_file=questions_file,
@@ -199,7 +196,7 @@ def make_data_card(
         mean=sum(numbers) / len(numbers),
         colors=len(COLORS),
         shapes=len(SHAPES),
-        digits=len(str(events[0].number)),
+        digits=NUM_DIGITS,
         shortest=min(len(event.frames) for event in events),
         longest=max(len(event.frames) for event in events),
         shown=sum(len(event.frames) for event in events) / (recipe.num_frames * len(episodes)),

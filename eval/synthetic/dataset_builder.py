@@ -26,9 +26,9 @@ from typing import Any
 
 import datasets
 
-from . import builder, drawing, long_videos, questions, video_file, world
+from . import builder, drawing, questions, video_file, world
 
-_PRESETS = {"long-32": ("long", 32), "long-128": ("long", 128), "long-512": ("long", 512), "short-32": ("short", 32)}
+_PRESETS = {"long-32": 32, "long-128": 128, "long-512": 512}
 
 
 @dataclass
@@ -44,7 +44,6 @@ class SyntheticConfig(datasets.BuilderConfig):
     seed: int = 0
     num_videos: int = 50
     num_train_videos: int = 200
-    style: str = "long"
     num_frames: int = 32
     num_events: tuple[int, int] | None = None
     questions_per_kind: int = 1
@@ -60,7 +59,7 @@ class SyntheticConfig(datasets.BuilderConfig):
     def settings(self) -> dict[str, Any]:
         """All settings by their names, the number of events as it follows from the others."""
         found = {name: value for name, value in asdict(self).items() if name in _SETTINGS}
-        return found | {"num_events": tuple(self.num_events or builder.default_events(self.style, self.num_frames))}
+        return found | {"num_events": tuple(self.num_events or world.events_for(self.num_frames))}
 
     def splits(self) -> dict[str, int]:
         """How many videos each split has."""
@@ -75,16 +74,14 @@ class SyntheticConfig(datasets.BuilderConfig):
 _NUMBERS = ("num_videos", "num_train_videos")
 _SETTINGS = tuple(field.name for field in fields(SyntheticConfig) if field.name in SyntheticConfig.__annotations__)
 _CONFIGS = {
-    name: SyntheticConfig(
-        name=name, description=f"{style} videos of {num_frames} s", style=style, num_frames=num_frames
-    )
-    for name, (style, num_frames) in _PRESETS.items()
+    name: SyntheticConfig(name=name, description=f"videos of {num_frames} s", num_frames=num_frames)
+    for name, num_frames in _PRESETS.items()
 }
 
 
 def _code_hash() -> str:
     """Of all code that decides what a set holds: with other code, a data set is made anew."""
-    sources = (inspect.getsource(module) for module in (builder, drawing, long_videos, questions, video_file, world))
+    sources = (inspect.getsource(module) for module in (builder, drawing, questions, video_file, world))
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
 
 
@@ -93,7 +90,7 @@ class SyntheticVideos(datasets.GeneratorBasedBuilder):
     Rows of `video` (a file, not decoded), `question`, `answer`, `kind` and `events` (`[start, end]` in seconds of each
     event that the question needs).
 
-    `config_name` is one of `long-32`, `long-128`, `long-512` and `short-32`, and every field of `SyntheticConfig` is a
+    `config_name` is one of `long-32`, `long-128` and `long-512`, and every field of `SyntheticConfig` is a
     keyword of its own. The videos lie in the cache folder, beside the rows, and are what `synthesize` writes.
     """
 
@@ -115,7 +112,7 @@ class SyntheticVideos(datasets.GeneratorBasedBuilder):
         for split, number in config.splits().items():
             if number:
                 config.recipe(split)  # which refuses what cannot be made
-        videos = f"{config.style} videos of {config.num_frames} s"
+        videos = f"videos of {config.num_frames} s"
         return datasets.DatasetInfo(
             description=f"A synthetic world of events, with known answers: {videos}.",
             license="apache-2.0",
@@ -156,7 +153,7 @@ def load_synthetic(
     One split, made if it is not in the cache yet.
 
     Args:
-        name (`str`, *optional*, defaults to `"long-128"`): `"long-32"`, `"long-128"`, `"long-512"` or `"short-32"`.
+        name (`str`, *optional*, defaults to `"long-128"`): `"long-32"`, `"long-128"` or `"long-512"`.
         split (`str`, *optional*, defaults to `"test"`): `"train"` or `"test"`.
         cache_dir (`str`, *optional*): where rows and videos are kept; the cache of `datasets` by default.
         settings: fields of `SyntheticConfig` in place of the configuration's own; `num_videos` is that of this split.

@@ -2,7 +2,7 @@
 
 A video is an `Episode`: *events*, separated by stretches in which nothing happens. An event is one coloured shape that
 carries a number, lasts a few seconds and moves in one direction or stands still. Between events the textured
-ground is empty (and may have changed), or the event's last position is held. Time is counted in seconds and a model
+ground is empty, and may have changed. Time is counted in seconds and a model
 samples one frame a second, so frame `t` shows the world at time `t`; `render` also takes times in between, for a file
 in which motion is smooth.
 
@@ -10,6 +10,7 @@ Within an episode the pair (color, shape) and the number of each object are uniq
 event. Training draws other textures than test, and never a pair of `HELD_OUT`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,12 @@ MOTIONS: dict[str, tuple[int, int]] = {
 
 SPLITS = ("train", "test")
 DIGIT_PLACES = ("hundreds", "tens", "ones")
+NUM_DIGITS = len(DIGIT_PLACES)
+_SMALLEST_NUMBER = 10 ** (NUM_DIGITS - 1)
+EVENT_SECONDS = (2, 4)
+"""Shortest and longest event, where there is room for all."""
+REPEAT_PROBABILITY = 0.15
+"""How often an event shows an object that was there before, and not just before."""
 _COLOR_NAMES = tuple(COLORS)
 _MOTION_NAMES = tuple(MOTIONS)
 _TEXTURES = {"train": (0, 48), "test": (1000, 1024)}
@@ -52,7 +59,7 @@ class Event:
     Args:
         start, end (`int`): seconds; it moves during `start <= t < end`.
         shape, color, motion (`str`): keys of `SHAPES`, `COLORS` and `MOTIONS`.
-        number (`int`): of two digits or more.
+        number (`int`): of three digits.
         x, y (`float`): centre at `start`, in 0..1.
         speed (`float`): way per second, as a fraction of the frame's side; 0 for the motion "nowhere".
         hold (`int`, *optional*, defaults to 0): seconds for which it stays where it is after `end`.
@@ -183,68 +190,55 @@ def _sample_pairs(rng: np.random.Generator, split: str, count: int) -> list[tupl
     return [chosen[index] for index in rng.permutation(count)]
 
 
-def _with_repeats(rng: np.random.Generator, count: int, probability: float) -> list[int]:
+def _with_repeats(rng: np.random.Generator, count: int) -> list[int]:
     """Which object each event shows: its own, or one from before; never the same twice in a row."""
     objects: list[int] = []
     for index in range(count):
         earlier = sorted(set(objects[:-1]) - set(objects[-1:]))
-        if earlier and rng.random() < probability:
+        if earlier and rng.random() < REPEAT_PROBABILITY:
             index = earlier[int(rng.integers(len(earlier)))]
         objects.append(index)
     return objects
 
 
-def _sample_durations(rng: np.random.Generator, num_frames: int, count: int, lengths: tuple[int, int]) -> np.ndarray:
+def _sample_durations(rng: np.random.Generator, num_frames: int, count: int) -> np.ndarray:
     """Seconds of each event, shortened where needed to leave a second of empty ground between events."""
-    durations = rng.integers(lengths[0], lengths[1] + 1, count)
+    durations = rng.integers(EVENT_SECONDS[0], EVENT_SECONDS[1] + 1, count)
     while durations.sum() + count - 1 > num_frames:
         durations[durations.argmax()] -= 1
     return durations
 
 
+def events_for(num_frames: int) -> tuple[int, int]:
+    """Fewest and most events of a video by default: 5 to 10 in 32 seconds, 10 to 20 in 128, 20 to 40 in 512."""
+    root = math.sqrt(num_frames)
+    return max(1, round(0.9 * root)), max(1, round(1.76 * root))
+
+
 def sample_episode(
-    rng: np.random.Generator,
-    num_frames: int = 32,
-    num_events: tuple[int, int] = (3, 6),
-    split: str = "train",
-    event_seconds: tuple[int, int] = (2, 5),
-    hold_probability: float = 0.25,
-    digits: int = 2,
-    repeat_probability: float = 0.0,
+    rng: np.random.Generator, num_frames: int = 32, split: str = "train", num_events: tuple[int, int] | None = None
 ) -> Episode:
-    """Draws an episode.
+    """Draws an episode: short events, between which nothing happens for long, and of which some show an object again.
 
     Args:
         rng (`np.random.Generator`): the only source of chance.
         num_frames (`int`, *optional*, defaults to 32): length in seconds, which is the number of sampled frames.
-        num_events (`tuple[int, int]`, *optional*, defaults to `(3, 6)`): fewest and most events; fewer where the
-            video is too short for them.
         split (`str`, *optional*, defaults to `"train"`): `"train"` or `"test"`; decides textures and pairs.
-        event_seconds (`tuple[int, int]`, *optional*, defaults to `(2, 5)`): shortest and longest event.
-        hold_probability (`float`, *optional*, defaults to 0.25): how often an event's last position is held
-            afterwards, where there is time.
-        digits (`int`, *optional*, defaults to 2): of each number; 2 or 3.
-        repeat_probability (`float`, *optional*, defaults to 0): how often an event shows an object that was there
-            before, and not just before.
+        num_events (`tuple[int, int]`, *optional*): fewest and most events, by default as `events_for` says; fewer
+            where the video is too short for them.
     """
-    lowest, highest = num_events
+    lowest, highest = num_events or events_for(num_frames)
     if not 1 <= lowest <= highest:
         raise ValueError(f"num_events must be (fewest, most) with 1 <= fewest <= most, not {num_events}.")
-    if not 1 <= event_seconds[0] <= event_seconds[1]:
-        raise ValueError(f"event_seconds must be (shortest, longest) 1 <= shortest <= longest, not {event_seconds}.")
-    room = (num_frames + 1) // (event_seconds[0] + 1)
+    room = (num_frames + 1) // (EVENT_SECONDS[0] + 1)
     if room < 1:
-        raise ValueError(f"num_frames is {num_frames}, too short for an event of {event_seconds[0]} s; raise it.")
+        raise ValueError(f"num_frames is {num_frames}, too short for an event of {EVENT_SECONDS[0]} s; raise it.")
     count = int(rng.integers(min(lowest, room), min(highest, room) + 1))
-    if digits not in (2, 3):
-        raise ValueError(f"digits is {digits}, but a shape carries 2 or 3.")
     named = _sample_pairs(rng, split, count)
-    smallest = 10 ** (digits - 1)
-    numbers = smallest + rng.permutation(9 * smallest)[:count]
-    if repeat_probability:
-        objects = _with_repeats(rng, count, repeat_probability)
-        named, numbers = [named[index] for index in objects], numbers[objects]
-    durations = _sample_durations(rng, num_frames, count, event_seconds)
+    numbers = _SMALLEST_NUMBER + rng.permutation(9 * _SMALLEST_NUMBER)[:count]
+    objects = _with_repeats(rng, count)
+    named, numbers = [named[index] for index in objects], numbers[objects]
+    durations = _sample_durations(rng, num_frames, count)
 
     # What is left over is shared out among the gaps before, between and after the events.
     spare = num_frames - int(durations.sum()) - (count - 1)
@@ -254,16 +248,15 @@ def sample_episode(
     events, grounds, time = [], [_sample_ground(rng, split)], int(gaps[0])
     for index, (color, shape) in enumerate(named):
         duration, gap = int(durations[index]), int(gaps[index + 1])
-        hold = 0
-        if gap >= 2 and rng.random() < hold_probability:
-            hold = int(rng.integers(1, gap))
+        if gap >= 2:
+            rng.random()  # not used; it keeps the videos of a seed as they were
         motion = _MOTION_NAMES[int(rng.integers(len(_MOTION_NAMES)))]
         x, y, speed = _sample_path(rng, motion, duration)
-        events.append(Event(time, time + duration, shape, color, int(numbers[index]), motion, x, y, speed, hold))
-        time += duration + hold
-        if gap - hold >= 1 and index + 1 < count and rng.random() < 0.35:
+        events.append(Event(time, time + duration, shape, color, int(numbers[index]), motion, x, y, speed))
+        time += duration
+        if gap >= 1 and index + 1 < count and rng.random() < 0.35:
             grounds.append(_sample_ground(rng, split, time))
-        time += gap - hold
+        time += gap
     return Episode(num_frames, tuple(events), tuple(grounds), int(rng.integers(2**31)), split)
 
 
@@ -327,24 +320,26 @@ def render(episode: Episode, size: int = 128, frames: Sequence[float] | np.ndarr
 
 
 def sample_single_frames(
-    rng: np.random.Generator, n: int, size: int = 64, split: str = "train", empty: float = 0.15, digits: int = 2
+    rng: np.random.Generator, n: int, size: int = 64, split: str = "train", empty: float = 0.15
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draws labelled frames to pretrain a vision tower on.
 
     Returns:
         Frames `(n, size, size, 3)` uint8 and labels, each `(n,)`: `shape` (index in `SHAPES`), `color` (index in
-        `COLORS`), the digits (`tens` and `ones`; of three digits, `hundreds` first), `present` (1, or 0 for a share
+        `COLORS`), the digits (`DIGIT_PLACES`), `present` (1, or 0 for a share
         `empty` of frames with ground only), all int64, and `x`, `y` (the centre in 0..1, float32). Where `present` is
         0 the other integers are -100, which cross-entropy ignores, and `x`, `y` are 0.
     """
     _check_size(size)
     frames = np.empty((n, size, size, 3), dtype=np.uint8)
-    places = DIGIT_PLACES[-digits:]
-    labels = {name: np.full(n, -100, dtype=np.int64) for name in ("shape", "color", *places)}
+    labels = {name: np.full(n, -100, dtype=np.int64) for name in ("shape", "color", *DIGIT_PLACES)}
     labels["present"] = (rng.random(n) >= empty).astype(np.int64)
     labels |= {name: np.zeros(n, dtype=np.float32) for name in ("x", "y")}
     possible = pairs(split)
-    chosen, numbers = rng.integers(len(possible), size=n), rng.integers(10 ** (digits - 1), 10**digits, size=n)
+    chosen, numbers = (
+        rng.integers(len(possible), size=n),
+        rng.integers(_SMALLEST_NUMBER, 10 * _SMALLEST_NUMBER, size=n),
+    )
     centres, noise = rng.uniform(MARGIN, 1 - MARGIN, (n, 2)), rng.integers(16, size=n)
     for row in range(n):
         canvas = _ground_image(_sample_ground(rng, split), size)
@@ -353,7 +348,7 @@ def sample_single_frames(
             number, (x, y) = int(numbers[row]), centres[row]
             draw_object(canvas, shape, color, number, float(x), float(y))
             labels["shape"][row], labels["color"][row] = SHAPES.index(shape), _COLOR_NAMES.index(color)
-            for place, digit in zip(places, str(number), strict=True):
+            for place, digit in zip(DIGIT_PLACES, str(number), strict=True):
                 labels[place][row] = int(digit)
             labels["x"][row], labels["y"][row] = x, y
         frames[row] = _finish(canvas, int(noise[row]))
@@ -377,14 +372,17 @@ def example_episode() -> Episode:
 __all__ = [
     "COLORS",
     "DIGIT_PLACES",
+    "EVENT_SECONDS",
     "HELD_OUT",
     "MOTIONS",
+    "NUM_DIGITS",
     "SHAPES",
     "SPLITS",
     "Episode",
     "Event",
     "FrameTruth",
     "Ground",
+    "events_for",
     "example_episode",
     "pairs",
     "render",

@@ -15,8 +15,8 @@ from recipe.reading import CONES, READERS, Reader, draw_chats, read, told_tokens
 from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
-from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.questions import Question
+from dynfocus.eval.synthetic.world import sample_episode
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def new_model(processor):
 
 def test_told_tokens_say_what_the_frames_show(processor):
     _, naming = new_model(processor)
-    episodes = [sample_long_episode(np.random.default_rng(seed), 12, "train", (2, 3)) for seed in range(5)]
+    episodes = [sample_episode(np.random.default_rng(seed), 12, "train", (2, 3)) for seed in range(5)]
     keys = np.stack([np.random.default_rng(seed).permutation(12)[:4] for seed in range(5)])
     keys.sort(axis=1)
     tokens, frames = told_tokens(naming, episodes, keys, torch.Generator().manual_seed(0))

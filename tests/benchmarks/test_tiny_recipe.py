@@ -10,8 +10,7 @@ from recipe.naming import NAMES, Naming, named_in
 from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
-from dynfocus.eval.synthetic.long_videos import sample_long_episode
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, truth_table
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_episode, truth_table
 from dynfocus.processing.token_plan import TokenPlan
 
 
@@ -22,7 +21,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def episodes():
-    return [sample_long_episode(np.random.default_rng(seed), 16, "train", (2, 3)) for seed in range(6)]
+    return [sample_episode(np.random.default_rng(seed), 16, "train", (2, 3)) for seed in range(6)]
 
 
 class NoState:

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from dynfocus.cli.app import app
 from dynfocus.eval.benchmarks import get_benchmark
 from dynfocus.eval.synthetic import COLORS, HELD_OUT, SHAPES, render
-from dynfocus.eval.synthetic.builder import Recipe, default_events, make_recipe, synthesize
+from dynfocus.eval.synthetic.builder import make_recipe, synthesize
 from dynfocus.eval.synthetic.dataset_builder import SyntheticVideos, load_synthetic
 from dynfocus.eval.synthetic.drawing import texture
-from dynfocus.eval.synthetic.questions import ALL_KINDS
+from dynfocus.eval.synthetic.questions import KINDS
 from dynfocus.eval.synthetic.score import read_questions, score_predictions
-from dynfocus.eval.synthetic.world import truth_table
+from dynfocus.eval.synthetic.world import events_for, truth_table
 from dynfocus.processing import VideoQAPipeline
 
 #: What makes a set small; the command has no options for files.
@@ -35,8 +35,7 @@ SMALL = {"num_frames": 16, "size": 64, "fps_container": 1}
 WRITE = """
 import sys
 from dynfocus.eval.synthetic.builder import synthesize
-for style in ("short", "long"):
-    synthesize(f"{sys.argv[1]}/{style}", 4, 2, num_frames=16, size=64, fps_container=2, style=style)
+synthesize(sys.argv[1], 4, 2, num_frames=16, size=64, fps_container=2)
 """
 LOAD = """
 import json, sys
@@ -61,11 +60,10 @@ def without_hub():
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    """A folder a style, test sets."""
-    folder = tmp_path_factory.mktemp("sets")
-    for style in ("short", "long"):
-        synthesize(folder / style, 4, 3, style=style, **SMALL)
+def made(tmp_path_factory):
+    """The folder of a test set."""
+    folder = tmp_path_factory.mktemp("sets") / "made"
+    synthesize(folder, 4, 3, **SMALL)
     return folder
 
 
@@ -82,29 +80,27 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     # The order is that of the interpreter, so this is a new one.
     command = [sys.executable, "-c", WRITE, str(tmp_path / "other")]
     subprocess.run(command, env={**without_hub(), "PYTHONHASHSEED": "1"}, check=True)
-    for style in ("short", "long"):
-        synthesize(tmp_path / "this" / style, 4, 2, num_frames=16, size=64, fps_container=2, style=style)
+    synthesize(tmp_path / "this", 4, 2, num_frames=16, size=64, fps_container=2)
     first, second = (contents(tmp_path / name) for name in ("this", "other"))
-    assert len(first) == 2 * 5 and first == second
+    assert len(first) == 5 and first == second
 
 
-def test_a_set_from_before_there_were_styles_and_cards_goes_on(tmp_path):
+def test_a_set_of_an_earlier_version_goes_on_unless_it_is_no_longer_made(tmp_path):
     folder = tmp_path / "old"
-    synthesize(folder, 4, 1, style="short", **SMALL)
+    synthesize(folder, 4, 1, **SMALL)
     whole = contents(folder)
     manifest = json.loads((folder / "dataset.json").read_text())
-    del manifest["style"]
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    (folder / "dataset.json").write_text(json.dumps({**manifest, "style": "long"}))
     (folder / "README.md").unlink()
-    synthesize(folder, 4, 1, style="short", **SMALL)
+    synthesize(folder, 4, 1, **SMALL)
     assert {**contents(folder), "dataset.json": whole["dataset.json"]} == whole
-    with pytest.raises(ValueError, match="made with style=short, not style=long"):
-        synthesize(folder, 4, 1, style="long", num_events=(3, 6), **SMALL)
+    (folder / "dataset.json").write_text(json.dumps({**manifest, "style": "short"}))
+    with pytest.raises(ValueError, match="holds a set made with style=short, which is no longer made; choose another"):
+        synthesize(folder, 4, 1, **SMALL)
 
 
 def test_a_wrong_argument_leaves_no_folder(tmp_path):
     for options, message in (
-        ({"style": "huge"}, "style must be one of short, long, not 'huge'"),
         ({"size": 65}, "size is 65"),
         ({"size": 16}, "size is 16"),
         ({"fps_container": 0}, "fps_container is 0"),
@@ -114,20 +110,19 @@ def test_a_wrong_argument_leaves_no_folder(tmp_path):
     assert not (tmp_path / "set").exists()
 
 
-def test_events_follow_from_style_and_length():
-    assert default_events("short", 512) == (3, 6)
-    assert make_recipe(0, 128, style="long").num_events == default_events("long", 128) == (10, 20)
-    assert make_recipe(0, 128, style="long", num_events=(2, 3)).num_events == (2, 3)
+def test_events_follow_from_the_length():
+    assert make_recipe(0, 128).num_events == events_for(128) == (10, 20)
+    assert make_recipe(0, 128, num_events=(2, 3)).num_events == (2, 3)
 
 
 def test_key_frames_are_scored_by_every_event_of_a_long_question(tmp_path):
     """Also where an object returns: each time that it was there."""
-    synthesize(tmp_path, 4, 6, style="long", **{**SMALL, "num_frames": 32})
+    synthesize(tmp_path, 4, 6, **{**SMALL, "num_frames": 32})
     rows = read_questions(tmp_path)
-    assert {row["kind"] for row in rows} == set(ALL_KINDS)
+    assert {row["kind"] for row in rows} == set(KINDS)
     seen = [row | {"key_frames": [{"time": start} for start, _ in row["events"]]} for row in rows]
     score = score_predictions(rows, seen)
-    assert score["seen"] == score["micro"] == 1.0 and list(score["kinds"]) == list(ALL_KINDS)
+    assert score["seen"] == score["micro"] == 1.0 and list(score["kinds"]) == list(KINDS)
     several = [row for row in rows if len(row["events"]) > 1]
     assert {row["kind"] for row in several} == {"order", "locating", "count"}
     less = [row | {"key_frames": [{"time": start} for start, _ in row["events"][1:]]} for row in several]
@@ -144,14 +139,13 @@ def spectrum(image):
     return found / np.linalg.norm(found)
 
 
-@pytest.mark.parametrize("style", ["short", "long"])
-def test_rendered_frames_of_the_splits_share_nothing_that_is_held_out(style):
+def test_rendered_frames_of_the_splits_share_nothing_that_is_held_out():
     """Pairs by the frames' truth, textures by the spectrum of empty frames, both without asking the generator."""
     numbers = {"train": range(48), "test": range(1000, 1024)}
     known = {number: spectrum(texture(number, 64)) for group in numbers.values() for number in group}
     pairs, textures, names = ({"train": set(), "test": set()} for _ in range(3))
     for split in ("train", "test"):
-        recipe = make_recipe(8, 32, split, style=style)
+        recipe = make_recipe(8, 32, split)
         for index in range(60):
             episode, questions = recipe.draw(index)
             table = truth_table(episode)
@@ -170,19 +164,18 @@ def test_rendered_frames_of_the_splits_share_nothing_that_is_held_out(style):
 
 
 def test_one_seed_gives_the_splits_other_videos():
-    drawn = [Recipe(3, 16, split, style="long", num_events=(2, 4)).draw(0)[0] for split in ("train", "test")]
+    drawn = [make_recipe(3, 16, split, num_events=(2, 4)).draw(0)[0] for split in ("train", "test")]
     assert drawn[0].events != drawn[1].events
 
 
 # The card
 
 
-@pytest.mark.parametrize("style", ["short", "long"])
-def test_the_card_counts_what_is_there(sets, style):
-    card = DatasetCard.load(sets / style / "README.md")
+def test_the_card_counts_what_is_there(made):
+    card = DatasetCard.load(made / "README.md")
     assert card.data.license == "apache-2.0" and card.data.language == ["en"]
     assert card.data.size_categories == ["n<1K"] and "video-text-to-text" in card.data.task_categories
-    rows = read_questions(sets / style)
+    rows = read_questions(made)
     assert f"3 videos of 16 s and {len(rows)} questions" in card.text
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.text.splitlines() if line[:2] == "| "]
     listed = {cells[0]: cells[1:] for cells in table[1:]}
@@ -193,7 +186,7 @@ def test_the_card_counts_what_is_there(sets, style):
         answer, share = re.fullmatch(r"(.+) \((\d+)%\)", most_frequent).groups()
         assert right.count(answer) == max(map(right.count, right)) == round(int(share) * len(right) / 100)
         assert example == next(f"{row['question']} *{row['answer']}*" for row in rows if row["kind"] == kind)
-    recipe = make_recipe(4, style=style, **SMALL)
+    recipe = make_recipe(4, **SMALL)
     events = [event for index in range(3) for event in recipe.draw(index)[0].events]
     shown = sum((event.color, event.shape) in HELD_OUT for event in events)
     assert re.search(rf"held out, for test sets to show: {shown} events? of {len(events)} here:\n", card.text)
@@ -201,14 +194,14 @@ def test_the_card_counts_what_is_there(sets, style):
     assert "**test** set (seed 4)" in card.text and "{" not in card.text
 
 
-def test_what_the_card_says_makes_the_same_set(sets, tmp_path, monkeypatch):
+def test_what_the_card_says_makes_the_same_set(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (sets / "long" / "README.md").read_text(encoding="utf-8")
-    made = re.search(r"## How it was made\n\n```python\n(.+?)```", text, re.DOTALL)[1]
-    exec(compile(made, "card", "exec"), {})
-    assert contents(tmp_path / "DIR") == contents(sets / "long")
+    text = (made / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"## How it was made\n\n```python\n(.+?)```", text, re.DOTALL)[1]
+    exec(compile(code, "card", "exec"), {})
+    assert contents(tmp_path / "DIR") == contents(made)
 
-    options = ["--style", "long", "--frames", "8", "--videos", "2", "--seed", "9", "--split", "train", "--events", "2"]
+    options = ["--frames", "8", "--videos", "2", "--seed", "9", "--split", "train", "--events", "2"]
     options += ["--questions-per-kind", "2"]
     assert CliRunner().invoke(app, ["synth", "--out", "first", *options]).exit_code == 0
     text = Path("first/README.md").read_text(encoding="utf-8")
@@ -222,22 +215,21 @@ def test_what_the_card_says_makes_the_same_set(sets, tmp_path, monkeypatch):
 # The command
 
 
-def test_synth_writes_long_sets(tmp_path):
+def test_synth_writes_sets_as_long_as_is_asked(tmp_path):
     out = tmp_path / "set"
     done = CliRunner().invoke(app, ["synth", "--out", str(out), "--frames", "12", "--videos", "1"])
     assert done.exit_code == 0, done.output
-    assert "Wrote 1 video of 12 s" in done.stdout and "(long style, seed 0, test split)" in done.stdout
+    assert "Wrote 1 video of 12 s" in done.stdout and "(seed 0, test split)" in done.stdout
     manifest = json.loads((out / "dataset.json").read_text())
-    assert (manifest["style"], tuple(manifest["num_events"])) == ("long", default_events("long", 12))
-    assert CliRunner().invoke(app, ["synth", "--out", str(out), "--style", "huge"]).exit_code == 2
-    other = CliRunner().invoke(
-        app, ["synth", "--out", str(out), "--style", "short", "--frames", "12", "--videos", "1"]
-    )
+    assert tuple(manifest["num_events"]) == events_for(12)
+    other = CliRunner().invoke(app, ["synth", "--out", str(out), "--frames", "13", "--videos", "1"])
     assert other.exit_code != 0 and "made with " in other.stderr
+    assert CliRunner().invoke(app, ["synth", "--out", str(tmp_path / "no"), "--style", "short"]).exit_code == 2
+    assert not (tmp_path / "no").exists()
 
 
-def test_a_long_set_is_the_synthetic_benchmark(sets):
-    rows = [json.loads(line) for line in (sets / "long" / "questions.jsonl").read_text().splitlines()]
+def test_a_set_is_the_synthetic_benchmark(made):
+    rows = [json.loads(line) for line in (made / "questions.jsonl").read_text().splitlines()]
     questions = get_benchmark("synthetic").questions(rows)
     assert [question.groups["kind"] for question in questions] == [row["kind"] for row in rows]
     assert "locating" in {row["kind"] for row in rows}
@@ -246,18 +238,17 @@ def test_a_long_set_is_the_synthetic_benchmark(sets):
 # `datasets`
 
 
-@pytest.mark.parametrize("style", ["short", "long"])
-def test_a_folder_loads_without_the_package(sets, style, tmp_path):
-    rows = [json.loads(line) for line in (sets / style / "questions.jsonl").read_text().splitlines()]
-    loaded = datasets.load_dataset(str(sets / style), cache_dir=str(tmp_path / "cache"))
+def test_a_folder_loads_without_the_package(made, tmp_path):
+    rows = [json.loads(line) for line in (made / "questions.jsonl").read_text().splitlines()]
+    loaded = datasets.load_dataset(str(made), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["test"] and list(loaded["test"]) == rows
     assert loaded["test"].features["events"] == datasets.List(datasets.List(datasets.Value("int64")))
-    assert all((sets / style / row["video"]).is_file() for row in loaded["test"])
+    assert all((made / row["video"]).is_file() for row in loaded["test"])
 
 
 def test_a_folder_that_was_pushed_loads_from_the_hub(tmp_path):
     folder = tmp_path / "set"
-    synthesize(folder, 4, 2, split="train", style="long", **SMALL)
+    synthesize(folder, 4, 2, split="train", **SMALL)
     with DatasetHubServer() as hub:
         hub.add_dataset("user/set", {"README.md": "# Soon\n"})
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_user"}
@@ -284,7 +275,7 @@ def test_the_builder_makes_the_sets_of_synth(tmp_path, monkeypatch):
     splits = build("cache", seed=4).as_dataset()
     assert list(splits) == ["train", "test"]
     for split, number in (("train", 1), ("test", 2)):
-        synthesize(tmp_path / split, 4, number, split=split, style="long", **SMALL)
+        synthesize(tmp_path / split, 4, number, split=split, **SMALL)
         expected = read_questions(tmp_path / split)
         assert [row | {"video": None} for row in splits[split]] == [row | {"video": None} for row in expected]
         monkeypatch.chdir(tmp_path.parent)  # a relative cache folder holds after a change of folder too
@@ -298,25 +289,25 @@ def test_the_same_settings_share_a_folder_and_others_do_not(tmp_path):
     first, second = build(tmp_path / "a"), build(tmp_path / "b")
     prints = [builder.as_dataset(split="test")._fingerprint for builder in (first, second)]
     assert prints[0] == prints[1]
-    usual = default_events("long", SMALL["num_frames"])
-    assert build(tmp_path / "a", seed=0, style="long", num_events=usual).cache_dir == first.cache_dir
+    usual = events_for(SMALL["num_frames"])
+    assert build(tmp_path / "a", seed=0, num_events=usual).cache_dir == first.cache_dir
 
     def folder(name="long-32", **settings):
         return SyntheticVideos(config_name=name, cache_dir=str(tmp_path / "a"), **settings).cache_dir
 
-    settings = ({}, {"seed": 1}, {"num_videos": 3}, {"style": "short"}, {"num_frames": 33}, {"num_events": (2, 4)})
+    settings = ({}, {"seed": 1}, {"num_videos": 3}, {"num_frames": 33}, {"num_events": (2, 4)})
     settings += ({"size": 64}, {"fps_container": 2}, {"questions_per_kind": 2}, {"num_train_videos": 0})
-    folders = [*(folder(**options) for options in settings), *map(folder, ("long-128", "long-512", "short-32"))]
+    folders = [*(folder(**options) for options in settings), *map(folder, ("long-128", "long-512"))]
     assert len(set(folders)) == len(folders)
     assert folder(num_frames=32) == folder()
 
 
 def test_one_split_by_name(tmp_path):
-    rows = load_synthetic("short-32", "train", cache_dir=str(tmp_path), num_videos=1, **SMALL)
-    assert rows.split == "train" and {row["kind"] for row in rows} <= set(ALL_KINDS)
+    rows = load_synthetic("long-128", "train", cache_dir=str(tmp_path), num_videos=1, **SMALL)
+    assert rows.split == "train" and {row["kind"] for row in rows} <= set(KINDS)
     assert rows.features["video"] == datasets.Video(decode=False)
     assert len({row["video"]["path"] for row in rows}) == 1
-    test = load_synthetic("short-32", cache_dir=str(tmp_path), num_videos=2, **SMALL)
+    test = load_synthetic("long-128", cache_dir=str(tmp_path), num_videos=2, **SMALL)
     assert test.split == "test" and len({row["video"]["path"] for row in test}) == 2
 
 
@@ -335,13 +326,12 @@ def test_the_pipeline_takes_rows_as_they_are(tmp_path):
     [
         (
             {"name": "long-33"},
-            "There is no configuration 'long-33'; choose one of long-32, long-128, long-512, short-32.",
+            "There is no configuration 'long-33'; choose one of long-32, long-128, long-512.",
         ),
         ({"split": "dev"}, "split must be one of train, test, not 'dev'."),
-        ({"sed": 1}, "There is no setting 'sed'; there are seed, num_videos, style"),
+        ({"sed": 1}, "There is no setting 'sed'; there are seed, num_videos, num_frames"),
         ({"num_videos": 0}, "num_videos and num_train_videos are both 0"),
         ({"num_videos": -1}, "num_videos is -1, but a split has 0 videos"),
-        ({"style": "huge"}, "style must be one of short, long, not 'huge'."),
         ({"size": 65}, "size is 65"),
         ({"seed": -1}, "seed is -1"),
     ],

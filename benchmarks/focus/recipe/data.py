@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from dynfocus.eval.synthetic.long_videos import sample_long_episode
-from dynfocus.eval.synthetic.questions import ALL_KINDS, Question, make_questions
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, truth_table
+from dynfocus.eval.synthetic.questions import KINDS, Question, make_questions
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, sample_episode, truth_table
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
@@ -33,7 +32,7 @@ class VideoSet:
 
     def episode(self, index: int) -> Episode:
         rng = np.random.default_rng((self.seed, index))
-        return sample_long_episode(rng, self.num_frames, "train", self.num_events)
+        return sample_episode(rng, self.num_frames, "train", self.num_events)
 
 
 #: How often each kind is asked: those that take longest to learn, most. "story" is asked in training alone.
@@ -189,7 +188,7 @@ class QuestionBatches:
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
         #: The kinds and their shares for each turn.
-        self.turns = [kind_shares(kinds or dict.fromkeys(ALL_KINDS, 1.0)), *[kind_shares(later_kinds)] * (turns - 1)]
+        self.turns = [kind_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[kind_shares(later_kinds)] * (turns - 1)]
 
     def draw(
         self, rng: np.random.Generator, size: int, later_cones: bool = False

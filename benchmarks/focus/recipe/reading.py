@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dynfocus.eval.synthetic.long_videos import sample_long_episode
 from dynfocus.eval.synthetic.questions import Question
-from dynfocus.eval.synthetic.world import Episode
+from dynfocus.eval.synthetic.world import Episode, sample_episode
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 
@@ -134,7 +133,7 @@ def draw_chats(rng: np.random.Generator, reader: Reader) -> tuple[list[Episode],
     episodes: list[Episode] = []
     turns, keys = [], []
     while len(episodes) < reader.batch_size:
-        episode = sample_long_episode(rng, reader.num_frames, "train", reader.num_events)
+        episode = sample_episode(rng, reader.num_frames, "train", reader.num_events)
         key_frames = np.sort(rng.permutation(reader.num_frames)[:num_key])
         questions = answerable(draw_questions(episode, rng, kinds), set(key_frames.tolist()))
         if questions:

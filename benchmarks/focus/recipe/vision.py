@@ -16,14 +16,13 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGIT_PITCH, NUMBER_OFFSET, SHAPE_DIAMETER
-from dynfocus.eval.synthetic.long_videos import NUM_DIGITS
-from dynfocus.eval.synthetic.world import COLORS, DIGIT_PLACES, SHAPES, sample_single_frames
+from dynfocus.eval.synthetic.world import COLORS, DIGIT_PLACES, NUM_DIGITS, SHAPES, sample_single_frames
 
 from .progress import learning_rate_at, load_progress, save_progress
 
 IMAGE_SIZE = 64
 #: What a frame shows, by the number of possibilities.
-NAMES = {"color": len(COLORS), "shape": len(SHAPES), **dict.fromkeys(DIGIT_PLACES[-NUM_DIGITS:], 10)}
+NAMES = {"color": len(COLORS), "shape": len(SHAPES), **dict.fromkeys(DIGIT_PLACES, 10)}
 #: What a patch can tell: the color and shape of the object it lies on, the digit and its place if there is one.
 PATCH_HEADS = {"color": len(COLORS), "shape": len(SHAPES), "digit": 10, "place": NUM_DIGITS + 1, "object": 2}
 #: Radius of the patches that lie on an object, as a part of the frame's side.
@@ -64,7 +63,7 @@ def degrade(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def make_frames(seed: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Labelled training frames of 64×64 pixels."""
     rng = np.random.default_rng(seed)
-    frames, labels = sample_single_frames(rng, count, size=2 * IMAGE_SIZE, digits=NUM_DIGITS)
+    frames, labels = sample_single_frames(rng, count, size=2 * IMAGE_SIZE)
     return degrade(frames, rng), labels
 
 
@@ -96,7 +95,7 @@ def patch_labels(labels: dict[str, torch.Tensor], side: int = 8) -> dict[str, to
     pitch = DIGIT_PITCH * DIGIT_CELL
     place = ((right - x) / pitch + NUM_DIGITS / 2).floor().long()
     on_digit = (place >= 0) & (place < NUM_DIGITS) & ((down - number_y).abs() < 4 * DIGIT_CELL) & present
-    digits = torch.stack([labels[name] for name in DIGIT_PLACES[-NUM_DIGITS:]], 1)
+    digits = torch.stack([labels[name] for name in DIGIT_PLACES], 1)
     return {
         "color": labels["color"][:, None].where(on_object, -100),
         "shape": labels["shape"][:, None].where(on_object, -100),

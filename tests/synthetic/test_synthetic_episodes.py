@@ -1,4 +1,4 @@
-"""The long videos of the focus benchmark: many short events with three digits, some of which return."""
+"""Episodes of the synthetic world: many short events with three digits, some of which return."""
 
 import collections
 import itertools
@@ -11,14 +11,13 @@ from synthetic_viewer import answer_from_frames, read_color, read_number, witnes
 
 from dynfocus.eval.synthetic import COLORS, HELD_OUT, SHAPES, render
 from dynfocus.eval.synthetic.builder import make_recipe
-from dynfocus.eval.synthetic.long_videos import events_for, sample_long_episode
-from dynfocus.eval.synthetic.questions import ALL_KINDS, make_questions
-from dynfocus.eval.synthetic.world import sample_episode, truth_table
+from dynfocus.eval.synthetic.questions import KINDS, make_questions
+from dynfocus.eval.synthetic.world import events_for, sample_episode, sample_single_frames, truth_table
 
 
 def episodes(count, num_frames=128, split="test", seed=0):
     rng = np.random.default_rng(seed)
-    return [sample_long_episode(rng, num_frames, split) for _ in range(count)]
+    return [sample_episode(rng, num_frames, split) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("num_frames", "fewest", "most"), [(32, 5, 10), (128, 10, 20), (512, 20, 40)])
@@ -33,6 +32,9 @@ def test_events_are_short_and_many(num_frames, fewest, most, split):
             # Where they would not all fit, events are shorter.
             assert 1 <= len(event.frames) <= 4 and 100 <= event.number <= 999
             assert split == "test" or (event.color, event.shape) not in HELD_OUT
+            for time in np.linspace(event.start, event.visible_end, 7):
+                assert all(0.33 <= place <= 0.67 for place in event.position(time))
+        assert episode.events[0].start >= 0 and episode.events[-1].visible_end <= episode.num_frames
         assert all(a.visible_end < b.start for a, b in itertools.pairwise(episode.events))
     assert len(numbers) > 3
 
@@ -58,6 +60,17 @@ def test_training_never_shows_what_is_held_out_and_test_does():
     assert shown("test") >= HELD_OUT
     grounds = [{g.texture for e in episodes(80, split=split) for g in e.grounds} for split in ("train", "test")]
     assert not grounds[0] & grounds[1]
+    _, labels = sample_single_frames(np.random.default_rng(0), 600)
+    present = labels["present"] == 1
+    frame_pairs = {
+        (list(COLORS)[color], SHAPES[shape])
+        for color, shape in zip(labels["color"][present], labels["shape"][present], strict=True)
+    }
+    assert len(frame_pairs) > 50 and not HELD_OUT & frame_pairs
+    # Nor is training asked about them.
+    rng = np.random.default_rng(1)
+    asked = {q.question for e in episodes(60, split="train") for q in make_questions(e, rng, 2, ["existence"])}
+    assert not [text for text in asked for color, shape in HELD_OUT if f"{color} {shape}" in text]
 
 
 def test_pixels_show_what_the_truth_table_says():
@@ -65,7 +78,7 @@ def test_pixels_show_what_the_truth_table_says():
     for episode in episodes(4, 32):
         for frame, truth in zip(render(episode, 128), truth_table(episode), strict=True):
             if truth is not None:
-                assert read_number(frame, truth.x, truth.y, digits=3) == truth.number
+                assert read_number(frame, truth.x, truth.y) == truth.number
                 assert read_color(frame, truth.x, truth.y) == truth.color
                 read += 1
     assert read > 40
@@ -77,18 +90,18 @@ def test_answers_follow_from_the_frames(num_frames, split):
     kinds, repeats = collections.Counter(), 0
     for episode in episodes(80, num_frames, split):
         seen, table = witnessed_events(episode), truth_table(episode)
-        for question in make_questions(episode, rng, 2, ALL_KINDS):
+        for question in make_questions(episode, rng, 2, KINDS):
             assert answer_from_frames(question.question, seen) == question.answer, (question, seen)
             kinds[question.kind] += 1
             repeats += question.question.startswith(("How often", "How many times"))
             names = {f"{table[frame].color} {table[frame].shape}" for frame in question.frames}
             assert names == {episode.events[index].name for index in question.event_ids}
-    assert kinds.keys() == set(ALL_KINDS) and min(kinds.values()) > 100 and repeats > 10
+    assert kinds.keys() == set(KINDS) and min(kinds.values()) > 100 and repeats > 10
 
 
 def blind_accuracy(num_frames, count):
     """By kind, of always giving the most frequent answer to a question of the same pattern."""
-    recipe = make_recipe(11, num_frames, style="long")
+    recipe = make_recipe(11, num_frames)
     answers = collections.defaultdict(collections.Counter)
     for index in range(count):
         for question in recipe.draw(index)[1]:
@@ -108,7 +121,7 @@ def blind_accuracy(num_frames, count):
 @pytest.mark.parametrize("num_frames", [32, 128])
 def test_without_the_video_answers_cannot_be_guessed(num_frames):
     found = blind_accuracy(num_frames, 300)
-    assert found.keys() == set(ALL_KINDS)
+    assert found.keys() == set(KINDS)
     assert found.pop("existence") < 0.58
     assert max(found.values()) < 0.36, found
 
@@ -127,17 +140,13 @@ def test_absent_and_returning_objects_are_counted():
 def test_a_kind_with_nothing_to_ask_is_left_out():
     episode = sample_episode(np.random.default_rng(0), num_frames=6, num_events=(2, 2))
     assert make_questions(episode, np.random.default_rng(0), 1, ["locating"]) == []
-    with pytest.raises(ValueError, match="digits is 4"):
-        sample_episode(np.random.default_rng(0), digits=4)
 
 
 def test_labels_of_patches_say_what_lies_there():
     """Of each patch's own pixels: digits are bright on dark, objects have their color."""
     from recipe.vision import patch_labels
 
-    from dynfocus.eval.synthetic.world import sample_single_frames
-
-    frames, labels = sample_single_frames(np.random.default_rng(0), 200, size=64, digits=3)
+    frames, labels = sample_single_frames(np.random.default_rng(0), 200, size=64)
     found = patch_labels({name: torch.from_numpy(values) for name, values in labels.items()})
     pixels = torch.from_numpy(frames).unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2)  # (N, patches, 3, 8, 8)
     place, digit = found["place"], found["digit"]
