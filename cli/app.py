@@ -37,11 +37,13 @@ from .options import (
     Split,
     TokensOption,
     Truncated,
+    TruncatedOption,
     TrustOption,
     VerboseOption,
     VideoArgument,
 )
-from .terminal import user_errors
+from .terminal import UserError, print_error, user_errors
+from .wording import looks_like_option
 
 app = typer.Typer(
     help="Video question answering that looks closely only at the frames that matter for the question.",
@@ -84,7 +86,9 @@ def _command(
 @app.command(epilog=ASK_EXAMPLES)
 def ask(
     video: VideoArgument,
-    question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
+    question: Annotated[
+        list[str], typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)
+    ],
     model: ModelOption = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw events, scores and key frames along the time axis into this file.")
@@ -97,6 +101,7 @@ def ask(
     fps: FpsOption = None,
     max_frames: FramesOption = None,
     max_new_tokens: AnswerOption = 64,
+    on_truncated: TruncatedOption = Truncated.error,
     decoder: DecoderOption = Decoder.auto,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -111,7 +116,8 @@ def ask(
         command.run(
             command.Request(
                 video=video,
-                question=question,
+                # Its words, where it is not quoted.
+                question=" ".join(question),
                 model=model,
                 plot=plot,
                 as_json=as_json,
@@ -120,6 +126,7 @@ def ask(
                     "fps": fps,
                     "max_frames": max_frames,
                     "decoder": decoder.value,
+                    "on_truncated": on_truncated.value,
                 },
                 rule=rule,
                 adoption={"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
@@ -144,6 +151,7 @@ def chat(
     fps: FpsOption = None,
     max_frames: FramesOption = None,
     max_new_tokens: AnswerOption = 64,
+    on_truncated: TruncatedOption = Truncated.error,
     decoder: DecoderOption = Decoder.auto,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -165,6 +173,7 @@ def chat(
                     "fps": fps,
                     "max_frames": max_frames,
                     "decoder": decoder.value,
+                    "on_truncated": on_truncated.value,
                 },
                 rule=rule,
                 adoption={"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
@@ -192,9 +201,7 @@ def encode(
     max_frames: FramesOption = None,
     key_frames: Annotated[bool, typer.Option("--key-frames", help="Look at the codec's key frames instead.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Keep features in half precision (float16).")] = False,
-    on_truncated: Annotated[
-        Truncated, typer.Option(help="For a file that is cut off: an error, or a warning and what can be read.")
-    ] = Truncated.error,
+    on_truncated: TruncatedOption = Truncated.error,
     force: Annotated[bool, typer.Option("--force", help="Overwrite another state.")] = False,
     dual_encoder: DualEncoderOption = None,
     decoder: DecoderOption = Decoder.auto,
@@ -236,7 +243,7 @@ def encode(
 @app.command(epilog=FIND_EXAMPLES)
 def find(
     video: VideoArgument,
-    text: Annotated[str, typer.Argument(help="What is to be seen.", show_default=False)],
+    text: Annotated[list[str], typer.Argument(metavar="TEXT", help="What is to be seen.", show_default=False)],
     top: Annotated[int, typer.Option(min=1, help="How many moments.")] = 5,
     clips: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a clip of each moment into this folder.")
@@ -263,7 +270,7 @@ def find(
         command.run(
             command.Request(
                 video=video,
-                text=text,
+                text=" ".join(text),
                 top=top,
                 clips=clips,
                 dual_encoder=dual_encoder,
@@ -471,6 +478,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Where a terminal cannot show a character, it shows another one, and the answer is not lost.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if (name := looks_like_option(sys.argv[1:])) is not None:
+        print_error(UserError(f"{name}: a name that begins with a dash is taken for an option; write ./{name}."))
+        raise SystemExit(2)
     app(prog_name="dynfocus")
 
 

@@ -14,22 +14,17 @@ from rich.console import Console
 
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 
+from . import wording
+from .checks import check_is_file, check_sampling, rate_note
 from .loading import load_pipeline
 from .report import print_report
 from .states import check_made_by, is_state, load_state, video_of_state
-from .terminal import UserError, quiet, spinner
+from .terminal import UserError, print_note, quiet, shown_warnings, spinner
 
 _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 _PLOT_DPI = 150
 _ADDRESS = re.compile(r"\s*(data:|[A-Za-z][A-Za-z0-9+.-]+://)", re.IGNORECASE)
 _THUMBNAIL_PIXELS = 256  # of the shorter side
-
-_IN_OPTIONS = {
-    "`max_visual_tokens=": "`--max-visual-tokens ",
-    "use decoder='auto'": "use --decoder auto",
-    " on_truncated='warn' reads these.": "",
-    ", or give a short one as `question=` next to a long prompt": "",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +34,7 @@ class Setup:
 
     Args:
         video: a video file, its URL, or a state's file.
-        sampling: `fps`, `max_frames`, `max_visual_tokens` and `decoder`.
+        sampling: `fps`, `max_frames`, `max_visual_tokens`, `decoder` and `on_truncated`.
         rule: of choice, by its name.
         adoption: `dual_encoder` and `coarse`, of a stock model.
     """
@@ -94,8 +89,10 @@ def run(request: Request) -> None:
         if request.plot is not None:
             film, hidden = (request.video, "") if state is None else video_of_state(state, request.video)
             draw(result, request.plot, film, request.sampling["decoder"])
+    if note := rate_note(result["frame_times"], request.sampling["fps"]):
+        print_note(note)
     if request.as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     console = Console(highlight=False)
     print_report(console, result)
@@ -112,12 +109,11 @@ def check_setup(setup: Setup) -> None:
             find_rule(setup.rule)
         except ValueError as error:
             raise UserError(f"--rule {setup.rule}: {error}") from error
-    for name in ("fps", "max_frames", "max_visual_tokens"):
+    check_sampling(setup.sampling)
+    for name in ("fps", "max_frames"):
         value = setup.sampling[name]
         option = f"--{name.replace('_', '-')}"
-        if value is not None and not value > 0:
-            raise UserError(f"{option} {value}: must be above 0.")
-        if value is not None and name != "max_visual_tokens" and is_state(setup.video):
+        if value is not None and is_state(setup.video):
             raise UserError(
                 f"{option} {value}: the frames of {setup.video} are chosen already; encode the video again with "
                 f"`dynfocus encode {option} {value}`."
@@ -126,8 +122,11 @@ def check_setup(setup: Setup) -> None:
 
 
 def check_video(video: str, kind: str = "video file") -> None:
-    """Raises a `UserError` for a path at which there is nothing; addresses are for the library to judge."""
-    if _ADDRESS.match(video) or os.path.lexists(video):
+    """Raises a `UserError` for a path at which there is no file; addresses are for the library to judge."""
+    if _ADDRESS.match(video):
+        return
+    check_is_file(video)
+    if os.path.lexists(video):
         return
     from dynfocus.processing.reading.sources import existing_path
 
@@ -169,7 +168,8 @@ def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]
     with in_options():
         with spinner("Reading the video" if isinstance(video, str) else "Reading the question"):
             settings = sampling if isinstance(video, str) else setup.budget
-            prepared = video_qa.prepare({"video": video, "question": question}, **settings)
+            with shown_warnings():
+                prepared = video_qa.prepare({"video": video, "question": question}, **settings)
         with spinner("Looking and answering"):
             (found,) = video_qa.answer([prepared], rule=setup.rule, max_new_tokens=setup.max_new_tokens)
     return found.as_dict()
@@ -182,11 +182,10 @@ def in_options() -> Iterator[None]:
 
     try:
         yield
-    except ValueError as error:
-        message = str(error)
-        for python, option in _IN_OPTIONS.items():
-            message = message.replace(python, option)
-        raise UserError(message) from error
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(wording.in_options(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             "The device's memory is full: look at fewer frames (--max-frames), spend fewer tokens "

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from .ask import Setup, answer, check_plot, check_setup, draw, in_options, open_pipeline, plot_line, shown_name
+from .checks import rate_note
 from .encode import encoding_bar
 from .report import print_report
 from .states import STATE_ENDING, check_made_by, is_state, load_state, video_of_state
-from .terminal import UserError, print_error, quiet, spinner
+from .terminal import UserError, print_error, print_note, quiet, shown_warnings, spinner
 from .times import clock_time
 
 _PROMPT = "? "
@@ -73,6 +74,9 @@ class Chat:
         (count,) = self.state.num_frames
         end = "" if self.state.frame_times is None else f" up to {clock_time(float(self.state.frame_times[0, -1]))}"
         self._say(f"{shown_name(self.setup.video)}: {count} frames{end}, ready after {seconds:.1f} s.")
+        times = [] if self.state.frame_times is None else self.state.frame_times[0].tolist()
+        if note := rate_note(times, self.setup.sampling["fps"]):
+            print_note(note)
         self._say("Each question stands by itself; /help lists the commands.")
 
     def reply(self, line: str) -> bool:
@@ -152,9 +156,9 @@ class Chat:
 
 
 def _encoded(pipe: Any, setup: Setup) -> Any:
-    names = ("fps", "max_frames", "decoder")
+    names = ("fps", "max_frames", "decoder", "on_truncated")
     sampling = {name: setup.sampling[name] for name in names if setup.sampling[name] is not None}
-    with encoding_bar() as report, in_options():
+    with encoding_bar() as report, in_options(), shown_warnings():
         return pipe.encode_video(setup.video, progress=report, **sampling)
 
 

@@ -1,7 +1,6 @@
 """`dynfocus encode`: a video to its state, which is asked later."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,18 +15,12 @@ from rich.text import Text
 from dynfocus.checkpoints import embedded_model
 
 from .ask import check_video
+from .checks import check_sampling, rate_note
 from .loading import load_pipeline
 from .states import STATE_ENDING, is_state
-from .terminal import UserError, one_sentence, quiet, spinner
+from .terminal import UserError, print_note, quiet, shown_warnings, spinner
 from .times import clock_time, counted
-
-_IN_OPTIONS = {
-    "use decoder='auto'": "use --decoder auto",
-    "on_truncated='warn'": "--on-truncated warn",
-    "sampling='key_frames'": "--key-frames",
-    "leave out fps and num_frames (max_frames limits": "leave out --fps and --num-frames (--max-frames limits",
-    "the same call goes on": "the same command goes on",
-}
+from .wording import in_options
 
 
 @dataclass(frozen=True)
@@ -55,9 +48,7 @@ def run(request: Request) -> None:
     err = Console(stderr=True, soft_wrap=True, highlight=False)
     options = {name: value for name, value in request.sampling.items() if value is not None}
     try:
-        with quiet(request.verbose), warnings.catch_warnings(record=True) as noted:
-            # The videos' own warnings are for the user, however quiet the libraries are kept.
-            warnings.simplefilter("always", UserWarning)
+        with quiet(request.verbose):
             with spinner("Loading the model"):
                 pipe = load_pipeline(
                     model,
@@ -67,19 +58,19 @@ def run(request: Request) -> None:
                     request.trust_remote_code,
                     request.adoption,
                 )
-            noted.clear()
             found = None if request.force else _finished(pipe, request, options)
             if found is None:
-                with encoding_bar() as report:
+                with shown_warnings(), encoding_bar() as report:
                     state = _encode(pipe, request, options, report)
     except KeyboardInterrupt as stopped:
-        message = _in_options(str(stopped)) or "stopped before the first frame was encoded."
+        message = in_options(str(stopped)) or "stopped before the first frame was encoded."
         err.print(Text(message[0].upper() + message[1:]))
         raise typer.Exit(130) from None
     except (ValueError, OSError) as error:
-        raise UserError(_in_options(str(error))) from error
-    for message in dict.fromkeys(one_sentence(str(warning.message)) for warning in noted):
-        err.print(Text.assemble(("warning: ", "bold yellow"), _in_options(message)))
+        raise UserError(in_options(str(error))) from error
+    times = [] if found or state.frame_times is None else state.frame_times[0].tolist()
+    if note := rate_note(times, request.sampling["fps"]):
+        print_note(note)
     if found is not None:
         print(f"{request.out} was finished before, with the same settings: {_facts(found, request.out)}.")
     else:
@@ -88,10 +79,7 @@ def run(request: Request) -> None:
 
 def _check(request: Request) -> None:
     """What can be known to be wrong before the model is loaded."""
-    for name in ("fps", "num_frames", "max_frames"):
-        value = request.sampling[name]
-        if value is not None and not value > 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0.")
+    check_sampling(request.sampling)
     check_video(request.video)
     if request.out.is_dir():
         raise UserError(f"--out {request.out}: is a folder; name a file.")
@@ -173,13 +161,6 @@ def _facts(state: Any, path: Path) -> str:
     duration = state.sampling.get("duration") if state.sampling else None
     of_video = "" if duration is None else f" of {clock_time(duration)}"
     return f"{counted(state.num_frames[0], 'frame')}{of_video}, {path.stat().st_size / 1e6:.1f} MB"
-
-
-def _in_options(message: str) -> str:
-    """A message of the library, in the words of the command."""
-    for python, option in _IN_OPTIONS.items():
-        message = message.replace(python, option)
-    return message
 
 
 __all__ = ["Request", "encoding_bar", "run"]

@@ -56,6 +56,9 @@ FpsOption = Annotated[
 FramesOption = Annotated[
     int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
 ]
+TruncatedOption = Annotated[
+    Truncated, typer.Option(help="For a file that is cut off: an error, or a warning and what can be read.")
+]
 RuleOption = Annotated[
     str | None,
     typer.Option(
@@ -106,6 +109,7 @@ __all__ = [
     "Split",
     "TokensOption",
     "Truncated",
+    "TruncatedOption",
     "TrustOption",
     "VerboseOption",
     "VideoArgument",

@@ -12,6 +12,9 @@ from threading import Lock, Timer
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from .wording import in_options, of_the_system
 
 _PATIENCE = 1.0  # seconds
 
@@ -39,13 +42,30 @@ def print_error(error: Exception, verbose: bool = False) -> None:
         traceback.print_exception(error)
     console = Console(stderr=True)
     console.print("error:", style="bold red", end=" ")
-    console.print(one_sentence(str(error)) or type(error).__name__, markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        of_the_system(one_sentence(str(error))) or type(error).__name__, markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def one_sentence(message: str) -> str:
     """The first paragraph of a message, on one line."""
     lines = message.strip().split("\n\n")[0].splitlines()
     return " ".join(line.strip() for line in lines)
+
+
+def print_note(text: str, kind: str = "note") -> None:
+    """One sentence on stderr that is no error."""
+    Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", "bold yellow"), text), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def shown_warnings() -> Iterator[None]:
+    """The warnings about a video are for the user, however quiet the libraries are kept."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for message in dict.fromkeys(one_sentence(str(warning.message)) for warning in noted):
+        print_note(in_options(message), "warning")
 
 
 @contextlib.contextmanager
@@ -105,4 +125,13 @@ def quiet(verbose: bool = False) -> Iterator[None]:
             enable_progress_bars()
 
 
-__all__ = ["UserError", "one_sentence", "print_error", "quiet", "spinner", "user_errors"]
+__all__ = [
+    "UserError",
+    "one_sentence",
+    "print_error",
+    "print_note",
+    "quiet",
+    "shown_warnings",
+    "spinner",
+    "user_errors",
+]

@@ -1,6 +1,7 @@
 """Draws an answer along the time axis of its video: key frames, event scores, events."""
 
 import textwrap
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -27,6 +28,10 @@ _LABEL_HEIGHT, _ROW_GAP = 0.22, 0.06
 _LARGEST_THUMBNAIL = (1.75, 1.45)  # width, height
 _ONE_ROW = 7
 _FILL = 0.88  # of the way from a thumbnail's centre to the next one's in its row, the part that it covers
+
+#: Of the answer: size in points, letters of a line, and the longest answer set like that.
+_ANSWER_SIZES = ((26, 46, 40), (16, 76, 300), (12, 102, float("inf")))
+_QUESTION_LINES = 6
 
 _COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f")
 _INK, _FAINT, _LINE = "#1f2430", "#6b7280", "#d5d9e0"
@@ -183,11 +188,14 @@ def _best(key_frames: Sequence[Mapping[str, Any]], count: int) -> list[int]:
 def _heading(result: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], float]]:
     """Lines of the heading: text, how it is set, and the height it takes."""
     lines: list[tuple[str, dict[str, Any], float]] = []
-    for line in textwrap.wrap(str(result.get("question") or ""), 90, max_lines=2, placeholder=" …"):
+    for line in _wrapped(str(result.get("question") or ""), 90)[:_QUESTION_LINES]:
         lines.append((line, {"size": 15, "color": _INK}, 0.32))
-    answer = textwrap.shorten(str(result["answer"]), 110, placeholder=" …") or "(no answer)"
-    size = 26 if len(answer) <= 36 else 16
-    lines.append((answer, {"size": size, "weight": "bold", "color": _INK}, 0.15 + size / 72))
+    answer = " ".join(str(result["answer"]).split()) or "(no answer)"
+    size, width = next((size, width) for size, width, longest in _ANSWER_SIZES if len(answer) <= longest)
+    for line in _wrapped(answer, width):
+        lines.append((line, {"size": size, "weight": "bold", "color": _INK}, 0.06 + 1.15 * size / 72))
+    text, style, height = lines[-1]
+    lines[-1] = (text, style, height + 0.1)
     spent, dense = result["num_visual_tokens"], result["num_dense_tokens"]
     facts = [
         f"score {result['score']:.2f}",
@@ -197,6 +205,12 @@ def _heading(result: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], float
     ]
     lines.append(("   ·   ".join(facts), {"size": 10.5, "color": _FAINT}, 0.42))
     return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of `width` Latin letters at most; those of East Asian scripts are twice as wide."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return textwrap.wrap(text, width // 2 if 2 * wide > len(text) else width)
 
 
 def _draw_heading(figure: Figure, heading: list[tuple[str, dict[str, Any], float]], height: float) -> None:

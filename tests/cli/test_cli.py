@@ -119,7 +119,12 @@ def test_question_is_no_markup(ask):
         (["--device", "quantum"], "--device quantum: is not a device such as"),
         (["--device", "meta"], "computes nothing"),
         (["--max-visual-tokens", "39"], "--max-visual-tokens 39` is too small"),
-        (["--max-visual-tokens", "0"], "--max-visual-tokens 0: must be above 0"),
+        (["--max-visual-tokens", "0"], "--max-visual-tokens 0` is too small: one key frame and one rod group cost 38"),
+        (
+            ["--max-visual-tokens", "-3"],
+            "--max-visual-tokens -3` is too small: one key frame and one rod group cost 38",
+        ),
+        (["--fps", "inf"], "--fps inf: must be finite"),
         (["--fps", "-1"], "--fps -1.0: must be above 0"),
         (["--fps", "nan"], "--fps nan: must be above 0"),
         (["--max-frames", "0"], "--max-frames 0: must be above 0"),

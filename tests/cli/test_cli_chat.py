@@ -86,7 +86,7 @@ def same(found, expected):
 
 def test_a_state_in_place_of_the_video(ask, state, film, monkeypatch):
     expected = json.loads(ask(film, "--json").stdout)
-    from dynfocus import vision_tower
+    from dynfocus.towers import vision_tower
 
     monkeypatch.setattr(vision_tower.VisionTower, "forward", lambda *_: pytest.fail("the tower ran"))
     monkeypatch.setattr("dynfocus.processing.reading.index.build_index", lambda *_: pytest.fail("a video was read"))
@@ -270,7 +270,7 @@ def test_chat_over_a_pipe(model, state, tmp_path):
         assert process.wait() == 0
     assert out.endswith(" s\n") and "? no?\n" in out
     err = streams["stderr"].read_text()
-    assert err.startswith("error: The question has") and err.count("\n") == 1
+    assert err.startswith("error: The question is too long") and err.count("\n") == 1
 
 
 def test_chat_at_a_terminal(model, state):
