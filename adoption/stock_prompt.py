@@ -35,6 +35,7 @@ class StockPrompt:
         self.placeholder = placeholder_pattern(processor)
         self.run = re.compile(f"(?:{self.placeholder.pattern})+")
         self._probes: dict[tuple[int, int], dict[str, Any]] = {}
+        self._last: tuple[Any, tuple[int, int]] | None = None
 
     def time_word(self, times: Sequence[float]) -> str:
         """What is written before a frame by us: nothing, or its time."""
@@ -48,28 +49,36 @@ class StockPrompt:
             times: for each picture its time in seconds; two where the tower merges pairs.
             duration: of the whole video in seconds.
         """
-        processor, family = self.processor, self.family
-        if family.layout == "images":
-            stock = processor.replace_image_token(self._probe(), 0)
-            return "".join(self.time_word(time) + stock for time in times)
-        if family.layout == "blocks":
-            texts: dict[tuple[float, ...], str] = {}
-            for time in times if family.times else times[:1]:
-                if time not in texts:
-                    metadata = time_metadata(time, duration)
-                    texts[time] = processor.replace_video_token({**self._probe(), "video_metadata": [metadata]}, 0)
-            first = texts[times[0]] if times else ""
-            return family.joint.join(self.time_word(time) + texts.get(time, first) for time in times)
+        if self.family.layout == "video":
+            return self._one_video(len(times), times, duration)
+        return self.family.joint.join(self._pictures_alone(times, duration))
+
+    def _pictures_alone(self, times: Sequence[tuple[float, ...]], duration: float) -> list[str]:
+        """What stands for each picture, where each is written by itself."""
+        processor, probe = self.processor, self._probe()
+        if self.family.layout == "images":
+            stock = [processor.replace_image_token(probe, 0)] * len(times)
+        elif self.family.times:
+            stock = [
+                processor.replace_video_token({**probe, "video_metadata": [time_metadata(time, duration)]}, 0)
+                for time in times
+            ]
+        else:
+            stock = [processor.replace_video_token(probe, 0)] * len(times)
+        return [self.time_word(time) + text for time, text in zip(times, stock, strict=True)]
+
+    def _one_video(self, num_pictures: int, times: Sequence[tuple[float, ...]], duration: float) -> str:
+        """What stands for one stock video; where it writes times, those of the first pictures may be enough."""
         probe = {
-            name: value.expand(-1, len(times), *[-1] * (value.ndim - 2))
+            name: value.expand(-1, num_pictures, *[-1] * (value.ndim - 2))
             if torch.is_tensor(value) and value.ndim == 5
             else value
             for name, value in self._probe().items()
         }
         if "video_grids" in probe:  # Molmo 2
-            probe["video_grids"] = torch.cat([torch.tensor([[len(times)]]), probe["video_grids"][:, 1:]], 1)
+            probe["video_grids"] = torch.cat([torch.tensor([[num_pictures]]), probe["video_grids"][:, 1:]], 1)
         probe["video_metadata"] = [time_metadata([time[0] for time in times], duration)]
-        return processor.replace_video_token(probe, 0)
+        return self.processor.replace_video_token(probe, 0)
 
     def picture_tokens(self) -> int:
         """Visual tokens of one picture, where all cost the same."""
@@ -86,21 +95,31 @@ class StockPrompt:
         Returns:
             Tokens of words and marks around one picture, and of those around the whole video, at most.
         """
-        shown = times if self.family.times else times[:most]
-        inner = {(True, piece, True) for piece in self.run.split(self.text(shown, duration))[1:-1]}
+        given = (list(times), duration, most)
+        if self._last is None or self._last[0] != given:
+            self._last = (given, self._word_prices(*given))
+        return self._last[1]
+
+    def _word_prices(self, times: list[tuple[float, ...]], duration: float, most: int) -> tuple[int, int]:
+        has_times = self.family.times is not None or self.time_words
+        if not has_times:
+            times = times[:most]
         if self.family.layout == "video":
+            pieces = self.run.split(self.text(times, duration))
+            beside, last = set(pieces[1:-1]), {pieces[-1]}
             # What stands ahead of the first picture may name their number.
-            counts = range(1, min(most, len(times)) + 1)
-            ends = [self.text([time] * n, duration) for n in counts for time in (times[0], times[-1])]
+            counts = range(1, min(most, len(times)) + 1) if has_times else (1,)
+            ends = (times[:1], times[-1:])
+            first = {self.run.split(self._one_video(n, end, duration))[0] for n in counts for end in ends}
         else:
-            ends = [self.text([time], duration) for time in (times if self.family.times else times[:1])]
-        split = [self.run.split(text) for text in ends]
-        beside = max(self._tokens_of(inner or {(True, "", True)}))
-        first = max(self._tokens_of({(False, pieces[0], True) for pieces in split}))
-        last = max(self._tokens_of({(True, pieces[-1], False) for pieces in split}))
+            alone = [self.run.split(text) for text in self._pictures_alone(times, duration)]
+            first, last = {head for head, _ in alone}, {tail for _, tail in alone}
+            beside = {alone[i][1] + self.family.joint + alone[i + 1][0] for i in range(len(alone) - 1)}
+        inner = self._most_tokens(beside or {""}, before=True, after=True)
+        outer = self._most_tokens(first, after=True) + self._most_tokens(last, before=True)
         # A visual token of no picture: the newline of LLaVA-OneVision at a video's end.
         tail = self._placeholders_of(1) - self.picture_tokens() if self.family.layout == "video" else 0
-        return beside, max(0, first + last - beside) + tail
+        return inner, max(0, outer - inner) + tail
 
     def words(self, times: Sequence[tuple[float, ...]], duration: float) -> list[str]:
         """The plain words before each picture and after the last, without marks; what a chat template and the stock
@@ -119,14 +138,14 @@ class StockPrompt:
         _, mark, after = text.rpartition(self.processor.image_token)
         return after.partition(".")[0] if mark else ""
 
-    def _tokens_of(self, pieces: set[tuple[bool, str, bool]]) -> list[int]:
-        """Tokens of texts with a picture before and after them, or not: a text is cut differently at its ends."""
+    def _most_tokens(self, texts: set[str], before: bool = False, after: bool = False) -> int:
+        """Tokens of the longest of these texts, with a picture before or after it: a text is cut otherwise at its
+        ends."""
         mark = self.placeholder.search(self._text_of(1))
         filler = mark.group() if mark else ""
-        texts = [filler * before + text + filler * after for before, text, after in sorted(pieces)]
-        around = [before + after for before, _, after in sorted(pieces)]
-        ids = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [len(row) - n for row, n in zip(ids, around, strict=True)]
+        framed = [filler * before + text + filler * after for text in sorted(texts)]
+        ids = self.processor.tokenizer(framed, add_special_tokens=False)["input_ids"]
+        return max(map(len, ids)) - before - after
 
     def _placeholders_of(self, num_pictures: int) -> int:
         return len(self.placeholder.findall(self._text_of(num_pictures)))

@@ -380,6 +380,9 @@ def test_a_chat_for_a_server_has_frames_with_their_times():
 def test_times_in_words_of_ours_stand_before_their_frames_and_are_paid_for(name):
     video = VideoFrames.decoded(random_frames(40), np.arange(40) * 3.0)
     processor = focus(name, time_words=True, coarse="none")
+    # Later frames have longer words.
+    dear = processor.budget(video, range(30, 40)).key_price
+    assert dear == processor.budget(video, range(40)).key_price > processor.budget(video, range(4)).key_price
     limit = processor.plan(video, range(40)).num_visual_tokens // 3
     plan = processor.plan(video, range(40), limit)
     shown = processor.show(QUESTION, [ChosenFrames(video, range(0, plan.num_key_frames))])
