@@ -1,5 +1,6 @@
 """Settings of all tests, and what the tests of training start from."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -18,6 +19,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: collections of garbage, which benchmarks ask for, need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 # Imported where they are needed: most tests do not train.

@@ -42,7 +42,7 @@ class Forked:
 
     Args:
         entry (`str` or `Path`): `"module:function"`, which is called and whose result is the exit status; or a
-            script, which is run as one.
+            script, or a folder with a `__main__.py`, which is run as one.
         arguments: what follows on the command line.
         package (`bool`): whether the package and transformers are imported already. False where it cannot be
             imported, or variables are set that libraries read when they are imported (`HF_HOME`, `HF_ENDPOINT`).
@@ -129,8 +129,9 @@ def _run(words: list[str], environment: dict[str, str], folder: str | Path, stre
     tempfile.tempdir = None  # that of its own variables
     torch.set_num_threads(1)
     sys.argv = words
-    if words[0].endswith(".py"):
-        sys.path.insert(0, str(Path(words[0]).parent))
+    if Path(words[0]).exists():
+        if words[0].endswith(".py"):
+            sys.path.insert(0, str(Path(words[0]).parent))
         runpy.run_path(words[0], run_name="__main__")
     else:
         module, _, function = words[0].partition(":")

@@ -274,11 +274,11 @@ def test_wrong_frames_are_found_out(monkeypatch, folder):
 
 def test_it_encodes_long_videos(monkeypatch, folder, tmp_path, capsys):
     monkeypatch.setattr(long_video, "in_child", lambda function, *args: function(*args))
-    long_video.main(minutes="0.05,0.1", rounds=2, folder=folder, json_file=tmp_path / "out.json")
+    long_video.main(minutes="0.0333,0.0667", rounds=2, folder=folder, json_file=tmp_path / "out.json")
     printed = capsys.readouterr().out
     assert "goal: at most 10 % more and the state" in printed and "times the longer of reading" in printed
     found = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [one["frames"] for one in found.values()] == [3, 6]
+    assert [one["frames"] for one in found.values()] == [2, 4]
     for one in found.values():
         assert len(one["line"]) > 1 and one["peak"] >= one["before"] and one["state_bytes"] > 0
         assert len(one["asked"]) == 2 and len(one["decode_share"]) == 2

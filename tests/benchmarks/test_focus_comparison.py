@@ -2,15 +2,13 @@
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import run
 
 FOCUS = Path(__file__).parents[2] / "benchmarks" / "focus"
 
@@ -247,38 +245,61 @@ def test_goals_say_what_is_met(focus):
     assert not list(goals(lambda frames: {}, SIZES["full"]))
 
 
-def run(*words):
-    """Runs a script, and returns what it prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def compare(work, *options):
+    return run(FOCUS, "--work", work, "--size", "smoke", "--no-compile", "--seed", "1", *options)
 
 
-def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
-    """All rows with two steps each; then the tables of what they answered."""
-    start = (FOCUS, "--work", tmp_path, "--size", "smoke", "--no-compile", "--seed", "1")
-    run(*start, "--base-only")
-    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    assert {"vision.safetensors", "train16.safetensors", "base.safetensors"} <= written.keys()
-    run(*start)
-    assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in written.items())
-    rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*.json")}
-    assert len(rows) == 11
+def rows_in(work):
+    """What the rows answered, each of them both lengths of videos but for the one that keeps all tokens."""
+    rows = {path.stem: json.loads(path.read_text()) for path in (work / "rows").glob("*.json")}
     for row in rows.values():
         questions = {(one["frames"], len(one["records"]["kind"])) for one in row["answers"]}
         assert len(questions) == (1 if row["row"] == "dense" else 2)
         assert all(set(one["records"]["right"]) <= {0, 1} for one in row["answers"])
-    run(*start, "--checkpoint", tmp_path / "tiny")
-    assert {"model.safetensors", "config.json", "processor_config.json"} <= {
-        path.name for path in (tmp_path / "tiny").iterdir()
-    }
+    return rows
+
+
+def times_in(folder, pattern):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+def assert_saved(checkpoint):
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {"model.safetensors", "config.json", "processor_config.json"} <= names
+
+
+def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
+    start = ("--start", FOCUS / "shared_start.safetensors")
+    compare(tmp_path, *start, "--row", "dynfocus")
+    written = times_in(tmp_path, "**/*.*")
+    compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense", "--checkpoint", tmp_path / "tiny")
+    assert_saved(tmp_path / "tiny")
+    compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense")
+    assert rows_in(tmp_path).keys() == {"dynfocus-1", "dense-1"}
+    assert times_in(tmp_path, "**/*.*").items() >= written.items()
+
+
+def test_the_page_shows_the_answers_that_are_kept(tmp_path):
     page = tmp_path / "results.md"
-    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("8 frames", "16 frames", "goals")))
-    text = run(FOCUS / "table.py", "--rows", tmp_path / "rows", "--size", "smoke", "--docs", tmp_path)
-    assert text.count("| `rods_only` ") == 6 and len(list((tmp_path / "images").glob("*.png"))) == 8
-    assert all(line in page.read_text() for line in text.splitlines())
+    page.write_bytes((FOCUS.parents[1] / "docs" / "results.md").read_bytes())
+    text = run(FOCUS / "table.py", "--docs", tmp_path)
+    assert page.read_bytes() == (FOCUS.parents[1] / "docs" / "results.md").read_bytes()
+    assert text.count("| `rods_only` ") == 9 and len(list((tmp_path / "images").glob("*.png"))) == 12
+
+
+@pytest.mark.slow
+def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
+    """From nothing, all rows with two steps each; then the tables of what they answered."""
+    compare(tmp_path, "--base-only")
+    written = times_in(tmp_path, "*.safetensors")
+    assert {"vision.safetensors", "train16.safetensors", "base.safetensors"} <= written.keys()
+    compare(tmp_path)
+    assert times_in(tmp_path, "*.safetensors").items() >= written.items()
+    assert len(rows_in(tmp_path)) == 11
+    compare(tmp_path, "--checkpoint", tmp_path / "tiny")
+    assert_saved(tmp_path / "tiny")
+    text = run(FOCUS / "table.py", "--rows", tmp_path / "rows", "--size", "smoke")
+    assert text.count("| `rods_only` ") == 6
     # Of the goals, those that compare with dense have none at the longer of two lengths.
     assert len(re.findall("^- (met|MISSED): ", text, re.MULTILINE)) == 11
 
