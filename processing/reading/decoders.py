@@ -15,6 +15,8 @@ from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from .index import UNKNOWN, Orientation, PacketIndex, import_av, is_repeat, open_stream, plan_reading
 from .sources import VideoSource
@@ -26,13 +28,17 @@ _AUTOMATIC = ("pyav", "torchcodec")
 
 # What a jump costs besides decoding from the key frame on: the decoder's pipeline is drained and has to fill again.
 _SEEK_COST = 16.0
+_THUMBNAIL = 16
+# Other versions of FFmpeg turn YUV into slightly other RGB.
+_MOST_DIFFERENT = 32.0
 _MAX_THREADS = 8  # each of them holds full-size frames
 _TORCHCODEC_CHUNK = 4
 # Where a packet is always a whole frame, frames that no other frame refers to are parsed but not decoded unless they
 # are wanted, which saves about 40 % of the time.
 _DROPPABLE = {"h264", "hevc"}
-# FFmpeg's own bound on a packet of MPEG-4 that only says that nothing changes.
-_EMPTY_MPEG4_BYTES = 19
+# A picture of MPEG-4 that only says that nothing changes: a start code, its type, its time, and no more. One that is
+# coded has 14 bits more at least.
+_EMPTY_MPEG4_BYTES = 7
 
 Frames: TypeAlias = Iterator[tuple[int, np.ndarray]]
 
@@ -72,17 +78,24 @@ class PyAVDecoder:
         index: its packet index.
         skip_damaged: warn of packets that cannot be decoded and go on, instead of raising a `ValueError`.
         seek_cost: see `plan_reading`; None for the default.
+        thumbnails: give frames of 16 × 16 pixels, which is most of the way to know that they can be decoded.
     """
 
     name = "pyav"
 
     def __init__(
-        self, source: VideoSource, index: PacketIndex, skip_damaged: bool = False, seek_cost: float | None = None
+        self,
+        source: VideoSource,
+        index: PacketIndex,
+        skip_damaged: bool = False,
+        seek_cost: float | None = None,
+        thumbnails: bool = False,
     ) -> None:
         self._source, self._index, self._skip_damaged = source, index, skip_damaged
         self.picture = index.height, index.width
         self._seek_cost = _SEEK_COST if seek_cost is None else seek_cost
         self._warned = False
+        self._size = {"width": _THUMBNAIL, "height": _THUMBNAIL} if thumbnails else {}
         self._turned: tuple[float, Orientation] | None = None
         self._drops = index.codec in _DROPPABLE and ("mp4" in index.container or "matroska" in index.container)
         with open_stream(source) as (_, stream):
@@ -109,7 +122,9 @@ class PyAVDecoder:
                 rest = rest[len(targets) :]
         if len(rest):
             # After a jump, something is not as the index has it: read through what is left.
-            from_start = PyAVDecoder(self._source, self._index, self._skip_damaged, seek_cost=float("inf"))
+            from_start = PyAVDecoder(
+                self._source, self._index, self._skip_damaged, seek_cost=float("inf"), thumbnails=bool(self._size)
+            )
             yield from from_start.frames(rest[rest > newest])
 
     def _runs(self, wanted: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -256,7 +271,7 @@ class PyAVDecoder:
         if self._turned is None or self._turned[0] != frame.rotation:
             self._turned = frame.rotation, Orientation.of(frame)
         # A frame keeps the threads that convert it, and a forked process that frees the frame would wait for them.
-        return self._turned[1].apply(frame.to_ndarray(format="rgb24", threads=1))
+        return self._turned[1].apply(frame.to_ndarray(format="rgb24", threads=1, **self._size))
 
     def _moment(self, number: int) -> str:
         return f"at {self._index.times[number]:.2f} s" if number >= 0 else "in the middle"
@@ -270,6 +285,38 @@ class PyAVDecoder:
         if not self._warned:
             self._warned = True
             warnings.warn(f"{self._source.name}: {what}; what cannot be decoded is left out.", stacklevel=2)
+
+
+class ComparedDecoder:
+    """
+    Another decoder, whose frames are compared with small ones of PyAV's: it may not say that a file is damaged, or
+    give other frames then. This takes the time of decoding twice.
+    """
+
+    def __init__(self, other: VideoDecoder, source: VideoSource, index: PacketIndex, skip_damaged: bool) -> None:
+        self.name, self.picture = other.name, other.picture
+        self._other, self._source, self._index, self._skip_damaged = other, source, index, skip_damaged
+
+    def frames(self, wanted: np.ndarray) -> Frames:
+        try:
+            expected = dict(PyAVDecoder(self._source, self._index, thumbnails=True).frames(wanted))
+        except ValueError:
+            if not self._skip_damaged:
+                raise
+            raise ValueError(
+                f"{self._source.name}: is damaged, and {self.name} does not leave out what cannot be decoded; use "
+                "decoder='auto'."
+            ) from None
+        for number, array in self._other.frames(wanted):
+            pixels = torch.from_numpy(np.array(array)).permute(2, 0, 1).float()
+            small = functional.adaptive_avg_pool2d(pixels, _THUMBNAIL).permute(1, 2, 0).numpy()
+            if number not in expected or np.abs(small - expected[number]).mean() > _MOST_DIFFERENT:
+                moment = f"{self._index.times[number]:.2f} s"
+                raise ValueError(
+                    f"{self._source.name}: {self.name} gives another picture at {moment} than the file has there; use "
+                    "decoder='auto'."
+                )
+            yield number, array
 
 
 class DecordDecoder:
@@ -366,7 +413,10 @@ def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damage
         try:
             if candidate == "pyav":
                 return PyAVDecoder(source, index, skip_damaged)
-            return DecordDecoder(source, index) if candidate == "decord" else TorchcodecDecoder(source, index)
+            kind = DecordDecoder if candidate == "decord" else TorchcodecDecoder
+            other: VideoDecoder = kind(source, index)
+            # Without PyAV's decoder, nothing else is known of the pictures.
+            return ComparedDecoder(other, source, index, skip_damaged) if index.height else other
         except CannotDecode as error:
             reasons.append(str(error))
         except ImportError:

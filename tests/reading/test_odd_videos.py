@@ -1,6 +1,7 @@
 """Files that are joined, mirrored, estimated, still or damaged: right frames at true times, or one clear error."""
 
 import gc
+import importlib.util
 import multiprocessing
 import struct
 import warnings
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from videos import barcode_frames, read_barcode, write_video
 
-from dynfocus.processing.reading.decoders import PyAVDecoder
+from dynfocus.processing.reading.decoders import DecordDecoder, PyAVDecoder
 from dynfocus.processing.reading.index import build_index
 from dynfocus.processing.reading.sources import open_source
 from dynfocus.processing.reading.video_reading import read_video
@@ -203,6 +204,97 @@ def test_damaged_files_never_give_fewer_frames_without_a_word(tmp_path, name, se
                 read_video(_damaged(path, seed), fps=5.0, on_truncated="warn")
             except ValueError as error:
                 assert str(error).startswith("the video given as bytes: ") and "on_truncated" not in str(error)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("decord") is None, reason="decord has no wheel here")
+@pytest.mark.parametrize(("name", "settings"), [("a.mp4", {}), ("a.mkv", {"codec": "mpeg4"})])
+def test_decord_gives_what_pyav_gives_of_damaged_files_or_nothing(tmp_path, name, settings):
+    path = write_video(tmp_path / name, barcode_frames(36), **settings)
+    outcomes = []
+    for seed in range(16):
+        data = _damaged(path, seed)
+        try:
+            expected = read_video(data, num_frames=9)
+        except ValueError:
+            with pytest.raises(ValueError, match="the video given as bytes: "):
+                read_video(data, num_frames=9, decoder="decord")
+            outcomes.append("refused by both")
+            continue
+        try:
+            result = read_video(data, num_frames=9, decoder="decord")
+        except ValueError as error:
+            assert "use decoder='auto'" in str(error) or "decord fails at frame" in str(error)
+            outcomes.append("refused by decord")
+            continue
+        assert np.abs(result.frames.astype(int) - expected.frames).mean() < 32
+        outcomes.append("read")
+    assert {"refused by both", "read"} <= set(outcomes)
+
+
+def test_another_picture_of_another_decoder_is_seen(tmp_path, monkeypatch):
+    pytest.importorskip("decord")
+    path = write_video(tmp_path / "a.mp4", barcode_frames(36))
+    frames = DecordDecoder.frames
+
+    def late(self: Any, wanted: np.ndarray) -> Any:
+        """As if it lost count by one."""
+        return ((number + 1, frame) for number, frame in frames(self, wanted - 1))
+
+    monkeypatch.setattr(DecordDecoder, "frames", late)
+    with pytest.raises(ValueError, match=r"decord gives another picture at 0.\d0 s .* use decoder='auto'"):
+        read_video(path, num_frames=9, decoder="decord")
+
+
+def test_pictures_of_mpeg4_that_say_that_nothing_changes(tmp_path):
+    import av
+
+    whole = write_video(tmp_path / "whole.avi", barcode_frames(10), codec="mpeg4", b_frames=0, gop=1)
+    path = tmp_path / "a.avi"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        stream = source.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        for number, packet in enumerate(source.demux(stream)):
+            if not packet.size:
+                continue
+            if number == 5:  # a P picture at 5 of 10 ticks that is not coded
+                bits = f"{0x1B6:032b}" + "01" + "0" + "1" + f"{5:04b}" + "1" + "0"
+                bits += "0" + "1" * (-(len(bits) + 1) % 8)
+                empty = av.Packet(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+                empty.pts, empty.dts, empty.time_base = packet.pts, packet.dts, packet.time_base
+                packet = empty
+            packet.stream = copy
+            output.mux(packet)
+    result = read_video(path, fps=EVERY_FRAME)
+    assert numbers(result.frames) == [0, 1, 2, 3, 4, 4, 6, 7, 8, 9]
+    np.testing.assert_allclose(result.timestamps, np.arange(10) / 10, atol=1e-6)
+    assert numbers(read_video(path, num_frames=2).frames) == [2, 7]
+
+
+def test_pictures_with_nothing_new_in_other_containers(tmp_path):
+    """Packets of 0 bytes, as Theora has them for a still screen."""
+    import av
+
+    shown = [0, 0.5, 1.0, 2.0, 2.5, 3.0]
+    whole = write_video(tmp_path / "whole.mkv", barcode_frames(6), codec="mpeg4", b_frames=0, pts=shown)
+    for name in ("a.mkv", "a.nut", "a.mp4"):
+        path = tmp_path / name
+        with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+            stream = source.streams.video[0]
+            copy = output.add_stream_from_template(stream)
+            for packet in source.demux(stream):
+                if not packet.size:
+                    continue
+                if packet.pts == 2000:
+                    for pts in (1500, 1700):
+                        empty = av.Packet(b"")
+                        empty.pts = empty.dts = pts
+                        empty.time_base, empty.stream = packet.time_base, copy
+                        output.mux(empty)
+                packet.stream = copy
+                output.mux(packet)
+        result = read_video(path, fps=EVERY_FRAME)
+        assert numbers(result.frames) == list(range(6)), name
+        np.testing.assert_allclose(result.timestamps, shown, atol=2e-3)
 
 
 def test_a_frame_that_does_not_come_out_is_missed(tmp_path):
