@@ -207,7 +207,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
 
         found = self.vision_tower(chunks(), self._columns)
         columns = {name: padded([chunk[name] for chunk in found]) for name in found[0]}
-        return VideoState(**columns, frame_mask=mask)
+        return VideoState(columns, frame_mask=mask)
 
     def video_fingerprint(self, processor: Any = None) -> str | None:
         """
@@ -662,7 +662,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             where = (input_ids, tokens) if has_ids else (None, kwargs["inputs_embeds"])
             counts = self.model.get_placeholder_mask(*where, len(tokens)).sum((1, 2))
             features.pooler_output = list(tokens.split(counts.tolist()))
-        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)
+        # transformers declares another type for `self`.
+        return super()._expand_multimodal_outputs(input_ids, mm_encoder_output, *args, **kwargs)  # type: ignore[misc]
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         if generation_config.prefill_chunk_size and model_kwargs.get("mm_encoder_outputs") and _CHUNKS_LOSE_VIDEOS:
@@ -672,7 +673,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             )
             generation_config = copy.deepcopy(generation_config)
             generation_config.prefill_chunk_size = None
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
 
 
 __all__ = ["DynFocusForConditionalGeneration", "DynFocusModel", "DynFocusPreTrainedModel"]

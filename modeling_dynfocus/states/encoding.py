@@ -108,7 +108,7 @@ class StateInMemory:
 
     def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
         """The state of the frames that came, which may be fewer than expected where a file is damaged."""
-        tensors = {name: tensor[None, : self.num_frames] for name, tensor in self._tensors.items()}
+        tensors: dict[str, Any] = {name: tensor[None, : self.num_frames] for name, tensor in self._tensors.items()}
         if "frame_indices" not in self._keeps:
             del tensors["frame_indices"]
         if self._jpegs:

@@ -103,7 +103,9 @@ def _faults_of_columns(columns: Mapping[str, torch.Tensor], frames: torch.Size) 
             wanted = (*map(str, frames), *(dimensions or ("…",)))
             yield f"has `{name}` that is {_described(column)} instead of ({', '.join(wanted)})"
             return
-        dtypes = FEATURE_DTYPES if dimensions is not None else (*FEATURE_DTYPES, *_GROUP_DTYPES)
+        dtypes: tuple[torch.dtype, ...] = (
+            FEATURE_DTYPES if dimensions is not None else (*FEATURE_DTYPES, *_GROUP_DTYPES)
+        )
         dtypes = _GROUP_DTYPES if name == "parent_of_token" else dtypes
         if column.dtype not in dtypes:
             wanted_type = "torch.uint8 or torch.int64" if name == "parent_of_token" else "a floating-point type"

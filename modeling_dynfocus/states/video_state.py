@@ -202,7 +202,7 @@ class VideoState:
             return self._base.expand(count)
         if len(self) != 1:
             raise ValueError(f"Only a state of one video can be expanded, and this one holds {len(self)}.")
-        rows = {
+        rows: dict[str, Any] = {
             name: tensor if name == "jpeg_bytes" else tensor.expand(count, *tensor.shape[1:])
             for name, tensor in self.tensors().items()
         }
