@@ -38,6 +38,8 @@ class Family:
         video_content (`dict`): what the chat template needs to know of a video.
         drops_empty_frames (`bool`): whether the model leaves out frames that are all zeros, so that videos of
             several lengths go into one batch.
+        pictures_beside_videos (`bool`): whether one prompt may have pictures and videos. Some stock models take the
+            features of only one of them.
         least_version (`str`): of transformers.
     """
 
@@ -50,6 +52,7 @@ class Family:
     positions: Literal["seconds", "frames"] | None = None
     video_content: dict[str, Any] = field(default_factory=dict)
     drops_empty_frames: bool = False
+    pictures_beside_videos: bool = True
     least_version: str = "5.18"
 
     @property
@@ -62,8 +65,8 @@ FAMILIES = (
     Family("Qwen3-VL, Qwen3.5", ("Qwen3VLProcessor",), "blocks", native=True, times="<1.5 seconds>"),
     Family("Qwen2.5-VL", ("Qwen2_5_VLProcessor",), "blocks", native=True, positions="seconds"),
     Family("Qwen2-VL", ("Qwen2VLProcessor",), "blocks", native=True, positions="frames"),
-    Family("GLM-4.1V", ("Glm4vProcessor",), "blocks", native=True, times="1"),
-    Family("GLM-4.6V", ("Glm46VProcessor",), "blocks", native=True, times="1.5 seconds"),
+    Family("GLM-4.1V", ("Glm4vProcessor",), "blocks", native=True, times="1", pictures_beside_videos=False),
+    Family("GLM-4.6V", ("Glm46VProcessor",), "blocks", native=True, times="1.5 seconds", pictures_beside_videos=False),
     Family(
         "VideoLLaMA 3",
         ("VideoLlama3Processor",),
@@ -74,12 +77,28 @@ FAMILIES = (
         video_content={"num_frames": 1},
     ),
     Family("Gemma 4", ("Gemma4Processor",), "blocks", native=True, joint=" ", times="00:01"),
-    Family("Molmo 2", ("Molmo2Processor",), "video", native=False, times="1.5", least_version="5.24"),
+    Family(
+        "Molmo 2",
+        ("Molmo2Processor",),
+        "video",
+        native=False,
+        times="1.5",
+        least_version="5.24",
+        pictures_beside_videos=False,
+    ),
     Family("LLaVA-OneVision", ("LlavaOnevisionProcessor",), "video", native=False),
     Family("LLaVA-NeXT-Video", ("LlavaNextVideoProcessor",), "blocks", native=False),
     Family("PerceptionLM", ("PerceptionLMProcessor",), "blocks", native=False),
     Family("InternVL", ("InternVLProcessor",), "video", native=False),
-    Family("SmolVLM", ("SmolVLMProcessor",), "video", native=False, times="00:01", drops_empty_frames=True),
+    Family(
+        "SmolVLM",
+        ("SmolVLMProcessor",),
+        "video",
+        native=False,
+        times="00:01",
+        drops_empty_frames=True,
+        pictures_beside_videos=False,
+    ),
     Family("Gemma 3", ("Gemma3Processor",), "images", native=False),
 )
 

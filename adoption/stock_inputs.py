@@ -63,6 +63,10 @@ class StockCall:
             for kind in media:
                 stock_images += [next(of_chat)] if kind == "image" else [as_image(x[0]) for x in next(of_videos)]
         elif self._pictures:
+            if stock_images and not self.family.pictures_beside_videos:
+                raise ValueError(
+                    f"{self.family.name} takes either pictures or videos in one prompt: leave out the pictures."
+                )
             stock_videos = [picture for pictures in self._pictures for picture in pictures]
             lengths = [len(frames) for frames in stock_videos]
             if len(set(lengths)) > 1 and self.family.layout == "video" and not self.family.drops_empty_frames:

@@ -364,6 +364,22 @@ def test_pictures_beside_a_video_are_the_stock_processors():
     assert logits(stock("qwen2_5_vl").model, inputs).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_picture_stands_beside_a_video_or_is_refused(name):
+    picture = Image.fromarray(random_frames(1, (112, 112), seed=5)[0])
+    content = [{"type": "video"}, {"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+    prompt, chosen = [{"role": "user", "content": content}], [ChosenFrames(irregular(8), [1, 5])]
+    if name in ("glm4v", "glm46v", "molmo2", "smolvlm"):
+        with pytest.raises(ValueError, match="takes either pictures or videos in one prompt"):
+            focus(name).show(prompt, chosen)
+        return
+    inputs = focus(name).show(prompt, chosen).inputs
+    content[1] = {"type": "image", "image": picture.rotate(90)}
+    other = focus(name).show(prompt, chosen).inputs
+    model = stock(name).model
+    assert (logits(model, inputs) - logits(model, other)).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name in ("smolvlm", "internvl", "gemma3")])
 def test_a_server_makes_the_same_prompt_of_the_chat(name):
     """Where the stock processor takes pictures in chats: the chat through the stock template gives the same ids."""
