@@ -329,7 +329,7 @@ def test_a_damaged_line_is_named_and_its_question_asked_again(go, whole, tmp_pat
     (out / "answers.jsonl").write_bytes(b"\n".join(lines))
     (out / "timings.jsonl").write_bytes(line + b"\n" + (out / "timings.jsonl").read_bytes())
     with pytest.raises(
-        ValueError, match=rf"answers.jsonl, line 2: {message}.*; the same `dynfocus eval` command mends"
+        ValueError, match=rf"answers.jsonl, line 2: {message}.*; the same `dynfocus eval` command repairs"
     ):
         read_run(out)
     go(out)
