@@ -155,7 +155,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
 
 def _finished(run: Run) -> dict[str, Any]:
     if run.result is None:
-        raise ValueError(f"{run.folder}: is not finished; the command that began it goes on.")
+        raise ValueError(f"{run.folder}: is not finished; run the command that began it again.")
     return run.result
 
 

@@ -29,9 +29,9 @@ def is_unused(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and all(path.name.endswith(_PART) for path in folder.iterdir()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises `ValueError`, naming the file, if it holds none."""
-    found = parse_object(path.read_bytes())
+def read_json(path: Path, fields: Iterable[str] = ()) -> dict[str, Any]:
+    """The object in a JSON file. Raises `ValueError`, naming the file, if it holds none, or one without `fields`."""
+    found = parse_object(path.read_bytes(), fields)
     if isinstance(found, str):
         raise ValueError(f"{path}: {found}")
     return found
@@ -43,7 +43,7 @@ def read_rows(path: Path, fields: Iterable[str], way_out: str) -> list[dict[str,
 
     Args:
         fields: what each row must have.
-        way_out: the end of the error's sentence, such as "make the set anew".
+        way_out: the end of the error's sentence, such as "make the set again".
 
     Raises:
         `ValueError`: a line is no such row; it names the file and the number of the line, from 1.

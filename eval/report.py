@@ -125,7 +125,9 @@ def remarks(run: Run) -> list[str]:
             f"{record.get('judged')} judged{notes}. Scores of other judges or prompts do not compare."
         )
     if settings["data"]["id"] != settings["about"]["dataset"]:
-        found.append(f"{settings['about']['dataset']} was gone: the questions are those of {settings['data']['id']}.")
+        found.append(
+            f"{settings['about']['dataset']} was not found: the questions are those of {settings['data']['id']}."
+        )
     if settings["about"]["notes"]:
         found.append(settings["about"]["notes"])
     return found
@@ -135,7 +137,7 @@ def _result(run: Run) -> dict[str, Any]:
     if run.result is None:
         raise ValueError(
             f"{run.folder}: is not finished, {len(run.answers)} of {run.settings['num_questions']} questions are "
-            "answered; the command that began it goes on."
+            "answered; run the command that began it again."
         )
     return run.result
 

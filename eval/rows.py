@@ -69,7 +69,7 @@ def _local_rows(benchmark: Benchmark, folder: str | os.PathLike[str] | None) -> 
     path = Path(folder) / str(benchmark.data_files)
     if not path.is_file():
         raise ValueError(f"--videos {folder}: holds no {benchmark.data_files}, so it is no set of {benchmark.title}.")
-    lines = read_rows(path, benchmark.fields, "make the set anew")
+    lines = read_rows(path, benchmark.fields, "make the set again")
     digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return Rows(iter(lines), {"id": benchmark.dataset, "config": None, "split": benchmark.split, "revision": digest})
 

@@ -23,8 +23,12 @@ ANSWERS_FILE = "answers.jsonl"
 TIMINGS_FILE = "timings.jsonl"
 RESULT_FILE = "result.json"
 _SAME_COMMAND = "the same `dynfocus eval` command repairs that"
-#: What report and comparison read of run.json, and what a line of answers.jsonl has.
+#: What report and comparison read of run.json and result.json, and what a line of answers.jsonl has.
 _SETTINGS = ("benchmark", "about", "options", "model", "data", "num_questions", "limit", "sampling", "prompts")
+_RESULT = (
+    *("benchmark", "metric", "main_score", "score", "interval", "total", "failures", "answered_accuracy"),
+    *("mean_visual_tokens", "scores", "judge"),
+)
 _ANSWER = (
     *("id", "video", "output", "prediction", "reference", "correct", "key_frames", "num_visual_tokens", "num_frames"),
     *("duration", "error", "groups"),
@@ -67,13 +71,18 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     result = None
     if (path / RESULT_FILE).is_file():
         try:
-            result = read_json(path / RESULT_FILE)
+            result = read_json(path / RESULT_FILE, _RESULT)
         except ValueError as error:
             raise ValueError(f"{error}; {_SAME_COMMAND}.") from None
     answers, damaged = _gathered(path, ANSWERS_FILE, _ANSWER)
     if result is not None and damaged:
-        # Of a run that goes on, these questions are open.
+        # In an unfinished run, these questions are asked again.
         raise ValueError(f"{damaged[0]}; {_SAME_COMMAND}.")
+    if result is not None and result["total"] != len(answers):
+        raise ValueError(
+            f"{path / ANSWERS_FILE}: has {len(answers)} answers, but the scores are of {result['total']}; "
+            f"{_SAME_COMMAND}."
+        )
     return Run(
         folder=path,
         settings=_read_settings(path),
@@ -85,22 +94,18 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     try:
-        settings = read_json(folder / SETTINGS_FILE)
-        missing = [name for name in _SETTINGS if name not in settings]
-        if missing:
-            raise ValueError(f"{folder / SETTINGS_FILE}: lacks {', '.join(missing)}")
+        return read_json(folder / SETTINGS_FILE, _SETTINGS)
     except ValueError as error:
         raise ValueError(
             f"{error}, so it is unknown what produced the answers beside it; give another --out, or delete that "
             "folder."
         ) from None
-    return settings
 
 
 def has_result(folder: Path) -> bool:
     """Whether a run has scores that can be read."""
     try:
-        read_json(folder / RESULT_FILE)
+        read_json(folder / RESULT_FILE, _RESULT)
     except (OSError, ValueError):
         return False
     return True

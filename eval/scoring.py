@@ -112,7 +112,7 @@ def units(lines: Sequence[Mapping[str, Any]]) -> list[Unit]:
         right = line["correct"] and (before is None or before.correct)
         found[key] = Unit(key, right, line["video"] if before is None else before.video, line["groups"])
         pairs[key] = pairs.get(key, 0) + (pair is not None)
-        # What is drawn anew together must hold the videos of both halves.
+        # The videos of both halves are resampled together.
         joined[cluster(line["video"])] = cluster(found[key].video)
     # Of a pair that was cut in two by a limit nothing is known.
     return [replace(unit, video=cluster(unit.video)) for key, unit in found.items() if pairs[key] != 1]
@@ -175,7 +175,7 @@ def judge_lines(
     """
     records = []
     for line in lines:
-        # What an earlier judge said has no part in this one's result.
+        # The verdicts of an earlier judge do not count.
         line.update(verdicts={}, correct=None)
     for prompt in dict.fromkeys(aspect for question in questions for aspect in question.aspects or (_OPEN_ENDED,)):
         judge = make_judge(model, cache=cache, prompt=prompt)

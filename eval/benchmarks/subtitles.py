@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-#: What stands in the prompt where a video has no subtitles.
+#: The prompt says this where a video has no subtitles.
 NO_SUBTITLES = "No subtitles available"
 
 _CLOCK = r"(?<![\w:])(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,:] ?(\d+))?"

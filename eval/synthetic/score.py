@@ -99,7 +99,7 @@ def read_questions(folder: str | os.PathLike[str], limit: int | None = None) -> 
         raise FileNotFoundError(f"{folder} holds no {QUESTIONS_FILE}; make a set there with `dynfocus synth`.")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}, but at least 1 question must be asked.")
-    rows = read_rows(path, ("video", "question", "answer", "kind"), "make the set anew")[:limit]
+    rows = read_rows(path, ("video", "question", "answer", "kind"), "make the set again")[:limit]
     if not rows:
         raise ValueError(f"{path} holds no questions.")
     return [row | {"video": str(Path(folder) / row["video"])} for row in rows]

@@ -65,7 +65,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line, message):
     good = '{"video": "a.mp4", "question": "?", "answer": "x", "kind": "color"}'
     (tmp_path / "questions.jsonl").write_text(f"{good}\n\n{line}\n")
     for read in (lambda: load_rows(get_benchmark("synthetic"), folder=tmp_path), lambda: read_questions(tmp_path)):
-        with pytest.raises(ValueError, match=rf"questions.jsonl, line 3: {message}.*; make the set anew\.$"):
+        with pytest.raises(ValueError, match=rf"questions.jsonl, line 3: {message}.*; make the set again\.$"):
             read()
 
 

@@ -183,7 +183,7 @@ def test_remarks_name_what_changes_the_meaning(tmp_path):
     assert "Only the first 60 questions were asked: this is no result of Colors." in remarks(limited)
     data = {"id": "old/colors", "config": None, "split": "test", "revision": None}
     fallback = read_run(make_run(tmp_path / "fallback", data=data))
-    assert "user/colors was gone: the questions are those of old/colors." in remarks(fallback)
+    assert "user/colors was not found: the questions are those of old/colors." in remarks(fallback)
 
 
 def test_half_a_pair_is_not_an_answer_that_nobody_judged(tmp_path):
@@ -306,6 +306,7 @@ def test_what_runs_do_not_share_is_said(tmp_path):
     b = make_run(tmp_path / "b", sampling={"fps": 2.0, "max_frames": 64, "max_visual_tokens": None})
     lines = [json.loads(line) for line in (b / "answers.jsonl").read_text().splitlines()]
     write_lines(b / "answers.jsonl", lines[:50])
+    write_json(b / "result.json", {**json.loads((b / "result.json").read_text()), "total": 50})
     found = compare_runs(read_run(a), read_run(b))
     assert found.all.total == 50 and found.left_out == 10
     assert found.settings == [("sampling.fps", 1.0, 2.0)]

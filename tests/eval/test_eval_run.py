@@ -336,6 +336,19 @@ def test_a_damaged_line_is_named_and_its_question_asked_again(go, whole, tmp_pat
     assert end_files(out) == end_files(whole) and read_run(out).result
 
 
+def test_answers_that_are_missing_from_a_finished_run_are_asked_again(go, whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    lines = (out / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "answers.jsonl").write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(
+        ValueError, match=f"has {len(lines) - 2} answers, but the scores are of {len(lines)}; the same"
+    ):
+        read_run(out)
+    go(out)
+    assert end_files(out) == end_files(whole)
+
+
 def test_values_of_the_wrong_type_are_damage(go, whole, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
@@ -348,7 +361,7 @@ def test_values_of_the_wrong_type_are_damage(go, whole, tmp_path):
     assert end_files(out) == end_files(whole)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
 def test_damaged_scores_are_computed_again(go, whole, tmp_path, content):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
