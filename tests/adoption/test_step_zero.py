@@ -35,7 +35,7 @@ def prompts(names):
     model, processor = from_backbones(*names, feature_layer=-1, num_prototypes=64, key_ratio=0.125)
     rows = []
     for number in range(6):
-        episode, questions = Recipe(seed=1, num_frames=24, num_events=(4, 8), style="long").draw(number)
+        episode, questions = Recipe(seed=1, num_frames=24, num_events=(4, 8)).draw(number)
         video = {"type": "video", "video": render(episode, 64)}
         # What a number is, no model tells that does not see it.
         asked = [question for question in questions if question.kind in ("color", "shape", "order", "existence")]
