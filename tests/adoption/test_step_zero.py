@@ -33,9 +33,12 @@ def prompts(names):
     """Questions about generated videos with their answers, which alone have labels."""
     # The plan that the language model was trained with.
     model, processor = from_backbones(*names, feature_layer=-1, num_prototypes=64, key_ratio=0.125)
+    world = Recipe(
+        seed=1, num_frames=24, split="test", questions_per_kind=1, num_events=(4, 8), size=128, fps_container=8
+    )
     rows = []
     for number in range(6):
-        episode, questions = Recipe(seed=1, num_frames=24, num_events=(4, 8)).draw(number)
+        episode, questions = world.draw(number)
         video = {"type": "video", "video": render(episode, 64)}
         # What a number is, no model tells that does not see it.
         asked = [question for question in questions if question.kind in ("color", "shape", "order", "existence")]
