@@ -24,6 +24,7 @@ from dynfocus.selecting.rules import Rule, events_of_peaks
 from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
+from .chats import last_words
 from .focus_processor import FocusProcessor
 from .looking import SAMPLING, frame_numbers, frame_times, frames_of, look, open_frames
 from .relevance import texts_of
@@ -183,7 +184,7 @@ class FocusedModel(VideoQA):
         messages = as_messages(row)
         asked = question if own is None else own
         if asked is None:
-            asked = _last_words(messages)
+            asked = last_words(messages)
         if not asked.strip():
             raise ValueError("The question is empty: ask something about the video.")
         videos = [value for kind, value in media_of(messages) if kind == "video"]
@@ -210,7 +211,7 @@ class FocusedModel(VideoQA):
             each = budget // max(1, len(states))
             asked = row["inputs"]["question"], row["inputs"]["options"]
             found = [self._choose(state, *asked, each, rule) for state in states]
-            chats.append(_without_videos(row["inputs"]["messages"]))
+            chats.append(row["inputs"]["messages"])
             chosen.append([frames for _, frames in found])
             shown.append(_shown(states, [focus for focus, _ in found], self.focus_processor, each))
         processor = copy.copy(self.focus_processor)
@@ -278,30 +279,6 @@ def _shown(states: Sequence[VideoState], focuses: Sequence[Focus], processor: Fo
         num_visual_tokens=0,
         num_dense_tokens=dense,
     )
-
-
-def _without_videos(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A chat in which a mark stands for each video."""
-    return [
-        {
-            **message,
-            "content": [{"type": "video"} if part.get("type") == "video" else part for part in message["content"]],
-        }
-        if isinstance(message["content"], list)
-        else message
-        for message in messages
-    ]
-
-
-def _last_words(messages: Sequence[dict[str, Any]]) -> str:
-    """The text of the last user turn."""
-    for message in reversed(messages):
-        if message["role"] == "user":
-            content = message["content"]
-            if isinstance(content, str):
-                return content
-            return " ".join(part["text"] for part in content if part["type"] == "text")
-    return ""
 
 
 __all__ = ["FocusedModel"]
