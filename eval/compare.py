@@ -117,7 +117,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
     """Prints a table, whether the runs can be told apart, and what else a reader must know."""
     title = found.first.settings["about"]["title"]
     console.print(Text(f"{title}: A is {found.first.folder}, B is {found.second.folder}", style="bold"))
-    table = Table(box=None)
+    table = Table(box=None, padding=(0, 1, 0, 0))  # it fits 80 columns
     for heading in ("", "A", "B", "B − A", "95 % interval", "p", "only A", "only B", "of"):
         table.add_column(heading, justify="right" if heading else "left", header_style="dim", no_wrap=bool(heading))
     for one in (found.all, *found.groups):
@@ -126,7 +126,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
             Text(one.name, style="bold" if one is found.all else ""),
             *(f"{100 * share:.1f} %" for share in (one.first, one.second)),
             Text(_points(one.interval.estimate), style="bold" if one.is_significant else ""),
-            *((interval, _p(one.interval.p_value)) if one.num_differing else ("no answer differs", "")),
+            *((interval, _p(one.interval.p_value)) if one.num_differing else ("none differs", "–")),
             *(f"{count:,}" for count in (one.only_first, one.only_second, one.total)),
         )
         if one is found.all and found.groups:
@@ -207,7 +207,10 @@ def _conclusion(found: Difference) -> str:
             f"No answer differs: A and B are right and wrong on the same of {found.total:,} questions, and cannot be "
             "told apart."
         )
-    numbers = f"{found.num_differing:,} of {found.total:,} answers differ, {_p(found.interval.p_value)}"
+    p_value = _p(found.interval.p_value)
+    numbers = (
+        f"{found.num_differing:,} of {found.total:,} answers differ, p {p_value if '<' in p_value else f'= {p_value}'}"
+    )
     if not found.is_significant:
         return f"A and B cannot be told apart: {numbers}."
     return f"{'B' if found.interval.estimate > 0 else 'A'} is better: {numbers}."
@@ -220,7 +223,7 @@ def _points(share: float) -> str:
 
 
 def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3g}"
+    return "< 0.001" if value < 0.001 else f"{value:.3g}"
 
 
 __all__ = ["Comparison", "Difference", "compare_runs", "print_comparison"]
