@@ -16,8 +16,8 @@ import torch
 
 from dynfocus.processing.reading.decoded_frames import is_state
 from dynfocus.processing.reading.stream import FrameStream
-from dynfocus.processing.rows.conversations import as_messages, media_of
-from dynfocus.processing.video_qa import Shown, VideoQA
+from dynfocus.processing.rows.conversations import media_of
+from dynfocus.processing.video_qa import Shown, VideoQA, end_of_frame, read_row
 from dynfocus.selecting.events import Events
 from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import Rule, events_of_peaks
@@ -176,13 +176,7 @@ class FocusedModel(VideoQA):
     # ----------------------------------------------------------------------------------------------- show, answer
 
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
-        own: str | None = row.get("question")
-        if "messages" not in row:
-            if own is None and question is None:
-                raise ValueError("There is no question: give `question=`, or rows with `question`.")
-            row = {**row, "question": question if own is None else own, "answer": None}
-        messages = as_messages(row)
-        asked = question if own is None else own
+        messages, asked = read_row(row, question)
         if asked is None:
             asked = last_words(messages)
         if not asked.strip():
@@ -256,12 +250,11 @@ def _shown(states: Sequence[VideoState], focuses: Sequence[Focus], processor: Fo
         for event, (index, score) in enumerate(zip(focus.key_frames[0].tolist(), scores, strict=True)):
             frames = (labels == event).nonzero()[:, 0].tolist()
             key_frame = {"index": index, "time": seconds[index], "score": score}
-            last = frames[-1]
             entry = {
                 "start": seconds[frames[0]],
-                "end": seconds[last + 1] if last + 1 < len(seconds) else seconds[last] + 1.0,
+                "end": end_of_frame(seconds, frames[-1]),
                 "start_index": frames[0],
-                "end_index": last,
+                "end_index": frames[-1],
                 "frames": frames,
                 "medoid": index,
                 "score": score,

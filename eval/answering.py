@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from dynfocus.processing.questions import cut_question
 from dynfocus.processing.video_qa import Answer as GivenAnswer
-from dynfocus.processing.video_qa import DynFocusVideoQA
 
 from .benchmarks.base import SUBTITLES_MARK, Question
 
@@ -168,20 +166,12 @@ class Answerer:
             text = "" if subtitles is None else subtitles(question, times)
             prompt = prompt.replace(SUBTITLES_MARK, text)
         content = [{"type": "video", "video": state}, {"type": "text", "text": prompt}]
-        steering = self._cut(question.prompt if question.question is None else question.question)
+        asked = question.prompt if question.question is None else question.question
         return {
             "messages": [{"role": "user", "content": content}],
-            "question": steering,
+            "question": self.video_qa.cut_for_choice(asked.replace(SUBTITLES_MARK, " ").strip()),
             "options": question.options,
         }
-
-    def _cut(self, text: str) -> str:
-        """The beginning of a text, as many tokens as steer the choice of frames."""
-        processor = self.video_qa.processor
-        text = text.replace(SUBTITLES_MARK, " ").strip()
-        if not isinstance(self.video_qa, DynFocusVideoQA):
-            return text
-        return cut_question([text], processor.tokenizer, processor.max_question_tokens)
 
 
 def _as_answer(found: GivenAnswer, times: Sequence[float], shares: Mapping[str, float]) -> Answer:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .states.state_checks import is_finite
+
 _NAMED = 3
 _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -51,8 +53,7 @@ def check_finite(name: str, model: torch.nn.Module) -> None:
 def _is_finite(tensor: torch.Tensor) -> bool:
     if type(tensor) is not torch.Tensor or tensor.is_meta or tensor.dtype not in _CHECKED or not tensor.numel():
         return True
-    # One pass without a copy; NaN is its own least and largest number. A sum could overflow.
-    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+    return is_finite(tensor)
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 
+from .questions import cut_question
 from .reading.decoded_frames import describe_video, flatten_videos, is_state, restated
 from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
@@ -222,6 +223,10 @@ class VideoQA(ABC):
                 default the model's own.
         """
 
+    def cut_for_choice(self, text: str) -> str:
+        """The beginning of a text, as much of it as the choice of frames can take as a question."""
+        return text
+
     @abstractmethod
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
         """
@@ -386,14 +391,12 @@ class DynFocusVideoQA(VideoQA):
         with torch.no_grad():
             return self.model.base_model.choose(**inputs, choose=_rule_of_choice(rule))
 
+    def cut_for_choice(self, text: str) -> str:
+        return cut_question([text], self.processor.tokenizer, self.processor.max_question_tokens)
+
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
         start = time.perf_counter()
-        own: str | None = row.get("question")
-        if "messages" not in row:
-            if own is None and question is None:
-                raise ValueError("There is no question: give `question=`, or rows with `question`.")
-            row = {**row, "question": question if own is None else own, "answer": None}
-        messages = as_messages(row)
+        messages, asked = read_row(row, question)
         given = [video for _, video in media_of(messages)]
         num_videos = sum(len(video) if is_state(video) else 1 for video in given)
         settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)
@@ -401,7 +404,7 @@ class DynFocusVideoQA(VideoQA):
         is_begun = messages[-1]["role"] == "assistant"
         inputs = self.processor.apply_chat_template(
             [messages],
-            question=question if own is None else own,
+            question=asked,
             add_generation_prompt=not is_begun,
             continue_final_message=is_begun,
             tokenize=True,
@@ -472,6 +475,27 @@ class DynFocusVideoQA(VideoQA):
         new_tokens = max(settings.get("max_new_tokens") or 0, DEFAULT_NEW_TOKENS)
         least = self.processor.cone_tokens + self.processor.rod_tokens
         return room_for_videos(positions, new_tokens, num_videos, least)
+
+
+def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[str, Any]], str | None]:
+    """
+    The chat of a row, as [`as_messages`] reads it, and the question by which frames are chosen.
+
+    Args:
+        row: see [`VideoQA.prepare`].
+        question (`str`, *optional*): of a row without one. A chat may have neither: its last words are the question.
+
+    Raises:
+        `ValueError`: a row with neither a chat nor a question.
+    """
+    asked: str | None = row.get("question")
+    if asked is None:
+        asked = question
+    if "messages" not in row:
+        if asked is None:
+            raise ValueError("There is no question: give `question=`, or rows with `question`.")
+        row = {**row, "question": asked, "answer": None}
+    return as_messages(row), asked
 
 
 def find_rule(rule: str | Rule) -> Rule:
@@ -619,7 +643,7 @@ def event_list(
             frames = (one["event_of_frame"] == event).nonzero().flatten().tolist() or [medoid]
             entry = {
                 "start": seconds[frames[0]],
-                "end": _end_of_frame(seconds, frames[-1]),
+                "end": end_of_frame(seconds, frames[-1]),
                 "start_index": frames[0],
                 "end_index": frames[-1],
                 "frames": frames,
@@ -631,7 +655,7 @@ def event_list(
     return found
 
 
-def _end_of_frame(seconds: Sequence[float], index: int) -> float:
+def end_of_frame(seconds: Sequence[float], index: int) -> float:
     """When the next frame begins; the last frame lasts as long as the one before it, a single one for a second."""
     if index + 1 < len(seconds):
         return seconds[index + 1]
@@ -645,10 +669,12 @@ __all__ = [
     "DynFocusVideoQA",
     "Shown",
     "VideoQA",
+    "end_of_frame",
     "event_list",
     "features_of_rows",
     "find_rule",
     "key_frame_list",
+    "read_row",
     "sequence_scores",
     "times_of_state",
 ]

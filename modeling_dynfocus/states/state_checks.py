@@ -73,6 +73,7 @@ def value_fault(name: str, column: torch.Tensor, frame_mask: torch.Tensor, limit
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all floating-point numbers of a tensor are; it takes as long as reading them."""
+    # One pass without a copy; NaN is its own least and largest number. A sum could overflow.
     return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 

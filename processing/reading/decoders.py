@@ -1,4 +1,4 @@
-"""Decoders behind one face: each yields the wanted frames of an indexed video, in order, as full-size RGB.
+"""Decoders behind one interface: each yields the wanted frames of an indexed video, in order, as full-size RGB.
 
 All of them take their frame numbers and times from the packet index, so that a sample means the same frames to each,
 and none of them keeps a frame that it has handed out. A decoder that would give other frames says so instead.

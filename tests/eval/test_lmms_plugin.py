@@ -213,16 +213,21 @@ def test_answers_keep_their_places_whatever_is_shown(make_lmms, model, videos, r
 
 
 @needs_lmms_eval
-def test_a_video_is_encoded_once_and_paddings_not_at_all(make_lmms, videos, monkeypatch):
+def test_a_video_is_encoded_once_and_paddings_not_at_all(make_lmms, model, videos, monkeypatch):
+    short = {"max_new_tokens": 2}
+    pipe = load(model)
+    expected = [pipe(videos[n % 2], question=QUESTIONS[n // 2], **short)["answer"] for n in range(6)]
     lmms = make_lmms([{"shown": [video]} for video in videos[:2]] * 3)
     encoded = []
-    encode = lmms.pipe.model.encode_video
-    monkeypatch.setattr(lmms.pipe.model, "encode_video", lambda *args: encoded.append(1) or encode(*args))
-    requests = [request(number, QUESTIONS[number // 2], {"max_new_tokens": 2}) for number in range(6)]
-    padding = request(0, QUESTIONS[0], {"max_new_tokens": 2}, __padding_only__=True)
-    answers = lmms.generate_until([*requests, padding])
+    video_qa = lmms.pipe.video_qa
+    encode = video_qa.encode_stream
+    monkeypatch.setattr(
+        video_qa, "encode_stream", lambda *args, **kwargs: encoded.append(1) or encode(*args, **kwargs)
+    )
+    requests = [request(number, QUESTIONS[number // 2], short) for number in range(6)]
+    padding = request(0, QUESTIONS[0], short, __padding_only__=True)
+    assert lmms.generate_until([*requests, padding]) == [*expected, ""]
     assert len(encoded) == 2
-    assert answers[-1] == "" and all(answers[:-1])
 
 
 @needs_lmms_eval
