@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .run_folder import Run, flat_settings
+from .files import flat_settings
+from .run_folder import Run
 from .scoring import Unit, accuracy, macro_group, units
 from .statistics import PairedDifference, paired_difference
 

@@ -1,8 +1,11 @@
-"""Small files: written at once, and read with errors that name the file, the line and the way out."""
+"""
+Small files, written at once and read with errors that name the file, the line and the way out; and folders that belong
+to one set of settings.
+"""
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,76 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def is_unused(folder: Path) -> bool:
     """Whether a folder is missing, empty, or holds only what a kill left of the first file that was written to it."""
     return not folder.exists() or (folder.is_dir() and all(path.name.endswith(_PART) for path in folder.iterdir()))
+
+
+def claim_folder(
+    path: Path,
+    settings: Mapping[str, Any],
+    *,
+    kind: str,
+    way_out: str,
+    is_begun: bool,
+    free: Collection[str] = (),
+    fields: Iterable[str] = (),
+) -> bool:
+    """
+    Write the settings of a run or a set into its folder, or check that those in it are the same, so that an
+    interrupted command can go on there.
+
+    Args:
+        path: of the JSON file with the settings; its folder is the one that is claimed.
+        settings: what makes the content of the folder.
+        kind: of content, such as "run", for messages.
+        way_out: the end of an error's sentence, such as "give another --out, or delete that folder".
+        is_begun: whether the folder has content made with its settings. If not, other settings are replaced.
+        free: settings that may differ, since they do not change the content: names as of [`flat_settings`], or their
+            beginnings ("sampling" is all of "sampling.fps" and the like).
+        fields: what the settings in the file must have.
+
+    Returns:
+        `bool`: whether the folder was claimed with the same settings before.
+
+    Raises:
+        `ValueError`: the folder holds content of other settings (the first that differs is named), or of unknown ones.
+        `FileExistsError`: it holds other things. `OSError`: it cannot be made.
+    """
+    folder = path.parent
+    if path.is_file():
+        try:
+            found, wanted = flat_settings(read_json(path, fields)), flat_settings(json.loads(json.dumps(settings)))
+        except ValueError as error:
+            if is_begun:
+                raise ValueError(f"{error}, so it is unknown what made the files beside it; {way_out}.") from None
+        else:
+            order = [*wanted, *(key for key in found if key not in wanted)]
+            differing = [key for key in order if found.get(key) != wanted.get(key) and not _is_free(key, free)]
+            if not differing:
+                return True
+            if is_begun:
+                key = differing[0]
+                more = f" (and {len(differing) - 1} more settings)" if len(differing) > 1 else ""
+                raise ValueError(
+                    f"{folder} holds a {kind} with `{key}` = {found.get(key)!r} instead of {wanted.get(key)!r}{more}: "
+                    f"{way_out}."
+                )
+    elif not is_unused(folder):
+        raise FileExistsError(f"{folder}: is no empty folder, nor one of a {kind}; {way_out}.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be made: {error.strerror}; {way_out}.") from error
+    write_json(path, settings)
+    return False
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with the names "sampling.fps"."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= (
+            flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        )
+    return flat
 
 
 def read_json(path: Path, fields: Iterable[str] = ()) -> dict[str, Any]:
@@ -72,4 +145,17 @@ def parse_object(data: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | st
     return f"lacks {', '.join(missing)}" if missing else found
 
 
-__all__ = ["is_unused", "parse_object", "read_json", "read_rows", "write_json", "write_text"]
+def _is_free(key: str, free: Collection[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in free)
+
+
+__all__ = [
+    "claim_folder",
+    "flat_settings",
+    "is_unused",
+    "parse_object",
+    "read_json",
+    "read_rows",
+    "write_json",
+    "write_text",
+]

@@ -30,7 +30,7 @@ from .run_folder import (
     TIMINGS_FILE,
     Run,
     append_lines,
-    claim_folder,
+    claim_run,
     gather,
     has_result,
     read_answers,
@@ -151,7 +151,7 @@ def evaluate(
     pipe.model.eval()
     folder = settings.folder
     if processes.is_main:
-        claim_folder(folder, run_settings(settings, pipe, questions, rows.source, processes.world_size))
+        claim_run(folder, run_settings(settings, pipe, questions, rows.source, processes.world_size))
         answered = {key: line for key, line in gather(folder).items() if line["error"] is None}
         if len(answered) < len(questions) or not has_result(folder):
             (folder / RESULT_FILE).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import is_unused, parse_object, read_json, write_json, write_text
+from .files import claim_folder, parse_object, read_json, write_text
 
 SETTINGS_FILE = "run.json"
 ANSWERS_FILE = "answers.jsonl"
@@ -111,34 +111,17 @@ def has_result(folder: Path) -> bool:
     return True
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """
-    Write the settings of a run into its folder, or check that those written there are the same.
-
-    Raises:
-        `ValueError`: the folder holds a run with other settings (the message names the first that differs), or answers
-            and no readable settings.
-        `FileExistsError`: it holds other things.
-    """
-    noted = folder / SETTINGS_FILE
-    if noted.is_file() and not noted.read_bytes().strip() and not (folder / ANSWERS_FILE).exists():
-        noted.unlink()  # the power was cut while it was written: there is nothing to lose
-    if noted.is_file():
-        found, wanted = flat_settings(_read_settings(folder)), flat_settings(_as_json(settings))
-        order = [*wanted, *(key for key in found if key not in wanted)]
-        differing = [key for key in order if wanted.get(key) != found.get(key) and key.split(".")[0] not in _FREE]
-        if differing:
-            key = differing[0]
-            more = f" (and {len(differing) - 1} more settings)" if len(differing) > 1 else ""
-            raise ValueError(
-                f"{folder} holds a run with `{key}` = {found.get(key)!r} instead of {wanted.get(key)!r}{more}: give "
-                "another --out, or delete that folder."
-            )
-        return
-    if not is_unused(folder):
-        raise FileExistsError(f"{folder}: is no empty folder, nor one of a run; give another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(noted, settings)
+def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a run into its folder, or check that those in it are the same; see [`claim_folder`]."""
+    claim_folder(
+        folder / SETTINGS_FILE,
+        settings,
+        kind="run",
+        way_out="give another --out, or delete that folder",
+        is_begun=(folder / ANSWERS_FILE).exists() or bool(_parts(folder, ANSWERS_FILE)),
+        free=_FREE,
+        fields=_SETTINGS,
+    )
 
 
 def gather(folder: Path) -> dict[str, dict[str, Any]]:
@@ -206,20 +189,6 @@ def _gathered(folder: Path, name: str, fields: Sequence[str]) -> tuple[list[dict
     return list(found.values()), damaged
 
 
-def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(value))
-
-
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with the names "sampling.fps"."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= (
-            flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-        )
-    return flat
-
-
 __all__ = [
     "ANSWERS_FILE",
     "RESULT_FILE",
@@ -227,8 +196,7 @@ __all__ = [
     "TIMINGS_FILE",
     "Run",
     "append_lines",
-    "claim_folder",
-    "flat_settings",
+    "claim_run",
     "gather",
     "has_result",
     "read_answers",

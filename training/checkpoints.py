@@ -14,8 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from dynfocus.eval.files import is_unused, read_json, write_json
-from dynfocus.eval.run_folder import flat_settings
+from dynfocus.eval.files import claim_folder
 
 from .recipe import Recipe
 
@@ -54,41 +53,20 @@ def last_checkpoint(folder: Path, num_processes: int = 1) -> Path | None:
     return None
 
 
-def claim_folder(recipe: Recipe) -> None:
-    """
-    Note the recipe in its `output_dir`.
-
-    Raises:
-        `ValueError`: where the folder holds a run of another recipe; the message names what differs.
-        `FileExistsError`: where it holds other things.
-    """
+def claim_run(recipe: Recipe) -> None:
+    """Note the recipe in its `output_dir`, or check that the run there is of the same one: see [`claim_folder`]."""
     folder = recipe.output_dir
-    wanted = flat_settings(recipe.model_dump(mode="json"))
-    noted = folder / RECIPE_FILE
-    if noted.is_file():
-        try:
-            found = flat_settings(read_json(noted))
-        except ValueError as error:
-            raise ValueError(f"{error}; give another `training.output_dir`, or delete that folder.") from None
-        differing = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
-        differing = [key for key in differing if key not in _FREE]
-        if differing and not any(folder.glob("checkpoint-*")) and not (folder / "model").exists():
-            # Nothing was trained yet: the run broke off over a setting, which is now mended.
-            shutil.rmtree(folder / "base", ignore_errors=True)
-        elif differing:
-            key = differing[0]
-            more = f" (and {len(differing) - 1} more settings)" if len(differing) > 1 else ""
-            raise ValueError(
-                f"{folder} holds a run with `{key}` = {found.get(key)!r} instead of {wanted.get(key)!r}{more}: give "
-                "another `training.output_dir`, or delete that folder."
-            )
-    elif not is_unused(folder):
-        raise FileExistsError(f"{folder}: is no empty folder, nor one of a run; give another `training.output_dir`.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"`training.output_dir` {folder}: cannot be made: {error.strerror}.") from error
-    write_json(noted, recipe.model_dump(mode="json"))
+    is_same = claim_folder(
+        folder / RECIPE_FILE,
+        recipe.model_dump(mode="json"),
+        kind="run",
+        way_out="give another `training.output_dir`, or delete that folder",
+        is_begun=any(folder.glob("checkpoint-*")) or (folder / "model").exists(),
+        free=_FREE,
+    )
+    if not is_same:
+        # Of a run that broke off before anything was trained.
+        shutil.rmtree(folder / "base", ignore_errors=True)
 
 
 class SaveOnSignal(TrainerCallback):
@@ -151,4 +129,4 @@ class SaveOnSignal(TrainerCallback):
         logger.warning("Stopping after this step (or evaluation), with a checkpoint; again to stop at once.")
 
 
-__all__ = ["RECIPE_FILE", "SaveOnSignal", "claim_folder", "last_checkpoint"]
+__all__ = ["RECIPE_FILE", "SaveOnSignal", "claim_run", "last_checkpoint"]

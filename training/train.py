@@ -23,7 +23,7 @@ from transformers.utils import logging
 from dynfocus.hub.card import make_model_card
 from dynfocus.hub.upload import PushedModel, push_model
 
-from .checkpoints import SaveOnSignal, claim_folder, last_checkpoint
+from .checkpoints import SaveOnSignal, claim_run, last_checkpoint
 from .lengths import row_lengths
 from .parts import part_sizes
 from .recipe import Recipe, load_recipe
@@ -55,7 +55,7 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
     if recipe.push_to_hub and args.process_index == 0:
         _check_login(recipe.push_to_hub)
     with args.main_process_first(local=False, desc="claiming the folder"):
-        claim_folder(recipe)
+        claim_run(recipe)
     result = folder / "model"
     if (result / "config.json").is_file():
         log(f"The run is finished: the trained model is in {result}.")

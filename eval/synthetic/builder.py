@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import is_unused, read_json, write_text
+from ..files import claim_folder, write_text
 from .data_card import CARD_FILE, make_data_card
 from .questions import Question, make_questions
 from .video_file import check_file, write_episode
@@ -93,34 +93,12 @@ def question_rows(video: str, episode: Episode, questions: list[Question]) -> li
 
 def _claim_folder(folder: Path, recipe: Recipe) -> None:
     """Makes the folder, or checks that the set it holds is of the same recipe."""
-    manifest = folder / MANIFEST_FILE
-    wanted = json.loads(json.dumps(asdict(recipe)))
-    if manifest.is_file() and not manifest.read_bytes().strip() and not (folder / QUESTIONS_FILE).exists():
-        manifest.unlink()  # the power was cut while it was written: there is nothing to lose
-    if manifest.is_file():
-        try:
-            found = read_json(manifest)
-        except ValueError as error:
-            raise ValueError(f"{error}; choose another folder or remove this one.") from None
-        if found.get("style", "long") != "long":
-            raise ValueError(
-                f"{folder} holds a set made with style={found['style']}, which is no longer made; choose another "
-                "folder or remove this one."
-            )
-        different = [name for name in wanted if found.get(name) != wanted[name]]
-        if different:
-            name = different[0]
-            raise ValueError(
-                f"{folder} holds a set made with {name}={found.get(name)}, not {name}={wanted[name]}; "
-                "choose another folder or remove this one."
-            )
-        return
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose a folder for the set.")
-    if not is_unused(folder):
-        raise ValueError(f"{folder} is not empty and holds no synthetic set; choose an empty or a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(manifest, json.dumps(wanted, indent=2) + "\n")
+    manifest, way_out = folder / MANIFEST_FILE, "choose another folder, or remove this one"
+    if manifest.is_file() and '"style": "short"' in manifest.read_text("utf-8", "replace"):
+        raise ValueError(f"{folder} holds a set made with style=short, which is no longer made; {way_out}.")
+    is_begun = (folder / QUESTIONS_FILE).exists() or any((folder / "videos").glob("*"))
+    # Sets of an earlier version note the only style that is left.
+    claim_folder(manifest, asdict(recipe), kind="set", way_out=way_out, is_begun=is_begun, free=("style",))
 
 
 def synthesize(

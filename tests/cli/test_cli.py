@@ -412,7 +412,7 @@ def test_synth_refuses(tmp_path, events, words):
 
 def test_synth_leaves_other_folders_alone(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    assert_one_sentence(run("synth", "--out", tmp_path), "is not empty")
+    assert_one_sentence(run("synth", "--out", tmp_path), "is no empty folder")
 
 
 # The command

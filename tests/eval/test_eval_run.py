@@ -18,7 +18,7 @@ from dynfocus.eval.processes import Processes
 from dynfocus.eval.progress import AnsweringProgress
 from dynfocus.eval.provenance import prompts_hash
 from dynfocus.eval.run import EvalSettings, evaluate, load_pipeline, main
-from dynfocus.eval.run_folder import append_lines, claim_folder, read_run, write_lines
+from dynfocus.eval.run_folder import append_lines, claim_run, read_run, write_lines
 from dynfocus.eval.synthetic.builder import synthesize
 from dynfocus.eval.videos import find_videos
 from dynfocus.processing.video_qa import Answer, DynFocusVideoQA
@@ -276,7 +276,7 @@ def test_a_folder_keeps_its_settings(go, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="no empty folder, nor one of a run"):
-        claim_folder(tmp_path / "other", {})
+        claim_run(tmp_path / "other", {})
 
 
 @pytest.mark.parametrize("left", [("run.json.part", b'{"benchm'), ("run.json.part", b""), ("run.json", b"")])
@@ -450,11 +450,10 @@ def test_subtitles_of_the_frames_that_are_seen(go, pipe, world, tmp_path, monkey
 
 
 def test_a_long_question_steers_with_its_beginning(pipe):
-    answerer = Answerer(pipe, {})
     tokenizer, room = pipe.processor.tokenizer, pipe.processor.max_question_tokens
-    assert answerer._cut("which one?") == "which one?"
+    assert pipe.video_qa.cut_for_choice("which one?") == "which one?"
     text = "which shape comes first, " * 20
-    cut = answerer._cut(text)
+    cut = pipe.video_qa.cut_for_choice(text)
     assert text.startswith(cut) and 0 <= room - len(tokenizer(cut, add_special_tokens=False)["input_ids"]) < 3
 
 

@@ -232,23 +232,23 @@ def test_a_set_whose_settings_are_damaged_is_refused_in_one_sentence(tmp_path):
     synthesize(tmp_path, seed=0, num_videos=1, **small)
     for content, message in (("", "is empty"), ("{", "is no JSON"), ("[]", "holds no JSON object")):
         (tmp_path / "dataset.json").write_text(content)
-        with pytest.raises(ValueError, match=rf"dataset.json: {message}.*; choose another folder or remove this one"):
+        with pytest.raises(ValueError, match=rf"dataset.json: {message}.*; choose another folder, or remove this one"):
             synthesize(tmp_path, seed=0, num_videos=1, **small)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     small_set(tmp_path / "a", num_videos=1)
     before = contents(tmp_path / "a")
-    with pytest.raises(ValueError, match="made with seed=0, not seed=1; choose another folder"):
+    with pytest.raises(ValueError, match=r"holds a set with `seed` = 0 instead of 1: choose another folder"):
         small_set(tmp_path / "a", seed=1)
-    with pytest.raises(ValueError, match=r"made with num_events=\[3, 5\], not num_events=\[3, 6\]; choose another"):
+    with pytest.raises(ValueError, match=r"with `num_events` = \[3, 5\] instead of \[3, 6\]: choose another"):
         small_set(tmp_path / "a", num_events=(3, 6))
     assert contents(tmp_path / "a") == before
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and holds no synthetic set"):
+    with pytest.raises(FileExistsError, match="is no empty folder, nor one of a set; choose another"):
         small_set(tmp_path / "b")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(FileExistsError, match="is no empty folder, nor one of a set; choose another"):
         small_set(tmp_path / "b" / "thesis.txt")
     for options, message in (
         ({"seed": -1}, "seed is -1"),

@@ -223,7 +223,7 @@ def test_synth_writes_sets_as_long_as_is_asked(tmp_path):
     manifest = json.loads((out / "dataset.json").read_text())
     assert tuple(manifest["num_events"]) == events_for(12)
     other = CliRunner().invoke(app, ["synth", "--out", str(out), "--frames", "13", "--videos", "1"])
-    assert other.exit_code != 0 and "made with " in other.stderr
+    assert other.exit_code == 1 and "holds a set with `num_frames` = 12 instead of 13" in other.stderr
     assert CliRunner().invoke(app, ["synth", "--out", str(tmp_path / "no"), "--style", "short"]).exit_code == 2
     assert not (tmp_path / "no").exists()
 
