@@ -2,8 +2,7 @@
 
 import base64
 import io
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,16 +29,16 @@ class Chat:
     images: list[Image.Image]
 
 
-def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Pattern[str]) -> Chat:
+def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str], str]) -> Chat:
     """
     A question, or a chat, with room for so many videos. If it does not say where they stand, they stand before the
     first user's words.
 
     Args:
-        placeholder: matches what no text may hold.
+        plain: gives a text without control tokens: those are the template's to write.
 
     Raises:
-        `ValueError`: another number of videos, a content of another type, or a mark of a picture in a text.
+        `ValueError`: another number of videos, or a content of another type.
     """
     turns: Sequence[Any] = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
     messages: list[dict[str, Any]] = [dict(turn) for turn in turns]
@@ -56,10 +55,7 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Patter
         for part in _parts(turn):
             kind = part.get("type")
             if kind == "text":
-                mark = placeholder.search(part["text"])
-                if mark:
-                    raise ValueError(f"A text holds {mark.group()!r}, which stands for a picture: leave it out.")
-                content.append({"type": "text", "text": part["text"]})
+                content.append({"type": "text", "text": plain(part["text"])})
             elif kind in ("image", "video"):
                 media.append(kind)
                 content.append({"type": kind})
@@ -67,8 +63,7 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, placeholder: re.Patter
                     images.append(_load_picture(part))
             else:
                 raise ValueError(f"A chat's content must be of type 'text', 'image' or 'video', got {kind!r}.")
-        if not isinstance(turn["content"], str):
-            turn["content"] = content
+        turn["content"] = content[0]["text"] if isinstance(turn["content"], str) else content
     if media.count("video") != num_videos:
         raise ValueError(f"The chat has room for {media.count('video')} videos, but {num_videos} were given.")
     return Chat(messages, media, images)

@@ -403,8 +403,8 @@ class FocusProcessor:
             labels: add `labels`: the assistant's turns; all else is -100. The chat then ends with its answer.
 
         Raises:
-            `ValueError`: more tokens than the budget, a chat that the template refuses, marks of pictures in a text,
-                or videos that the model cannot take together.
+            `ValueError`: more tokens than the budget, a chat that the template refuses, or videos that the model
+                cannot take together.
         """
         is_single = isinstance(chats, str) or (len(chats) > 0 and isinstance(chats[0], dict))
         batch = [chats] if is_single else list(chats)
@@ -429,7 +429,7 @@ class FocusProcessor:
             chat, videos: of one prompt, as in [`show`].
             image_format: of the pictures; PNG keeps every value.
         """
-        parsed = read_chat(chat, len(videos), self._prompt.placeholder)
+        parsed = read_chat(chat, len(videos), self._prompt.plain)
         pictures, chosen = iter(parsed.images), iter(videos)
         for message in parsed.messages:
             if isinstance(message["content"], str):
@@ -456,7 +456,7 @@ class FocusProcessor:
         return [*parts, {"type": "text", "text": words[-1]}]
 
     def _row(self, chat: Any, videos: list[ChosenFrames], labels: bool) -> Shown:
-        parsed = read_chat(chat, len(videos), self._prompt.placeholder)
+        parsed = read_chat(chat, len(videos), self._prompt.plain)
         if labels:
             text, spans = answer_spans(self.render, parsed.messages)
         else:

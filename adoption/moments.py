@@ -16,7 +16,7 @@ from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
 from .looking import frame_times, look, open_frames
-from .relevance import similarity
+from .relevance import similarity, text_vectors
 
 _TICKS = 90_000
 
@@ -52,7 +52,7 @@ def find_moments(state: VideoState, text: str, encoder: DualEncoder, top: int = 
         raise ValueError("Moments are found in one video that a dual encoder has looked at: encode the video again.")
     state.check_fingerprint(encoder.fingerprint())
     embeddings, times = state.frame_embeddings[0].float(), frame_times(state)
-    scores = similarity(embeddings, encoder.encode_texts(encoder.split_text(text))).cpu()
+    scores = similarity(embeddings, text_vectors(encoder, [text])).cpu()
     found = peaks(scores, top, features=embeddings, times=torch.as_tensor(times))
     moments = [Moment(times[index], float(scores[index])) for index in found.tolist()]
     return sorted(moments, key=lambda moment: (-moment.score, moment.time))

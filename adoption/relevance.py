@@ -8,10 +8,13 @@ Relevance: how well each frame of a video fits a question, by the similarity of 
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from dynfocus.processing.questions import without_control_tokens
 from dynfocus.towers.dual_encoder import DualEncoder
 
 # Cosines that span less than this hold nothing but rounding.
@@ -143,8 +146,15 @@ def relevance_of(
 
     Texts that are too long for the encoder are taken in parts, as [`DualEncoder.split_text`] gives them.
     """
-    texts = [part for text in texts_of(question, options, use_options) for part in encoder.split_text(text)]
-    return relevance(image_embeddings, encoder.encode_texts(texts))
+    return relevance(image_embeddings, text_vectors(encoder, texts_of(question, options, use_options)))
+
+
+def text_vectors(encoder: DualEncoder, texts: Sequence[str]) -> Tensor:
+    """Unit vectors of texts, or of the parts of those that are too long, `(n, D)`; no special token is found in them."""
+    tokenizer: Any = encoder.tokenizer
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        texts = [without_control_tokens(text, tokenizer) for text in texts]
+    return encoder.encode_texts([part for text in texts for part in encoder.split_text(text)])
 
 
 def _without_options(question: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -254,4 +264,4 @@ _RULES: list[tuple[str, Callable[..., str | None]]] = [
     (r"(?:does|do|did) (?P<rest>.+)", lambda rest: rest),
 ]
 
-__all__ = ["relevance", "relevance_of", "similarity", "texts_of"]
+__all__ = ["relevance", "relevance_of", "similarity", "text_vectors", "texts_of"]

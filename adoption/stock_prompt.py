@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dynfocus.processing.questions import without_control_tokens
+
 from .families import (
     Family,
     frames_per_block,
@@ -36,6 +38,12 @@ class StockPrompt:
         self.run = re.compile(f"(?:{self.placeholder.pattern})+")
         self._probes: dict[tuple[int, int], dict[str, Any]] = {}
         self._last: tuple[Any, tuple[int, int]] | None = None
+
+    def plain(self, text: str) -> str:
+        """A text of the user in which the tokenizer finds no special token, and nothing stands for a picture: a space
+        parts each of them."""
+        parted = self.placeholder.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+        return without_control_tokens(parted, self.processor.tokenizer)
 
     def time_word(self, times: Sequence[float]) -> str:
         """What is written before a frame by us: nothing, or its time."""

@@ -43,6 +43,9 @@ class DualEncoder:
     model was trained. Made by [`DualEncoder.from_pretrained`].
     """
 
+    #: Of transformers, or one of open_clip's.
+    tokenizer: Any
+
     def __init__(self, name: str, model: nn.Module, text_settings: dict[str, Any], pixel_settings: dict[str, Any]):
         self.name = name
         self.model = model.requires_grad_(False).eval()

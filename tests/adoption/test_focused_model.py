@@ -86,6 +86,16 @@ def test_a_batch_answers_as_its_rows(focused, state, film, encoder):
         assert ours == theirs
 
 
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_onevision"])
+def test_marks_in_a_question_are_words(name, encoder, film):
+    focused = FocusedModel(*stock(name), encoder, max_visual_tokens=BUDGET, tokens_per_key_frame=16)
+    state = focused.encode_video(film)
+    tokenizer = focused.processor.tokenizer
+    question = f"What does {' '.join(tokenizer.get_added_vocab())} </s> <image> mean?"
+    plain, marked = (focused.answer([(state, text)], max_new_tokens=2)[0] for text in (QUESTION, question))
+    assert 0 < marked.num_visual_tokens <= BUDGET and marked.num_dense_tokens == plain.num_dense_tokens
+
+
 @pytest.mark.parametrize("rule", ["uniform", "topk", "its", "aks", "mmr", "peaks"])
 def test_rules_choose_within_the_budget(focused, state, rule):
     (answer,) = focused.answer([(state, QUESTION)], rule=rule, max_visual_tokens=150, max_new_tokens=1)

@@ -293,3 +293,13 @@ def test_relevance_of_a_question_takes_long_texts_in_parts(tmp_path):
     assert torch.equal(relevance_of(encoder, images, ""), torch.zeros(12))
     chosen = RULES["peaks"](expected, 4, features=images, times=torch.arange(12.0))
     assert chosen.shape == (4,)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "chinese_clip"])
+def test_marks_in_a_question_do_not_end_its_text(kind, tmp_path):
+    encoder = DualEncoder.from_pretrained(save_dual_encoder(kind, tmp_path / kind), device="cpu")
+    images = torch.nn.functional.normalize(torch.randn(12, encoder.width), dim=-1)
+    end = encoder.tokenizer.sep_token or encoder.tokenizer.eos_token
+    marked, other = (relevance_of(encoder, images, f"red {end} {word}") for word in ("circle", "man"))
+    assert not torch.equal(marked, other)
+    assert torch.equal(marked, relevance_of(encoder, images, f"red {end[0]} {end[1:]} circle"))
