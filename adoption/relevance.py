@@ -150,7 +150,7 @@ def relevance_of(
 
 
 def text_vectors(encoder: DualEncoder, texts: Sequence[str]) -> Tensor:
-    """Unit vectors of texts, or of the parts of those that are too long, `(n, D)`; no special token is found in them."""
+    """Unit vectors `(n, D)` of texts, or of the parts of those that are too long, read without special tokens."""
     tokenizer: Any = encoder.tokenizer
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         texts = [without_control_tokens(text, tokenizer) for text in texts]
