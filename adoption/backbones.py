@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dynfocus.configuration_dynfocus import PRESETS, DynFocusConfig
+from dynfocus.hub.load_errors import unusable
 from dynfocus.logit_scaling import scale_logits
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing.processing_dynfocus import DynFocusProcessor
@@ -106,7 +107,7 @@ def from_backbones(
     try:
         frames = frames_of(vision, {**hub, "revision": vision_revision})
     except (OSError, ValueError) as error:
-        raise _unusable("vision model", vision, error) from error
+        raise unusable(f"The vision model {str(vision)!r} cannot be used", error, vision_revision) from error
 
     rows = _num_rows(len(tokenizer), text_config.vocab_size)
     width = tower.config.hidden_size
@@ -177,7 +178,7 @@ def _text_config(source: str | PathLike[str], hub: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(source, **hub)
     except (OSError, ValueError) as error:
-        raise _unusable("language model", source, error) from error
+        raise unusable(f"The language model {str(source)!r} cannot be used", error, hub["revision"]) from error
     name = f"The language model {str(source)!r} of type {config.model_type!r}"
     if config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder: choose a decoder alone (Llama, Qwen3, SmolLM, Gemma, …).")
@@ -205,7 +206,7 @@ def _tokenizer(source: str | PathLike[str], hub: dict[str, Any]) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **hub)
     except (OSError, ValueError) as error:
-        raise _unusable("tokenizer", source, error) from error
+        raise unusable(f"The tokenizer {str(source)!r} cannot be used", error, hub["revision"]) from error
     if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer of {str(source)!r} is a slow one, without the places of its tokens in the text: "
@@ -232,7 +233,7 @@ def _vision_tower(
         tower(torch.zeros(1, 3, tower.config.image_size, tower.config.image_size))
     except (OSError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
         # Networks that are no transformers lack attributes, and timm asserts.
-        raise _unusable("vision model", source, error) from error
+        raise unusable(f"The vision model {str(source)!r} cannot be used", error, revision) from error
     return tower
 
 
@@ -252,7 +253,7 @@ def _language_model(source: str | PathLike[str], dtype: torch.dtype | str, hub: 
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **hub
         )
     except (OSError, ValueError) as error:
-        raise _unusable("language model", source, error) from error
+        raise unusable(f"The language model {str(source)!r} cannot be used", error, hub["revision"]) from error
     if info["missing_keys"]:
         raise ValueError(
             f"The language model {str(source)!r} lacks {len(info['missing_keys'])} weights of a "
@@ -314,15 +315,6 @@ def _forget_folders(config: DynFocusConfig) -> None:
             part.name_or_path = ""
     if (config.vision_config.open_clip_model or "").startswith("local-dir:"):
         config.vision_config.open_clip_model = None
-
-
-def _unusable(kind: str, source: str | PathLike[str], error: Exception) -> Exception:
-    """One sentence on a backbone that cannot be used, instead of the library's several."""
-    reason = str(error).strip().partition("\n")[0].rstrip(".")
-    message = f"The {kind} {str(source)!r} cannot be used: {reason}"
-    if isinstance(error, OSError):
-        return OSError(f"{message}; give a Hub id or a folder with all its files, weights as safetensors.")
-    return ValueError(f"{message}.")
 
 
 __all__ = ["from_backbones"]

@@ -1,7 +1,5 @@
 """From the words of the command line to a pipeline, with a sentence for all that may be wrong with them."""
 
-import errno
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +105,7 @@ def loading_errors(model: str, revision: str | None) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError("The device's memory is full: use --dtype bfloat16, or --device cpu.") from error
     except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise UserError(_why_not_loaded(model, revision, error)) from error
+        raise UserError(f"--model {model}: {_why_not_loaded(error, revision)}.") from error
 
 
 def find_dtype(name: str) -> Any:
@@ -153,63 +151,32 @@ def check_model_name(model: str) -> None:
         raise UserError(f"--model {model}: there is no such folder.")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _why_not_loaded(model: str, revision: str | None, error: Exception) -> str:
-    """One sentence for what transformers and the Hub say in many."""
-    from huggingface_hub import errors
+def _why_not_loaded(error: Exception, revision: str | None) -> str:
+    """In words that follow `--model NAME: `."""
     from safetensors import SafetensorError
 
-    causes = list(_causes(error))
+    from dynfocus.hub.load_errors import why_not_loaded
 
-    def caused_by(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
+    known = why_not_loaded(error, revision)
     text = str(error)
-    # The pipeline puts the tracebacks of what failed into the text of an error without causes.
-    if os.strerror(errno.ENOSPC) in text:
-        return f"--model {model}: the disk is full: make room, or set HF_HOME to a folder on another disk."
-    if "Invalid credentials in Authorization header" in text:
-        return (
-            f"--model {model}: the Hub does not accept your token: renew it with `hf auth login`, or unset HF_TOKEN."
-        )
-    if caused_by(errors.GatedRepoError):
-        return f"--model {model}: its owner has to grant you access on the Hub first (and `hf auth login`)."
-    if caused_by(errors.RevisionNotFoundError):
-        return f"--model {model}: has no revision {revision!r} on the Hub."
-    if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError):
-        return f"--model {model}: is neither a folder here nor a model on the Hub (if private: `hf auth login`)."
-    if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
-        return f"--model {model}: is no folder here, and the Hub cannot be reached to look for it there."
-    if caused_by(errors.EntryNotFoundError):
-        return f"--model {model}: the repository holds no config.json, so it is no saved model."
-    if text.startswith("Unrecognized model in"):
-        return f"--model {model}: holds no config.json that names a `model_type`, so it is no saved model."
-    if "is not a valid JSON file" in text:
-        return f"--model {model}: cannot be loaded: its config.json is not valid JSON; save the model again."
-    if other := re.search(r"has model type `(.+?)` but Transformers does not recognize", text):
-        return f"{model} is a {other[1]} model, which this version of transformers does not know."
+    if known is not None:
+        return known
     if re.match("Can't load (video processor|processor|tokenizer) for", text):
-        return f"--model {model}: holds no processor: save it into the same folder, as `dynfocus export` does."
+        return "it holds no processor: save one into the same folder, as `dynfocus export` does"
     if "trust_remote_code" in text:
-        return f"--model {model}: comes with code of its own; --trust-remote-code runs it, if you trust it."
+        return "it comes with code of its own; --trust-remote-code runs it, if you trust it"
     # What this package says of weights that are not whole, quoted by the pipeline.
     if ours := re.search(
-        r"^(?:ValueError: )?(.+ (?:lacks|holds) .+: save or download it again.*)$", text, re.MULTILINE
+        r"^(?:ValueError: )?.+ ((?:lacks|holds) .+: save or download it again.*)$", text, re.MULTILINE
     ):
-        return ours[1]
-    damaged = caused_by(SafetensorError, UnpicklingError) or "ignore_mismatched_sizes" in text
+        return f"it {ours[1].rstrip('.')}"
+    damaged = isinstance(error, (SafetensorError, UnpicklingError)) or "ignore_mismatched_sizes" in text
     if damaged or text.startswith("Could not load model"):
         return (
-            f"--model {model}: its weights are missing or damaged, or were saved for another version of this package "
-            "(--verbose shows what transformers says)."
+            "its weights are missing or damaged, or were saved for another version of this package (--verbose shows "
+            "what transformers says)"
         )
-    return f"--model {model}: cannot be loaded: {str(error).strip() or type(error).__name__}"
+    return f"it cannot be loaded: {text.strip().rstrip('.') or type(error).__name__}"
 
 
 __all__ = ["check_kind", "check_model_name", "find_device", "find_dtype", "load_pipeline", "loading_errors"]

@@ -87,7 +87,7 @@ def claim_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{folder}: cannot be made: {error.strerror}; {way_out}.") from error
+        raise OSError(f"{folder}: cannot be made: {error.strerror}; choose another folder.") from error
     write_json(path, settings)
     return False
 

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from dynfocus.adoption.backbones import from_backbones
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.hub.load_errors import unusable
 from dynfocus.processing import DynFocusCollator
 
 from .parts import freeze, lora_config, names_in, plain_name
@@ -79,10 +80,7 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
         try:
             config: Any = AutoConfig.from_pretrained(start, revision=settings.revision)
         except (OSError, ValueError) as error:
-            why = str(error).strip().partition("\n")[0]
-            raise FileNotFoundError(
-                f"`model.checkpoint` {start}: is neither a folder with a model here nor one that the Hub gives: {why}"
-            ) from error
+            raise unusable(f"`model.checkpoint` {start}", error, settings.revision) from error
         if config.model_type != "dynfocus":
             raise ValueError(
                 f"{start} is a {config.model_type} model: `model.checkpoint` takes a DynFocus model; other models go "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 
+from ..hub.load_errors import unusable
 from ..states.fingerprint import model_fingerprint, settings_digest, with_pixel_settings
 from .dual_encoder_check import warn_unless_it_knows_shapes
 
@@ -277,7 +278,7 @@ class _TransformersEncoder(DualEncoder):
             image_processor = AutoImageProcessor.from_pretrained(name, **hub)
             tokenizer = AutoTokenizer.from_pretrained(name, **hub)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            raise unusable(name, error) from error
+            raise unusable(f"{name!r} cannot be used as dual encoder", error, hub.get("revision")) from error
         if info["missing_keys"]:
             raise ValueError(
                 f"The dual encoder {name!r} lacks {len(info['missing_keys'])} weights of a {type(model).__name__}, "
@@ -322,15 +323,6 @@ class _TransformersEncoder(DualEncoder):
 
     def _plain_ids(self, text: str) -> list[int]:
         return self.tokenizer(text.lower(), add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def unusable(name: str, error: Exception) -> Exception:
-    """One sentence on a dual encoder that cannot be used, instead of the library's several."""
-    reason = " ".join(str(error).strip().partition("\n")[0].split()).rstrip(".")
-    message = f"{name!r} cannot be used as dual encoder: {reason}"
-    if isinstance(error, OSError):
-        return OSError(f"{message}; give a Hub id or a folder with all its files, weights as safetensors.")
-    return (ImportError if isinstance(error, ImportError) else ValueError)(f"{message}.")
 
 
 def _dual_class(config: Any, name: str) -> Any:
@@ -382,4 +374,4 @@ def _shape(features: Tensor) -> str:
     return "×".join(str(length) for length in features.shape[1:])
 
 
-__all__ = ["DEFAULT_DUAL_ENCODER", "OPEN_CLIP", "DualEncoder", "unusable"]
+__all__ = ["DEFAULT_DUAL_ENCODER", "OPEN_CLIP", "DualEncoder"]

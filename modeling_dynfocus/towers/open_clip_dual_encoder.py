@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from .dual_encoder import OPEN_CLIP, DualEncoder, unusable
+from ..hub.load_errors import unusable
+from .dual_encoder import OPEN_CLIP, DualEncoder
 from .open_clip_trunk import import_open_clip
 
 
@@ -82,6 +83,7 @@ def load_open_clip_encoder(
             tags = open_clip.list_pretrained_tags_by_model(name)
             known = f"such as {OPEN_CLIP}{name}/{tags[0]}" if tags else "see open_clip.list_pretrained()"
             raise ValueError(f"{source!r} names no pretrained weights: write {OPEN_CLIP}NAME/TAG, {known}.")
+    subject = f"{source!r} cannot be used as dual encoder"
     try:
         # Checkpoints are read as safetensors or with torch's weights_only, which is open_clip's default.
         model = open_clip.create_model(
@@ -89,9 +91,9 @@ def load_open_clip_encoder(
         )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=hub.get("cache_dir"))
     except UnpicklingError as error:
-        raise unusable(source, ValueError("its weights can only be unpickled, which runs code of theirs")) from error
+        raise unusable(subject, ValueError("its weights can only be unpickled, which runs code of theirs")) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise unusable(source, error) from error
+        raise unusable(subject, error) from error
     # timm's tables take part in what the weights do, and cannot do so in another precision.
     nn.Module.to(model, device=device, dtype=dtype)
     return OpenClipEncoder(source, model, tokenizer)

@@ -81,7 +81,7 @@ def odd_head(folder):
         (with_a_bias, ValueError, "has a bias, which DynFocus has no place for"),
         (another_width, ValueError, r"is \(80, 16\), not vocabulary × hidden size \(80, 32\)"),
         (odd_head, ValueError, "does more than to multiply by a matrix"),
-        (lambda folder: None, OSError, "give a Hub id or a folder with all its files"),
+        (lambda folder: None, OSError, "cannot be used: it is neither a folder here nor a model on the Hub"),
     ],
 )
 def test_language_models_that_cannot_be_used(make, error, match, names, tmp_path):
@@ -111,7 +111,7 @@ def llama(folder):
         (resnet, ValueError, "has no fixed square input"),
         (swin, ValueError, "it is not a plain vision transformer"),
         (llama, ValueError, "has no fixed square input"),
-        (lambda folder: None, OSError, "give a Hub id or a folder"),
+        (lambda folder: None, OSError, "cannot be used: it is neither a folder here nor a model on the Hub"),
     ],
 )
 def test_vision_models_that_cannot_be_used(make, error, match, names, tmp_path):

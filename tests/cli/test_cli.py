@@ -189,7 +189,11 @@ def test_accelerator_that_is_not_there(monkeypatch):
 
 @pytest.mark.parametrize(
     ("config", "words"),
-    [(None, "no config.json"), ('{"model_type": "gpt2"}', "is a gpt2 model"), ("{", "cannot be loaded")],
+    [
+        (None, "no config.json"),
+        ('{"model_type": "gpt2"}', "is a gpt2 model"),
+        ("{", "json is not valid JSON"),
+    ],
 )
 def test_folder_that_is_no_dynfocus_model(film, tmp_path, config, words):
     if config is not None:

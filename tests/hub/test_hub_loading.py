@@ -67,7 +67,7 @@ SENTENCES = {
     "only a bomb": _NO_WEIGHTS,
     "no processor": "holds no processor",
     "another kind": "user/llama is a llama model, which reads no videos: --model takes a DynFocus model, or a video",
-    "unknown kind": "user/unknown is a never_heard_of model, which this version of transformers does not know",
+    "unknown kind": "user/unknown: it is a never_heard_of model, which this version of transformers does not know",
     "quantised": "requires bitsandbytes: `pip install",
     "full disk at once": _FULL_DISK,
     "full disk later": _FULL_DISK,

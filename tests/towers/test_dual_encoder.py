@@ -318,8 +318,11 @@ def test_other_models_are_refused_in_one_sentence(kind, reason, tmp_path):
 
 
 def test_what_is_not_there_is_refused_in_one_sentence(tmp_path):
-    for name in (str(tmp_path / "nothing"), "nobody/nothing"):
-        with pytest.raises(OSError, match="cannot be used as dual encoder: .*; give a Hub id or a folder") as caught:
+    for name, reason in (
+        (str(tmp_path / "nothing"), "neither a folder here nor"),
+        ("nobody/nothing", "Hub cannot be"),
+    ):
+        with pytest.raises(OSError, match=f"'{name}' cannot be used as dual encoder: it is .*{reason}") as caught:
             DualEncoder.from_pretrained(name, device="cpu")
         assert "\n" not in str(caught.value)
 

@@ -108,10 +108,16 @@ def test_bad_settings(settings, tmp_path, change, message):
         (["{recipe}", "training.max_steps.x=3"], "`max_steps` has no settings below it"),
         (["{recipe}", "data.train=nothing.csv"], "nothing.csv: there is no such file or folder with rows"),
         (["{recipe}", "data.media_root=/no/where"], "media_root /no/where: there is no such folder"),
-        (["{recipe}", "model.checkpoint=/no/model"], "`model.checkpoint` /no/model: is neither a folder with a model"),
+        (
+            ["{recipe}", "model.checkpoint=/no/model"],
+            "`model.checkpoint` /no/model: it is neither a folder here nor a model on the Hub",
+        ),
         (["{recipe}", "training.max_steps=ten"], "`max_steps` takes a number, not 'ten'"),
         (["{recipe}", "training.use_cpu=false"], "This machine has no GPU: set `training.use_cpu=true`"),
-        (["{recipe}", "training.output_dir=/proc/x"], "`training.output_dir` /proc/x: cannot be made"),
+        (
+            ["{recipe}", "training.output_dir=/proc/x"],
+            "/proc/x: cannot be made: No such file or directory; choose another folder",
+        ),
         (["{recipe}", "freeze=[visiontower]"], "'visiontower' names no part and no parameter of the model: the parts"),
         (["{recipe}", "freeze=['*']"], "Nothing is left to train"),
         (["{recipe}", "learning_rates={selecter: 1}", "--check"], "'selecter' names no part and no parameter"),
