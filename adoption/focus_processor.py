@@ -22,11 +22,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from transformers import BatchFeature
-from transformers.image_utils import SizeDict
-from transformers.video_processing_utils import BaseVideoProcessor
 
 from dynfocus.processing.reading.decoded_frames import flatten_videos
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
@@ -80,6 +77,24 @@ class Shown:
     inputs: BatchFeature
     num_visual_tokens: list[list[int]]
     entries: list[list[list[Entry]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """
+    What is shown of one video for a question.
+
+    Args:
+        key_frames: sorted places among the sampled frames, int64 `(K,)`.
+        relevance: of all sampled frames, float32 `(T,)`.
+        frames: to show.
+        budget: within which they were chosen.
+    """
+
+    key_frames: torch.Tensor
+    relevance: torch.Tensor
+    frames: ChosenFrames
+    budget: FrameBudget
 
 
 class FocusProcessor:
@@ -226,12 +241,16 @@ class FocusProcessor:
         Raises:
             `ValueError`: more key frames than the plan has.
         """
-        plan = self.plan(video, candidates, max_visual_tokens)
+        return self._within(self.budget(video, candidates, max_visual_tokens), video, key_frames, candidates)
+
+    def _within(
+        self, budget: FrameBudget, video: VideoFrames, key_frames: Sequence[int], candidates: Sequence[int]
+    ) -> ChosenFrames:
+        plan = budget.plan(len(candidates))
         if len(key_frames) > plan.num_key_frames:
             raise ValueError(
-                f"{len(key_frames)} key frames were chosen, but the budget of "
-                f"{self.max_visual_tokens if max_visual_tokens is None else max_visual_tokens} tokens has room for "
-                f"{plan.num_key_frames}."
+                f"{len(key_frames)} key frames were chosen, but the budget of {budget.max_visual_tokens} tokens has "
+                f"room for {plan.num_key_frames}."
             )
         coarse = spread_coarse(candidates, key_frames, plan.num_coarse, self._frames_per_coarse)
         return ChosenFrames(video, list(key_frames), coarse)
@@ -268,16 +287,9 @@ class FocusProcessor:
     def _pictures(self, chosen: ChosenFrames, entries: Sequence[Entry]) -> list[torch.Tensor]:
         """For each entry its pictures, `(pictures, 3, H, W)` uint8."""
         sizes = [self._shown_size(chosen.video, entry.is_key) for entry in entries]
-        return draw(chosen.video, entries, sizes, self._resized)
-
-    def _resized(self, frame: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        """`(3, H, W)`, resized as the stock processor does it."""
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-        if pixels.shape[-2:] == size:
-            return pixels
-        stock = self.processor.video_processor
-        target = SizeDict(height=size[0], width=size[1])
-        return BaseVideoProcessor.resize(stock, pixels[None], target, resample=stock.resample)[0]
+        has_images = self.family.layout == "images"
+        stock = self.processor.image_processor if has_images else self.processor.video_processor
+        return draw(chosen.video, entries, sizes, stock)
 
     def runs_of_pictures(self, text: str) -> list[str]:
         """The runs of marks that stand for visual features in a text."""
@@ -325,7 +337,7 @@ class FocusProcessor:
         use_options: bool = False,
         max_visual_tokens: int | None = None,
         rule: str | Rule | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, ChosenFrames]:
+    ) -> "Choice":
         """
         What is shown of one video for a question.
 
@@ -333,21 +345,17 @@ class FocusProcessor:
             state ([`VideoState`]): what [`look`] gave.
             options, use_options: of a multiple-choice question, see [`texts_of`].
             max_visual_tokens, rule: by default the processor's.
-
-        Returns:
-            The key frames' sorted places among the sampled frames, int64 `(K,)`, the relevance of all sampled frames,
-            float32 `(T,)`, and the frames to show.
         """
         video, numbers = frames_of(state), frame_numbers(state)
         assert state.frame_embeddings is not None
         features = state.frame_embeddings[0, : len(numbers)].float()
         relevance = relevance_of(self.dual_encoder, features, question, options, use_options).cpu()
-        plan = self.plan(video, numbers, max_visual_tokens)
+        budget = self.budget(video, numbers, max_visual_tokens)
         find = self.rule if rule is None else find_rule(rule)
         times = torch.as_tensor(frame_times(state))
-        key_frames = find(relevance, plan.num_key_frames, features=features, times=times)
-        shown = self.choose(video, [numbers[index] for index in key_frames.tolist()], numbers, max_visual_tokens)
-        return key_frames, relevance, shown
+        key_frames = find(relevance, budget.plan(len(numbers)).num_key_frames, features=features, times=times)
+        frames = self._within(budget, video, [numbers[index] for index in key_frames.tolist()], numbers)
+        return Choice(key_frames, relevance, frames, budget)
 
     @property
     def dual_encoder(self) -> DualEncoder:
@@ -379,7 +387,7 @@ class FocusProcessor:
         if isinstance(video, ChosenFrames):
             return video
         state = video if isinstance(video, VideoState) else self.look(video)
-        return self.choose_for(state, question, max_visual_tokens=max_visual_tokens)[2]
+        return self.choose_for(state, question, max_visual_tokens=max_visual_tokens).frames
 
     # --------------------------------------------------------------------------------------------------- the prompt
 
@@ -547,4 +555,4 @@ class FocusProcessor:
         return "".join([*parts, text[end:]]), moves
 
 
-__all__ = ["ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]
+__all__ = ["Choice", "ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]

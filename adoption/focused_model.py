@@ -25,10 +25,9 @@ from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
 from .chats import last_words
-from .focus_processor import FocusProcessor
-from .looking import SAMPLING, frame_numbers, frame_times, frames_of, look, open_frames
+from .focus_processor import Choice, FocusProcessor
+from .looking import SAMPLING, frame_times, look, open_frames
 from .relevance import texts_of
-from .video_frames import ChosenFrames
 
 
 class FocusedModel(VideoQA):
@@ -145,11 +144,11 @@ class FocusedModel(VideoQA):
         options: Sequence[str] | None,
         max_visual_tokens: int | None,
         rule: str | Rule | None,
-    ) -> tuple[Focus, ChosenFrames]:
+    ) -> tuple[Focus, Choice]:
         """Key frames among the sampled ones, and what is shown of the video."""
         if len(state) != 1:
             raise ValueError(f"Frames are chosen from one video at a time, and this state holds {len(state)}.")
-        key_frames, relevance, shown = self.focus_processor.choose_for(
+        choice = self.focus_processor.choose_for(
             state,
             question,
             options=options,
@@ -158,7 +157,7 @@ class FocusedModel(VideoQA):
             rule=None if rule == "dpe" else rule,
         )
         assert state.frame_embeddings is not None  # checked by `check_state`
-        features = state.frame_embeddings[0].float()
+        features, key_frames = state.frame_embeddings[0].float(), choice.key_frames
         events = Events(
             event_of_frame=events_of_peaks(features, key_frames)[None],
             medoids=key_frames[None],
@@ -166,12 +165,12 @@ class FocusedModel(VideoQA):
         )
         focus = Focus(
             events=events,
-            scores=relevance[key_frames][None],
+            scores=choice.relevance[key_frames][None],
             key_events=torch.arange(len(key_frames))[None],
             key_mask=events.mask,
-            num_groups=torch.tensor([len(shown.coarse)]),
+            num_groups=torch.tensor([len(choice.frames.coarse)]),
         )
-        return focus, shown
+        return focus, choice
 
     # ----------------------------------------------------------------------------------------------- show, answer
 
@@ -206,8 +205,8 @@ class FocusedModel(VideoQA):
             asked = row["inputs"]["question"], row["inputs"]["options"]
             found = [self._choose(state, *asked, each, rule) for state in states]
             chats.append(row["inputs"]["messages"])
-            chosen.append([frames for _, frames in found])
-            shown.append(_shown(states, [focus for focus, _ in found], self.focus_processor, each))
+            chosen.append([choice.frames for _, choice in found])
+            shown.append(_shown(states, found))
         processor = copy.copy(self.focus_processor)
         processor.max_visual_tokens = max(
             [row["max_visual_tokens"] or processor.max_visual_tokens for row in rows], default=0
@@ -240,10 +239,10 @@ class FocusedModel(VideoQA):
         return value.to(self.model.dtype) if is_pixels else value
 
 
-def _shown(states: Sequence[VideoState], focuses: Sequence[Focus], processor: FocusProcessor, budget: int) -> Shown:
+def _shown(states: Sequence[VideoState], found: Sequence[tuple[Focus, Choice]]) -> Shown:
     """What is known of the choice of one row; its tokens are counted when they are there."""
     key_frames, events, dense = [], [], 0
-    for video, (state, focus) in enumerate(zip(states, focuses, strict=True)):
+    for video, (state, (focus, choice)) in enumerate(zip(states, found, strict=True)):
         seconds = frame_times(state)
         scores = focus.scores[0].tolist() if focus.scores is not None else []
         labels = focus.events.event_of_frame[0]
@@ -263,8 +262,7 @@ def _shown(states: Sequence[VideoState], focuses: Sequence[Focus], processor: Fo
             several = {"video": video} if len(states) > 1 else {}
             key_frames.append({**several, **key_frame})
             events.append({**several, **entry})
-        price = processor.budget(frames_of(state), frame_numbers(state), budget)
-        dense += price.fixed_price + price.key_price * len(seconds)
+        dense += choice.budget.fixed_price + choice.budget.key_price * len(seconds)
     return Shown(
         key_frames=key_frames,
         events=events,

@@ -1,7 +1,6 @@
 """A dual encoder looks at every sampled frame of a video; the state that it makes, and the way back to the frames."""
 
 import io
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,14 +17,12 @@ from dynfocus.states.encoding import encode_stream
 from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
-from .video_frames import VideoFrames
+from .video_frames import DrawnFrames, VideoFrames
 
 SAMPLING = ("fps", "num_frames", "max_frames", "sampling", "decoder", "on_truncated")
 _CHUNK_FRAMES = 64
 # The shorter side of frames that a state keeps, in pixels, and their quality.
 _KEPT_SIDE, _KEPT_QUALITY = 448, 92
-# Of decoded frames that are kept for the next question about a video.
-_CACHE_BYTES = 2**28
 # Of streams of frames that were decoded by the caller.
 _DECODED: WeakKeyDictionary[FrameStream, VideoFrames] = WeakKeyDictionary()
 
@@ -141,7 +138,7 @@ def frames_of(state: VideoState) -> VideoFrames:
         if state.jpeg_bytes is not None:
             cache["frames"] = _kept(state)
         else:
-            cache["frames"] = _cached(_of_source(state))
+            cache["frames"] = _of_source(state)
     return cache["frames"]
 
 
@@ -179,27 +176,7 @@ def _kept(state: VideoState) -> VideoFrames:
         for number, picture in zip(wanted, state.kept_frames(places.clip(min=0).tolist()), strict=True):
             yield number, np.array(picture)
 
-    return VideoFrames(read, every, (first.height, first.width), float(duration))
-
-
-def _cached(video: VideoFrames) -> VideoFrames:
-    """The same, with the frames that were read last in memory: a further question decodes only what is new."""
-    kept: OrderedDict[int, np.ndarray] = OrderedDict()
-
-    def read(numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        missing = [number for number in numbers if number not in kept]
-        fresh = iter(video.read(missing) if missing else ())
-        for number in numbers:
-            if number in kept:
-                kept.move_to_end(number)
-            else:
-                read_number, frame = next(fresh)
-                kept[read_number] = frame
-            yield number, kept[number]
-            while len(kept) > 1 and sum(frame.nbytes for frame in kept.values()) > _CACHE_BYTES:
-                kept.popitem(last=False)
-
-    return replace(video, read=read)
+    return VideoFrames(read, every, (first.height, first.width), float(duration), DrawnFrames())
 
 
 def frame_numbers(state: VideoState) -> list[int]:

@@ -1,15 +1,46 @@
 """Frames of a video by their numbers, and which of them are shown to a language model."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers.image_utils import SizeDict
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from dynfocus.processing.reading.video_reading import OpenVideo, resize_frame
 
 PANEL = 2  # frames along each side of a panel
+
+
+class DrawnFrames:
+    """
+    Frames of one video in the sizes in which they were shown. What was used longest ago is dropped first.
+
+    Args:
+        most_bytes: of all of them.
+    """
+
+    def __init__(self, most_bytes: int = 2**28):
+        self.most_bytes, self.num_bytes = most_bytes, 0
+        self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+
+    def get(self, key: Hashable) -> torch.Tensor | None:
+        """A frame, if it is there."""
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+        return found
+
+    def add(self, key: Hashable, frame: torch.Tensor) -> None:
+        """A frame that was not there."""
+        self._kept[key] = frame
+        self.num_bytes += frame.nbytes
+        while self.num_bytes > self.most_bytes:
+            self.num_bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 @dataclass(frozen=True)
@@ -22,12 +53,14 @@ class VideoFrames:
         times: `(total,)` start of every frame in seconds.
         size: `(height, width)` of the frames.
         duration: seconds from the first frame's start to the last one's end.
+        drawn ([`DrawnFrames`], *optional*): keeps what was shown, so that a further question decodes only what is new.
     """
 
     read: Callable[[Sequence[int]], Iterable[tuple[int, np.ndarray]]]
     times: np.ndarray
     size: tuple[int, int]
     duration: float
+    drawn: DrawnFrames | None = None
 
     @classmethod
     def decoded(cls, frames: np.ndarray, times: Sequence[float] | np.ndarray, duration: float | None = None):
@@ -51,7 +84,8 @@ class VideoFrames:
             return replace(video, wanted=np.asarray(numbers, dtype=np.int64), size=None, transform=None).frames()
 
         index = video.index
-        return cls(read, index.times, (video.metadata.height, video.metadata.width), index.duration)
+        size = video.metadata.height, video.metadata.width
+        return cls(read, index.times, size, index.duration, DrawnFrames())
 
     def __len__(self) -> int:
         return len(self.times)
@@ -96,7 +130,8 @@ def spread_coarse(
     candidates: Sequence[int], key_frames: Sequence[int], num_coarse: int, frames_per_coarse: int = 1
 ) -> list[list[int]]:
     """
-    Coarse pictures spread evenly over the frames that are no key frames.
+    Coarse pictures spread evenly over a video. The place of a key frame goes to the nearest frame that is free, so
+    that two questions about a video have most coarse frames in common.
 
     Args:
         candidates: sorted numbers of the frames that may be shown.
@@ -108,12 +143,18 @@ def spread_coarse(
         For each picture the sorted numbers of its frames; in time order.
     """
     key = set(map(int, key_frames))
-    rest = np.array([number for number in candidates if int(number) not in key], dtype=np.int64)
-    count = min(num_coarse * frames_per_coarse, len(rest))
+    numbers = np.asarray(candidates, dtype=np.int64)
+    free = [number for number in numbers.tolist() if number not in key]
+    count = min(num_coarse * frames_per_coarse, len(free))
     if count < 1:
         return []
-    chosen = rest[((np.arange(count) + 0.5) * len(rest) / count).astype(np.int64)]
-    return [chosen[i : i + frames_per_coarse].tolist() for i in range(0, count, frames_per_coarse)]
+    even = numbers[((np.arange(count) + 0.5) * len(numbers) / count).astype(np.int64)].tolist()
+    chosen = set(even) - key
+    for number in even:
+        if number in key:
+            chosen.add(min((n for n in free if n not in chosen), key=lambda n: abs(n - number)))  # noqa: B023
+    shown = sorted(chosen)
+    return [shown[i : i + frames_per_coarse] for i in range(0, count, frames_per_coarse)]
 
 
 @dataclass(frozen=True)
@@ -143,17 +184,14 @@ class Entry:
 
 
 def draw(
-    video: VideoFrames,
-    entries: Sequence[Entry],
-    sizes: Sequence[tuple[int, int]],
-    resize: Callable[[np.ndarray, tuple[int, int]], torch.Tensor],
+    video: VideoFrames, entries: Sequence[Entry], sizes: Sequence[tuple[int, int]], stock: Any
 ) -> list[torch.Tensor]:
     """
     The pictures of all entries. Every frame is read once, and kept only in the sizes in which it is shown.
 
     Args:
         sizes: `(height, width)` of each entry's pictures.
-        resize: makes a frame `(3, height, width)` uint8.
+        stock: the stock processor of pictures, whose way of resizing is taken.
 
     Returns:
         For each entry `(pictures, 3, height, width)` uint8. A panel is filled in reading order, and black where it has
@@ -162,26 +200,56 @@ def draw(
     Raises:
         `ValueError`: a frame cannot be read.
     """
-    uses: dict[int, list[tuple[int, int, int]]] = {}
-    pictures: list[torch.Tensor] = []
-    for i, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
-        pictures.append(torch.zeros(len(entry.pictures), 3, *size, dtype=torch.uint8))
-        for j, numbers in enumerate(entry.pictures):
-            for slot, number in enumerate(numbers):
-                uses.setdefault(number, []).append((i, j, slot))
-    for number, frame in video.read(sorted(uses)):
-        for i, j, slot in uses.pop(number, ()):
-            picture = pictures[i][j]
-            if len(entries[i].pictures[j]) == 1:
-                picture.copy_(resize(frame, sizes[i]))
-                continue
-            height, width = (side // PANEL for side in sizes[i])
-            row, column = divmod(slot, PANEL)
-            tile = torch.from_numpy(resize_frame(frame, (height, width))).permute(2, 0, 1)
-            picture[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
-    if uses:
-        raise ValueError(f"Frame {min(uses)} of the video cannot be read.")
+    pictures = [
+        torch.zeros(len(entry.pictures), 3, *size, dtype=torch.uint8)
+        for entry, size in zip(entries, sizes, strict=True)
+    ]
+    # For each frame the places where it is still missing, and how it gets their size.
+    missing: dict[int, list[tuple[torch.Tensor, Any]]] = {}
+    for entry, drawn in zip(entries, pictures, strict=True):
+        for numbers, picture in zip(entry.pictures, drawn, strict=True):
+            way: Any = stock.resample if len(numbers) == 1 else "tile"
+            for number, place in zip(numbers, _places(picture, len(numbers)), strict=True):
+                known = video.drawn.get((number, way, place.shape)) if video.drawn is not None else None
+                if known is None:
+                    missing.setdefault(number, []).append((place, way))
+                else:
+                    place.copy_(known)
+    for number, frame in video.read(sorted(missing)) if missing else ():
+        made: dict[Hashable, torch.Tensor] = {}
+        for place, way in missing.pop(number, ()):
+            key = (number, way, place.shape)
+            if key not in made:
+                size = (place.shape[1], place.shape[2])
+                made[key] = _tile(frame, size) if way == "tile" else resized(frame, size, stock)
+                if video.drawn is not None:
+                    video.drawn.add(key, made[key])
+            place.copy_(made[key])
+    if missing:
+        raise ValueError(f"Frame {min(missing)} of the video cannot be read.")
     return pictures
+
+
+def _places(picture: torch.Tensor, num_frames: int) -> list[torch.Tensor]:
+    """Where the frames of a picture go: the whole, or the first tiles of a panel in reading order."""
+    if num_frames == 1:
+        return [picture]
+    height, width = (side // PANEL for side in picture.shape[1:])
+    corners = [(slot // PANEL * height, slot % PANEL * width) for slot in range(num_frames)]
+    return [picture[:, y : y + height, x : x + width] for y, x in corners]
+
+
+def _tile(frame: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(resize_frame(frame, size))).permute(2, 0, 1)
+
+
+def resized(frame: np.ndarray, size: tuple[int, int], stock: Any) -> torch.Tensor:
+    """A frame `(H, W, 3)` as `(3, height, width)`, resized as the stock processor does it."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+    if pixels.shape[-2:] == size:
+        return pixels
+    target = SizeDict(height=size[0], width=size[1])
+    return BaseVideoProcessor.resize(stock, pixels[None], target, resample=stock.resample)[0]
 
 
 def as_image(picture: torch.Tensor) -> Image.Image:
@@ -189,4 +257,4 @@ def as_image(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray(picture.permute(1, 2, 0).numpy())
 
 
-__all__ = ["PANEL", "ChosenFrames", "Entry", "VideoFrames", "as_image", "draw", "spread_coarse"]
+__all__ = ["PANEL", "ChosenFrames", "DrawnFrames", "Entry", "VideoFrames", "as_image", "draw", "spread_coarse"]

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
+from transformers.image_utils import PILImageResampling
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus.adoption.families import FAMILIES as ROWS
 from dynfocus.adoption.families import known_family
 from dynfocus.adoption.focus_processor import ChosenFrames, FocusProcessor, VideoFrames
-from dynfocus.adoption.video_frames import spread_coarse
+from dynfocus.adoption.video_frames import DrawnFrames, Entry, draw, spread_coarse
 from dynfocus.processing.reading.video_reading import open_video
 
 ALL = sorted(FAMILIES)
@@ -248,10 +249,76 @@ def test_a_panel_shows_four_frames_in_reading_order():
 
 
 def test_coarse_frames_are_spread_over_those_that_are_no_key_frames():
-    assert spread_coarse(range(10), [0, 5], 4) == [[2], [4], [7], [9]]
+    assert spread_coarse(range(10), [0, 5], 4) == [[1], [3], [6], [8]]
+    assert spread_coarse(range(10), [3, 4, 8], 4) == [[1], [2], [6], [7]]
     assert spread_coarse(range(10), [0, 5], 100) == [[n] for n in (1, 2, 3, 4, 6, 7, 8, 9)]
     assert spread_coarse([0, 30, 60, 90, 120, 150], [60], 2, 4) == [[0, 30, 90, 120], [150]]
     assert spread_coarse(range(3), [0, 1, 2], 5) == spread_coarse(range(9), [4], 0) == []
+
+
+@pytest.mark.parametrize("num_coarse", [1, 20, 80, 95])
+def test_two_questions_have_most_coarse_frames_in_common(num_coarse):
+    random = np.random.default_rng(num_coarse)
+    first, second = (sorted(random.choice(range(0, 300, 3), 5, replace=False).tolist()) for _ in range(2))
+    shown = [
+        {n for group in spread_coarse(range(0, 300, 3), key, num_coarse) for n in group} for key in (first, second)
+    ]
+    assert [len(numbers) for numbers in shown] == [num_coarse] * 2
+    assert not shown[0] & set(first) and not shown[1] & set(second)
+    assert len(shown[0] - shown[1]) <= 10
+
+
+def test_what_was_drawn_is_not_read_again():
+    frames, read = random_frames(8, (96, 128)), []
+
+    def decode(numbers):
+        read.extend(numbers)
+        return ((number, frames[number]) for number in numbers)
+
+    def drawn(name, video, **sizes):
+        processor = focus(name, tokens_per_coarse_frame=2, **sizes)
+        chosen = ChosenFrames(video, [0, 3], [[1], [5]] if name == "qwen3_vl" else [[1, 2, 4, 5]])
+        return processor._pictures(chosen, processor.entries(chosen))
+
+    times = np.arange(8.0)
+    video, direct = VideoFrames(decode, times, (96, 128), 8.0, DrawnFrames()), VideoFrames.decoded(frames, times)
+    # Key frames of one size serve both models; tiles and whole frames, and other sizes, do not stand for each other.
+    for name, sizes, new in (
+        ("qwen3_vl", {}, [0, 1, 3, 5]),
+        ("llava_onevision", {}, [1, 2, 4, 5]),
+        ("qwen3_vl", {"tokens_per_key_frame": 6}, [0, 3]),
+    ):
+        expected = drawn(name, direct, **sizes)
+        for numbers in (new, []):
+            read.clear()
+            assert all(map(torch.equal, drawn(name, video, **sizes), expected))
+            assert read == numbers
+    stock = focus("qwen3_vl").processor.video_processor
+    entries = [Entry(((0,),), (0.0,), is_key=True)]
+    pictures = []
+    for resample in (PILImageResampling.BILINEAR, PILImageResampling.NEAREST):
+        other = copy.copy(stock)
+        other.resample = resample
+        pictures += draw(video, entries, [(32, 64)], other)
+    assert not torch.equal(*pictures)
+
+
+def test_drawn_frames_keep_within_their_bytes():
+    kept = DrawnFrames(most_bytes=100)
+    for key in range(3):
+        kept.add(key, torch.zeros(30, dtype=torch.uint8))
+    assert kept.get(0) is not None
+    kept.add(3, torch.zeros(30, dtype=torch.uint8))
+    assert kept.num_bytes == 90 and kept.get(1) is None and kept.get(0) is not None
+    # Frames that fall out while others are read.
+    frames = random_frames(12, (96, 128))
+    few = VideoFrames(
+        lambda numbers: ((n, frames[n]) for n in numbers), np.arange(12.0), (96, 128), 12.0, DrawnFrames(50_000)
+    )
+    processor = focus("qwen3_vl")
+    for key_frames in ([2, 5, 9], [0, 2, 4, 5, 9, 11], [2, 3, 9]):
+        chosen = [ChosenFrames(video, key_frames) for video in (few, VideoFrames.decoded(frames, np.arange(12.0)))]
+        assert all(map(torch.equal, *(processor._pictures(one, processor.entries(one)) for one in chosen)))
 
 
 def test_a_small_frame_costs_what_its_size_says():

@@ -12,6 +12,7 @@ from tiny_models import tiny_model
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus import VideoQAPipeline, VideoState
+from dynfocus.adoption.focus_processor import FocusProcessor
 from dynfocus.adoption.focused_model import FocusedModel
 from dynfocus.adoption.looking import frames_of
 from dynfocus.towers.dual_encoder import DualEncoder
@@ -129,6 +130,13 @@ def test_a_further_question_decodes_only_what_is_new(focused, film, monkeypatch)
     )
     focused.answer([(state, QUESTION)], max_new_tokens=1)
     assert frames_of(state) is video
+
+
+def test_the_budget_is_computed_once_a_question(focused, state, monkeypatch):
+    calls, budget = [], FocusProcessor.budget
+    monkeypatch.setattr(FocusProcessor, "budget", lambda *args: calls.append(args) or budget(*args))
+    focused.answer([(state, QUESTION), (state, "And then?")], max_new_tokens=1)
+    assert len(calls) == 2
 
 
 def test_a_video_that_moved_changed_or_is_gone(focused, film, tmp_path):

@@ -90,7 +90,7 @@ def test_videos_may_stand_in_a_chat_and_share_the_budget(encoder, film):
         {"role": "user", "content": [{"type": "video", "path": film}, {"type": "text", "text": QUESTION}]},
     ]
     inputs = processor(messages=chat)
-    _, _, chosen = processor.choose_for(processor.look(film), QUESTION, max_visual_tokens=100)
+    chosen = processor.choose_for(processor.look(film), QUESTION, max_visual_tokens=100).frames
     assert same(inputs, processor.show(chat, [chosen, chosen]).inputs)
     answered = [*chat, {"role": "assistant", "content": "The left one."}]
     assert (processor(messages=answered, labels=True)["labels"] != -100).any()
