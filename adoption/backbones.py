@@ -64,7 +64,7 @@ def from_backbones(
         seed (`int`): of the new weights. The global random state is neither read nor changed.
         video_token (`str`): the placeholder, added to the tokenizer's vocabulary.
         vision_revision, language_model_revision (`str`, *optional*): branch, tag or commit on the Hub.
-        cache_dir, token, local_files_only, force_download: as in `from_pretrained`; open_clip heeds `cache_dir`.
+        cache_dir, token, local_files_only, force_download: as in `from_pretrained`; open_clip takes only `cache_dir`.
         trust_remote_code (`bool`): of the language model's tokenizer and configuration.
         **settings: of [`DynFocusConfig`], [`DynFocusProcessor`] and [`DynFocusVideoProcessor`]. Defaults of the
             processor are one frame a second, at most 512, as large as the vision model wants them; for one video at

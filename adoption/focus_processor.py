@@ -165,7 +165,7 @@ class FocusProcessor:
         if time_words and family.times is not None:
             raise ValueError(f"{family.name} writes times itself ({family.times}): leave out `time_words`.")
         if time_words and (family.layout == "video" or family.positions):
-            raise ValueError(f"`time_words` cannot be had with {family.name}, which takes all frames as one block.")
+            raise ValueError(f"`time_words` is not supported with {family.name}, which takes all frames as one block.")
         if family.positions and config is None:
             raise ValueError(f"{family.name} needs `config=model.config`: its positions depend on it.")
         if not getattr(processor.tokenizer, "is_fast", False):

@@ -150,11 +150,11 @@ def collate(rows: Sequence[BatchFeature], pad_token_id: int, family: Family) -> 
         elif values[0].shape == rows[0]["input_ids"].shape:
             batch[name] = torch.cat([_padded(value, length, fillers.get(name, 0)) for value in values])
         else:
-            batch[name] = _stacked(values, family)
+            batch[name] = _concatenated(values, family)
     return BatchFeature(batch)
 
 
-def _stacked(values: list[torch.Tensor], family: Family) -> torch.Tensor:
+def _concatenated(values: list[torch.Tensor], family: Family) -> torch.Tensor:
     shapes = {tuple(value.shape[1:]) for value in values}
     if len(shapes) == 1:
         return torch.cat(values)

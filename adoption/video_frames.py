@@ -46,7 +46,7 @@ class DrawnFrames:
 @dataclass(frozen=True)
 class VideoFrames:
     """
-    A video whose frames can be had by their numbers.
+    A video whose frames can be read by their numbers.
 
     Args:
         read: gives `(number, frame)` for sorted frame numbers, in order, frames `(H, W, 3)` uint8 RGB in full size.

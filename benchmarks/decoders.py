@@ -135,7 +135,7 @@ def judge(report: Report, where: str, found: dict[str, dict[str, Any]], auto: st
         f"{slower:.2f} times the time of the fastest right one, {best} (goal: at most {TOLERANCE:g})",
         found[auto]["right"] and slower <= TOLERANCE,
     )
-    # Seconds of a CPU that others use as well tell nothing.
+    # Seconds of a CPU that others use as well mean nothing.
     report.results[where] = {
         name: {key: value for key, value in one.items() if key not in ("seconds", "rounds")}
         | ({"time_ratio": ratios[name].rounds} if name in ratios else {})

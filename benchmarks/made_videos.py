@@ -18,7 +18,7 @@ import numpy as np
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 #: Where files are kept, if nothing else is said.
 FOLDER = Path(tempfile.gettempdir(), "dynfocus-benchmarks")
-#: Frames between key frames at most, and as a rule: what x264 does if it is not told.
+#: Frames between key frames at most, and as a rule: what x264 does by default.
 KEY_FRAMES = 250
 #: Standard deviation of the brightness; with less the encoder wipes it away.
 GRAIN = 8

@@ -65,7 +65,7 @@ class Spread:
 
 
 def clock(device: str = "cpu") -> float:
-    """Seconds, once the device has done all that it was told."""
+    """Seconds, once the device has finished its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -200,7 +200,7 @@ def _status(name: str) -> int:
 @contextmanager
 def memory_limit(limit: int | None, device: str = "cpu") -> Iterator[None]:
     """
-    At most `limit` bytes above what this process holds; beyond, allocations fail as `is_out_of_memory` tells.
+    At most `limit` bytes above what this process holds; beyond, allocations fail; see `is_out_of_memory`.
 
     On a CPU what the allocator keeps of freed memory comes on top, a few megabytes: for limits far above that.
     """

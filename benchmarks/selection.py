@@ -81,7 +81,7 @@ SCALES = {
 
 
 def build(scale: Scale) -> DynFocusModel:
-    """A model with those widths, whose tower and language model are of no use; the score heeds the question."""
+    """A model with those widths, whose tower and language model are of no use; the score depends on the question."""
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = DynFocusConfig(
         vision_config={
@@ -210,7 +210,7 @@ def stopwatch(steps: dict[str, tuple[Any, str]]) -> Iterator[dict[str, float]]:
 @torch.no_grad()
 def naive(model: DynFocusModel, state: VideoState, plan: torch.Tensor) -> tuple[list[int], torch.Tensor]:
     """Key frames and visual tokens of the default preset, by its definition, frame by frame."""
-    num_events, num_key, _ = plan[0].tolist()
+    num_prototypes, num_key, _ = plan[0].tolist()
     estimator, encoder = model.event_prototypes, model.cooperative_encoder
     features, grouped = state.frame_features[0], state.grouped_tokens[0]
     flat = features.flatten(1)
@@ -222,7 +222,7 @@ def naive(model: DynFocusModel, state: VideoState, plan: torch.Tensor) -> tuple[
         denser = [s for s in frames if (spread[s], s) < (spread[t], t)]
         delta = squared[t, denser].min() if denser else squared[t].max()
         score.append(0.5 * math.log(max(delta.item(), 1e-38)) - spread[t])
-    centers = sorted(frames, key=lambda t: (-score[t], t))[:num_events]
+    centers = sorted(frames, key=lambda t: (-score[t], t))[:num_prototypes]
     members = [[] for _ in centers]
     for t in frames:
         members[centers.index(t) if t in centers else int(squared[t, centers].argmin())].append(t)
@@ -232,13 +232,13 @@ def naive(model: DynFocusModel, state: VideoState, plan: torch.Tensor) -> tuple[
         from_mean = (flat[event] - mean).square().sum(-1)
         # The two members of a pair are equally near, up to rounding.
         medoids.append(event[int((from_mean <= from_mean.min() * (1 + 1e-5)).int().argmax())])
-    order = sorted(range(num_events), key=medoids.__getitem__)
+    order = sorted(range(num_prototypes), key=medoids.__getitem__)
     members, medoids = [members[i] for i in order], [medoids[i] for i in order]
     prototypes = torch.stack([means[i] for i in order]).unflatten(1, features.shape[1:])[None]
 
     queries = [model.question_encoder(None, None, None, torch.ones(1, 1, dtype=torch.bool))[0, 0] for _ in frames]
     pooled = torch.cat([prototypes.mean(2), prototypes.amax(2)], dim=-1)
-    every = torch.ones(1, num_events, dtype=torch.bool)
+    every = torch.ones(1, num_prototypes, dtype=torch.bool)
     times = [[event[0], medoid, event[-1], len(event)] for event, medoid in zip(members, medoids, strict=True)]
     scores = estimator.scorer(pooled, every) + estimator.question_scorer(
         torch.stack([queries[t] for t in medoids])[None],
@@ -247,19 +247,19 @@ def naive(model: DynFocusModel, state: VideoState, plan: torch.Tensor) -> tuple[
         torch.tensor([times]) / len(flat),
         every,
     )
-    keys = sorted(sorted(range(num_events), key=lambda i: (-scores[0, i].item(), i))[:num_key])
+    keys = sorted(sorted(range(num_prototypes), key=lambda i: (-scores[0, i].item(), i))[:num_key])
     event_of = {t: i for i, event in enumerate(members) for t in event}
-    told = encoder.score_embedding
+    embedding = encoder.score_embedding
     tokens = []
     for t in frames:
         gated = encoder.cluster_gate(grouped[t], state.parent_of_token[0, t])
         fit = scores[0, event_of[t]].sigmoid()[None]
         if t in medoids and medoids.index(t) in keys:
-            tokens.append(encoder.projector(torch.cat([features[t], gated])) + told.cones(fit))
+            tokens.append(encoder.projector(torch.cat([features[t], gated])) + embedding.cones(fit))
         attention = (queries[t] @ encoder.key_projector(gated).T * gated.shape[1] ** -0.5).softmax(-1)
         attended = (attention @ gated).mean(0)
         tokens.append(
-            torch.stack([encoder.projector(gated.mean(0)), encoder.value_projector(attended)]) + told.rods(fit)
+            torch.stack([encoder.projector(gated.mean(0)), encoder.value_projector(attended)]) + embedding.rods(fit)
         )
     return [medoids[i] for i in keys], torch.cat(tokens)
 

@@ -171,7 +171,7 @@ class Training:
         self.optimizer.zero_grad()
 
     def clock(self) -> float:
-        """Seconds, once the device has done all that it was told."""
+        """Seconds, once the device has finished its work."""
         return clock(self.device.type)
 
     def seconds(self) -> float:

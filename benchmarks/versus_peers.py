@@ -108,7 +108,7 @@ def compare(
     limit: int | None = None,
     ignore_context: bool = False,
 ) -> dict[str, Outcome]:
-    """All models on one video. A first run of each tells its memory, and who cannot; the others take turns."""
+    """All models on one video. A first run of each measures its memory, and whether it can; the others take turns."""
     outcomes = {}
     for name, model in models.items():
         ids = inputs[name]["input_ids"]

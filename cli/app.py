@@ -324,7 +324,7 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the recipe's.", show_default=False),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read rows, tell lengths and memory, and train nothing.")
+        bool, typer.Option("--check", help="Read rows, report lengths and memory, and train nothing.")
     ] = False,
     check_rows: Annotated[int, typer.Option(min=1, help="Rows that --check reads.")] = 100,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe's text, to be changed.")] = False,

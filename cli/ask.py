@@ -194,7 +194,7 @@ def in_options() -> Iterator[None]:
 
 
 def draw(result: dict[str, Any], path: Path, film: str | None, decoder: str) -> None:
-    """The timeline of an answer, with pictures of its key frames where the video, `film`, is at hand."""
+    """The timeline of an answer, with pictures of its key frames where the video, `film`, can be read."""
     from .timeline import timeline_figure
 
     with spinner("Drawing the timeline"):

@@ -61,7 +61,7 @@ class Chat:
 
     Args:
         state: the video's `VideoState`.
-        film: where the pictures of a plot come from; `None` where they cannot be had, and `hidden` says why.
+        film: where the pictures of a plot come from; `None` where there are none, and `hidden` says why.
     """
 
     def __init__(self, pipe: Any, state: Any, setup: Setup, console: Console, film: str | None, hidden: str = ""):

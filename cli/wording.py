@@ -27,7 +27,7 @@ _WAY_OUT = {
 
 
 def in_options(message: str) -> str:
-    """A message that tells how to call the library, told as options of the command."""
+    """A message about arguments of the library, with the options of the command in their place."""
     for python, option in _PHRASES.items():
         message = message.replace(python, option)
     message = re.sub(r" \(max_question_tokens=\d+\)", "", message)

@@ -74,7 +74,7 @@ class Judge:
         timeout: seconds that one attempt may take.
         concurrency: questions that are open at a time; a local model takes one.
         request: further fields of the request, by default `{"temperature": 0, "max_tokens": 512}`; some models refuse
-            these and want `{}` or others. A local model heeds `max_tokens` alone, and is never random.
+            these and want `{}` or others. Of these, a local model takes only `max_tokens`, and is never random.
         give_up_after: so many failures in a row end the run.
 
     Raises:

@@ -39,7 +39,7 @@ def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool)
 def check_finite(name: str, model: torch.nn.Module) -> None:
     """
     Raises:
-        `ValueError`: where weights are NaN or infinite, with their names. Weights that are not at hand (on the meta
+        `ValueError`: where weights are NaN or infinite, with their names. Weights that are not in memory (on the meta
             device, partitioned) or not plain tensors (quantised, sharded) are not looked at.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]

@@ -37,7 +37,7 @@ from .states.fingerprint import model_fingerprint, with_pixel_settings
 from .states.progress import Progress
 from .states.video_state import VideoState
 from .towers.vision_tower import VisionTower
-from .video_inputs import check_token_plan, checked_frame_mask, stacked, without_padding
+from .video_inputs import check_token_plan, checked_frame_mask, pad_rows, without_padding
 
 logger = logging.get_logger(__name__)
 
@@ -308,13 +308,13 @@ class DynFocusModel(DynFocusPreTrainedModel):
         )
         focus = self._choose(state, queries, plan, choose)
         tokens = self.cooperative_encoder(state, queries, focus)
-        num_events = focus.events.mask.sum(1)
+        num_prototypes = focus.events.mask.sum(1)
         return DynFocusVideoFeatures(
             pooler_output=tokens,
             key_frames=without_padding(focus.key_frames, focus.key_mask.sum(1)),
             event_of_frame=without_padding(focus.events.event_of_frame, state.frame_mask.sum(1)),
-            event_scores=None if focus.scores is None else without_padding(focus.scores, num_events),
-            event_medoids=without_padding(focus.events.medoids, num_events),
+            event_scores=None if focus.scores is None else without_padding(focus.scores, num_prototypes),
+            event_medoids=without_padding(focus.events.medoids, num_prototypes),
         )
 
     def choose(
@@ -347,17 +347,17 @@ class DynFocusModel(DynFocusPreTrainedModel):
             missing = "video_token_plan" if video_token_plan is None else "question_input_ids"
             raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
         pixels: Any = pixel_values_videos
-        state = self.encode_pixels(pixels, stacked(video_frame_mask)) if video_state is None else video_state
+        state = self.encode_pixels(pixels, pad_rows(video_frame_mask)) if video_state is None else video_state
         if video_state is not None:
             self.check_state(video_state)
         # The features go where the weights are, in their precision (`device_map`, half precision), which a quantised
-        # layer would not tell.
+        # layer would not report.
         reference = self.question_encoder.query_tokens
         # Weights that accelerate has offloaded are on meta until their own module runs.
         placed = (weight.device for weight in (reference, *self.parameters()) if not weight.is_meta)
         device = next(placed, state.frame_mask.device)
         plan = video_token_plan.to(device)
-        questions = stacked(question_input_ids).to(device)
+        questions = pad_rows(question_input_ids).to(device)
         if question_attention_mask is None:
             question_attention_mask = [torch.ones_like(row) for row in question_input_ids]
         check_token_plan(plan, questions, state)
@@ -374,7 +374,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         queries = FrameQueries(
             self.question_encoder,
             questions,
-            stacked(question_attention_mask).to(device),
+            pad_rows(question_attention_mask).to(device),
             frame_tokens,
             frame_mask,
             in_chunks,

@@ -38,8 +38,10 @@ def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoSt
             f"{tuple(plan.shape)} and {len(questions)} questions."
         )
     num_frames = state.frame_mask.sum(1).to(plan.device)
-    num_events, num_key, num_groups = plan.unbind(1)
-    fits = (num_events <= num_frames) & (num_key <= num_events) & (num_groups <= num_frames) & (plan > 0).all(1)
+    num_prototypes, num_key, num_groups = plan.unbind(1)
+    fits = (
+        (num_prototypes <= num_frames) & (num_key <= num_prototypes) & (num_groups <= num_frames) & (plan > 0).all(1)
+    )
     if not fits.all():
         wrong = int((~fits).nonzero()[0, 0])
         raise ValueError(
@@ -48,7 +50,7 @@ def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoSt
         )
 
 
-def stacked(rows: Any) -> Any:
+def pad_rows(rows: Any) -> Any:
     """One tensor of rows `(n)` of any lengths, zeros at their end; a tensor, or `None`, as it is."""
     return pad_sequence(list(rows), batch_first=True) if isinstance(rows, (list, tuple)) else rows
 
@@ -58,4 +60,4 @@ def without_padding(padded: torch.Tensor, lengths: torch.Tensor) -> list[torch.T
     return [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
 
 
-__all__ = ["check_token_plan", "checked_frame_mask", "stacked", "without_padding"]
+__all__ = ["check_token_plan", "checked_frame_mask", "pad_rows", "without_padding"]

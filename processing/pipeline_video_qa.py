@@ -13,7 +13,7 @@ from dynfocus.selecting.focus import Focus
 from dynfocus.states.video_state import VideoState
 
 from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
-from .reading.decoded_frames import is_state, restated
+from .reading.decoded_frames import is_state, with_message
 from .video_qa import GENERATION_PARAMETERS, DynFocusVideoQA, VideoQA
 
 # Of a stock model, see `FocusedModel`.
@@ -225,7 +225,7 @@ class VideoQAPipeline(Pipeline):
             message = str(error) if number is None else f"Row {number}: {error}"
             if on_error == "skip":
                 return {"error": message}
-            raise restated(error, message) from error
+            raise with_message(error, message) from error
 
     def get_iterator(
         self,

@@ -17,7 +17,7 @@ from transformers.video_utils import VideoMetadata
 
 from dynfocus.hub.with_code import SavedWithCode
 
-from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, restated
+from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, with_message
 from .reading.images import as_frame_files
 from .reading.sampling import check_sampling, sample_indices
 from .reading.stream import FrameStream
@@ -84,7 +84,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     or `(T, 3, H, W)`, or lists of PIL images.
 
     Files are sampled and resized while they are read. A decoded array counts as sampled already, `fps` frames a
-    second, unless its metadata tells an own `fps` without `frames_indices`: then it is the whole video, and is sampled
+    second, unless its metadata gives an `fps` without `frames_indices`: then it is the whole video, and is sampled
     as a file would be. `num_frames` and `max_frames` pick from arrays uniformly.
 
     Args:
@@ -158,7 +158,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
                 if len(sources) == 1:
                     raise
                 where = f"Video {index} of {len(sources)} ({describe_video(source)})"
-                raise restated(error, f"{where}: {error}") from error
+                raise with_message(error, f"{where}: {error}") from error
             clips.append(frames)
             metadata.append(found)
 

@@ -22,7 +22,7 @@ from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 
 from .questions import cut_question
-from .reading.decoded_frames import describe_video, flatten_videos, is_state, restated
+from .reading.decoded_frames import describe_video, flatten_videos, is_state, with_message
 from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import as_messages, media_of
@@ -205,7 +205,7 @@ class VideoQA(ABC):
                 if len(videos) == 1:
                     raise
                 where = f"Video {index} of {len(videos)} ({describe_video(one)})"
-                raise restated(error, f"{where}: {error}") from error
+                raise with_message(error, f"{where}: {error}") from error
         return states[0] if len(states) == 1 else VideoState.stack(states)
 
     @abstractmethod
@@ -427,9 +427,7 @@ class DynFocusVideoQA(VideoQA):
 
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
         pad = pad_token_id(self.processor.tokenizer)
-        videos, features = features_of_rows(
-            self.model, [row["inputs"] for row in rows], pad, choose=_rule_of_choice(rule)
-        )
+        videos, features = encode_rows(self.model, [row["inputs"] for row in rows], pad, choose=_rule_of_choice(rule))
         texts = [{name: row["inputs"][name] for name in _TEXT_INPUTS} for row in rows]
         batch: dict[str, Any] = {
             name: tensor.to(self.device) for name, tensor in merge_rows(texts, pad, "left").items()
@@ -512,7 +510,7 @@ def _rule_of_choice(rule: str | Rule | None) -> Callable[..., Focus] | None:
     return None if rule is None or rule == "dpe" else choose_by_frames(find_rule(rule))
 
 
-def features_of_rows(
+def encode_rows(
     model: Any,
     rows: Sequence[Mapping[str, Any]],
     pad_token_id: int,
@@ -671,7 +669,7 @@ __all__ = [
     "VideoQA",
     "end_of_frame",
     "event_list",
-    "features_of_rows",
+    "encode_rows",
     "find_rule",
     "key_frame_list",
     "read_row",

@@ -111,7 +111,7 @@ def remote_again(sources: dict, video: str, question: str) -> tuple[dict, dict]:
 
 
 def installed(sources: dict, failures: dict, video: str, question: str) -> tuple[dict, dict]:
-    """Loads `sources` with the package and without trust; and tells how the command refuses `failures`."""
+    """Loads `sources` with the package and without trust; and reports how the command refuses `failures`."""
     import dynfocus  # noqa: F401
 
     found: dict[str, Any] = {"sources": {}}

@@ -10,7 +10,7 @@ CONE = 10_000
 
 
 def focus_of(videos):
-    """A `Focus` on told key frames and its frame mask, for videos given as (frames, key frames, rod groups)."""
+    """A `Focus` on given key frames and its frame mask, for videos given as (frames, key frames, rod groups)."""
     num_frames, keys, groups = zip(*videos, strict=True)
     key_frames = torch.full((len(videos), max(map(len, keys))), -1)
     for video, key in enumerate(keys):

@@ -73,9 +73,9 @@ def tiny_model(preset: str = "default", seed: int = 7, **kwargs) -> DynFocusForC
     model = DynFocusForConditionalGeneration(tiny_config(preset, **kwargs))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Which events are chosen shall be up to the question more than to the order.
+            # The choice of events is to depend on the question more than on the order.
             if parameter.dim() > 1 and "event_order" not in name:
-                # As they start, the question encoder's weights hardly tell one question from another.
+                # As they start, the question encoder's weights hardly separate one question from another.
                 parameter.mul_(20 if "question_encoder" in name or "key_projector" in name else 5)
             # Zero in a new model: multiplying leaves it there.
             if "score_embedding" in name:
@@ -153,7 +153,7 @@ def of_prompt(inputs: dict) -> dict:
 
 
 def save_question_aware(folder: Path, seed: int = 0, **kwargs) -> Path:
-    """A tiny model that heeds the question, with its processor and all code, in `folder`."""
+    """A tiny model whose choice depends on the question, with its processor and all code, in `folder`."""
     model = tiny_model(seed=seed)
     make_question_aware(model)
     model.save_pretrained(folder, **kwargs)

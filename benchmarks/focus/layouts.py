@@ -55,14 +55,14 @@ class Layout:
 
     def plan(self, num_frames: int, num_key: int, prototypes: int = 64) -> TokenPlan:
         """The plan of a video; where nothing is learned, the choice is among all frames."""
-        num_events = min(num_frames, 80 if self.released else prototypes) if self.learns else num_frames
-        num_key = num_frames if self.selector == "all" else min(num_key, num_events)
+        num_prototypes = min(num_frames, 80 if self.released else prototypes) if self.learns else num_frames
+        num_key = num_frames if self.selector == "all" else min(num_key, num_prototypes)
         tokens = RODS * self.rods * num_frames + CONES * self.cones * num_key
         if self.released and num_key < num_frames:
             tokens -= RODS * num_key
         if self.pooled:
             tokens = POOLED * num_frames
-        return TokenPlan(num_frames, num_events, num_key, num_frames, tokens)
+        return TokenPlan(num_frames, num_prototypes, num_key, num_frames, tokens)
 
 
 ROWS = {

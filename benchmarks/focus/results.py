@@ -11,7 +11,7 @@ import numpy as np
 
 from dynfocus.eval.statistics import Interval, paired_difference
 
-#: Questions whose answer only a close look tells.
+#: Questions whose answer needs a close look.
 DETAIL = "number"
 
 

@@ -32,17 +32,17 @@ class EventPrototypeEstimator(nn.Module):
         self,
         frame_features: torch.Tensor,
         frame_mask: torch.Tensor,
-        num_events: torch.Tensor,
+        num_prototypes: torch.Tensor,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Events:
         """See the function `find_events`."""
         return find_events(
-            frame_features, frame_mask, num_events, num_neighbors=self.num_neighbors, device=device, dtype=dtype
+            frame_features, frame_mask, num_prototypes, num_neighbors=self.num_neighbors, device=device, dtype=dtype
         )
 
     def events_of(
-        self, state: VideoState, num_events: torch.Tensor, device: torch.device, dtype: torch.dtype
+        self, state: VideoState, num_prototypes: torch.Tensor, device: torch.device, dtype: torch.dtype
     ) -> Events:
         """
         As `find_events`, of the videos of a state, which without gradients may be elsewhere or of another precision.
@@ -50,11 +50,11 @@ class EventPrototypeEstimator(nn.Module):
         Without gradients what was found is kept in `state.event_cache`, and the rows of a shared state are one video.
         """
         if torch.is_grad_enabled():
-            return self.find_events(state.frame_features, state.frame_mask, num_events)
-        counts = num_events.tolist()
+            return self.find_events(state.frame_features, state.frame_mask, num_prototypes)
+        counts = num_prototypes.tolist()
         if state.is_shared:
             of_count = {
-                count: self.events_of(state.base, num_events[row : row + 1], device, dtype)
+                count: self.events_of(state.base, num_prototypes[row : row + 1], device, dtype)
                 for row, count in enumerate(counts)
             }
             return Events.stack([of_count[count] for count in counts], state.frame_mask.shape[1])
@@ -63,7 +63,7 @@ class EventPrototypeEstimator(nn.Module):
         key = ("events", *tensors, *counts, type(self).__name__, self.num_neighbors, str(device), dtype)
         if key not in state.event_cache:
             state.event_cache[key] = self.find_events(
-                state.frame_features, state.frame_mask, num_events.to(state.frame_mask.device), device, dtype
+                state.frame_features, state.frame_mask, num_prototypes.to(state.frame_mask.device), device, dtype
             )
         return state.event_cache[key]
 
@@ -103,8 +103,8 @@ class EventPrototypeEstimator(nn.Module):
             plan (`torch.Tensor` of shape `(V, 3)`, int64): L events, K key frames and R coarse groups of each video.
             sigma, noise: see [`Focus.on_events`].
         """
-        num_events, num_key, num_groups = plan.unbind(1)
-        events = self.events_of(state, num_events, queries.device, queries.dtype)
+        num_prototypes, num_key, num_groups = plan.unbind(1)
+        events = self.events_of(state, num_prototypes, queries.device, queries.dtype)
         scores = self(events, queries, state.grouped_tokens, state.frame_mask.to(queries.device))
         return Focus.on_events(
             events, scores, num_key, num_groups, sigma=sigma, num_samples=self.num_samples, noise=noise

@@ -96,7 +96,7 @@ class QuestionScorer(nn.Module):
     matches what the frame shows (late interaction): each query's largest product with one of the frame's tokens.
     Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
     Events then count what comes before and after them, and attend to one another: which comes first, or right after
-    another, no event can tell alone.
+    another, cannot be seen in one event alone.
     """
 
     num_time_features = 4

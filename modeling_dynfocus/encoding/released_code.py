@@ -26,14 +26,14 @@ class ReleasedEstimator(EventPrototypeEstimator):
         self,
         frame_features: torch.Tensor,
         frame_mask: torch.Tensor,
-        num_events: torch.Tensor,
+        num_prototypes: torch.Tensor,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Events:
         """As the function `find_events`, by weighted k-means; a start frame stands for its event."""
         device = frame_features.device if device is None else device
         if device != frame_features.device:
-            rows = zip(frame_features, frame_mask.sum(1).tolist(), num_events, strict=True)
+            rows = zip(frame_features, frame_mask.sum(1).tolist(), num_prototypes, strict=True)
             alone = [
                 self.find_events(
                     features[None, :length].to(device),
@@ -44,10 +44,10 @@ class ReleasedEstimator(EventPrototypeEstimator):
                 for features, length, count in rows
             ]
             return Events.stack(alone, frame_mask.shape[1])
-        flat, limit = frame_features.flatten(2), int(num_events.max())
+        flat, limit = frame_features.flatten(2), int(num_prototypes.max())
         labels = flat.new_zeros(frame_mask.shape, dtype=torch.long)
         starts = flat.new_zeros((len(flat), limit), dtype=torch.long)
-        counts = zip(frame_mask.sum(1).tolist(), num_events.tolist(), strict=True)
+        counts = zip(frame_mask.sum(1).tolist(), num_prototypes.tolist(), strict=True)
         with torch.no_grad():
             for video, (num_frames, events) in enumerate(counts):
                 start = kmeans_start_frames(num_frames, events).to(flat.device)
@@ -58,13 +58,13 @@ class ReleasedEstimator(EventPrototypeEstimator):
                     if num_frames > events
                     else torch.arange(num_frames, device=flat.device)
                 )
-        return events_from_labels(frame_features, labels, frame_mask, num_events, starts, dtype)
+        return events_from_labels(frame_features, labels, frame_mask, num_prototypes, starts, dtype)
 
 
-def kmeans_start_frames(num_frames: int, num_events: int) -> torch.Tensor:
+def kmeans_start_frames(num_frames: int, num_prototypes: int) -> torch.Tensor:
     """L different frames, pseudo-random but always the same for the same T and L; int64 of shape `(L,)`, sorted."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randperm(num_frames, generator=generator)[:num_events].sort().values
+    return torch.randperm(num_frames, generator=generator)[:num_prototypes].sort().values
 
 
 class SoftmaxGate(ClusterGate):

@@ -60,7 +60,7 @@ class Events:
 def find_events(
     frame_features: torch.Tensor,
     frame_mask: torch.Tensor,
-    num_events: torch.Tensor,
+    num_prototypes: torch.Tensor,
     *,
     num_neighbors: int = 5,
     device: torch.device | None = None,
@@ -75,7 +75,7 @@ def find_events(
     Args:
         frame_features (`torch.Tensor` of shape `(V, T, g², D)`).
         frame_mask (`torch.Tensor` of shape `(V, T)`, bool).
-        num_events (`torch.Tensor` of shape `(V,)`, int64): L of each video, at most its number of frames.
+        num_prototypes (`torch.Tensor` of shape `(V,)`, int64): L of each video, at most its number of frames.
         num_neighbors (`int`): neighbours in the density of DPC-KNN.
         device (`torch.device`, *optional*):
             where to compute, if not where the features are; videos, or segments of long ones, go there one by one.
@@ -83,10 +83,14 @@ def find_events(
     """
     device = frame_features.device if device is None else device
     if device == frame_features.device and frame_features.shape[1] <= EXACT_TOKENS:
-        labels = dpc_knn(frame_features.flatten(2), num_events, num_neighbors=num_neighbors, mask=frame_mask).labels
-        return events_from_labels(frame_features, labels, frame_mask, num_events, dtype=dtype)
+        labels = dpc_knn(
+            frame_features.flatten(2), num_prototypes, num_neighbors=num_neighbors, mask=frame_mask
+        ).labels
+        return events_from_labels(frame_features, labels, frame_mask, num_prototypes, dtype=dtype)
     videos = []
-    for features, length, count in zip(frame_features, frame_mask.sum(1).tolist(), num_events.tolist(), strict=True):
+    for features, length, count in zip(
+        frame_features, frame_mask.sum(1).tolist(), num_prototypes.tolist(), strict=True
+    ):
         features = features[None, :length]
         if length > EXACT_TOKENS:
             # Features stay where they are: only a segment of them is on `device` at a time.
@@ -105,7 +109,7 @@ def events_from_labels(
     frame_features: torch.Tensor,
     labels: torch.Tensor,
     frame_mask: torch.Tensor,
-    num_events: torch.Tensor,
+    num_prototypes: torch.Tensor,
     representatives: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Events:
@@ -113,14 +117,14 @@ def events_from_labels(
     The events of a clustering, renumbered in time order.
 
     Args:
-        frame_features (`torch.Tensor` of shape `(V, T, g², D)`), frame_mask (`(V, T)`), num_events (`(V,)`).
+        frame_features (`torch.Tensor` of shape `(V, T, g², D)`), frame_mask (`(V, T)`), num_prototypes (`(V,)`).
         labels (`torch.Tensor` of shape `(V, T)`, int64): the cluster of each frame.
         representatives (`torch.Tensor` of shape `(V, L)`, int64, *optional*):
             the frame that stands for each cluster; by default its medoid.
         dtype (`torch.dtype`, *optional*): of the prototypes, by default that of the features.
     """
-    flat, limit = frame_features.flatten(2), int(num_events.max())
-    mask = torch.arange(limit, device=flat.device) < num_events[:, None]
+    flat, limit = frame_features.flatten(2), int(num_prototypes.max())
+    mask = torch.arange(limit, device=flat.device) < num_prototypes[:, None]
     prototypes = merge_tokens(flat, labels, limit, mask=frame_mask, dtype=dtype)
     with torch.no_grad():
         if representatives is None:
@@ -135,11 +139,11 @@ def events_from_labels(
 
 def event_time_features(events: Events, frame_mask: torch.Tensor) -> torch.Tensor:
     """First, medoid and last frame of each event and its number of frames, as fractions of the video: `(V, L, 4)`."""
-    (num_videos, num_frames), num_events = frame_mask.shape, events.mask.shape[1]
+    (num_videos, num_frames), num_prototypes = frame_mask.shape, events.mask.shape[1]
     frames = torch.arange(num_frames, device=frame_mask.device).expand(num_videos, -1)
     # Padding frames belong to an extra event, which is dropped.
-    event = torch.where(frame_mask, events.event_of_frame, num_events)
-    none = frames.new_zeros(num_videos, num_events + 1)
+    event = torch.where(frame_mask, events.event_of_frame, num_prototypes)
+    none = frames.new_zeros(num_videos, num_prototypes + 1)
     first = (none + num_frames).scatter_reduce_(1, event, frames, "amin")
     last = (none - 1).scatter_reduce_(1, event, frames, "amax")
     length = none.scatter_add(1, event, torch.ones_like(frames))

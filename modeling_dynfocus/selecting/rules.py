@@ -156,7 +156,7 @@ def random(seed: int) -> Rule:
     return rule
 
 
-def told(frames: Sequence[int]) -> Rule:
+def given_frames(frames: Sequence[int]) -> Rule:
     """
     A rule that gives the frames it was made with, for choices made elsewhere; the one rule that may give fewer than K.
 
@@ -167,9 +167,9 @@ def told(frames: Sequence[int]) -> Rule:
         relevance, count = _checked(relevance, num_key, features, times)
         numbers = sorted(int(frame) for frame in frames)
         if not numbers:
-            raise ValueError("told needs at least one frame number, but got none.")
+            raise ValueError("given_frames needs at least one frame number, but got none.")
         if len(set(numbers)) < len(numbers):
-            raise ValueError("told needs distinct frame numbers, but some of them are given twice.")
+            raise ValueError("given_frames needs distinct frame numbers, but some of them are given twice.")
         if numbers[0] < 0 or numbers[-1] >= len(relevance):
             wrong = numbers[0] if numbers[0] < 0 else numbers[-1]
             raise ValueError(f"Frame {wrong} does not exist: the video's frames are 0 to {len(relevance) - 1}.")
@@ -261,4 +261,16 @@ def _cover(chosen: Tensor, count: int, times: Tensor) -> Tensor:
     return taken.nonzero()[:, 0]
 
 
-__all__ = ["RULES", "Rule", "aks", "events_of_peaks", "its", "mmr", "peaks", "random", "told", "topk", "uniform"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "aks",
+    "events_of_peaks",
+    "its",
+    "mmr",
+    "peaks",
+    "random",
+    "given_frames",
+    "topk",
+    "uniform",
+]

@@ -71,11 +71,9 @@ def load_open_clip_encoder(
 ) -> OpenClipEncoder:
     """The encoder of `"open_clip:…"`; for the arguments see [`DualEncoder.from_pretrained`]."""
     open_clip = import_open_clip()
-    unheeded = [
-        key for key, value in {"revision": revision, **hub}.items() if value is not None and key != "cache_dir"
-    ]
-    if unheeded:
-        raise ValueError(f"open_clip takes no {' and no '.join(unheeded)}: leave it out for {source!r}.")
+    unused = [key for key, value in {"revision": revision, **hub}.items() if value is not None and key != "cache_dir"]
+    if unused:
+        raise ValueError(f"open_clip takes no {' and no '.join(unused)}: leave it out for {source!r}.")
     name, tag = source.removeprefix(OPEN_CLIP), None
     if not name.startswith(("hf-hub:", "local-dir:")):
         name, _, tag = name.partition("/")

@@ -107,7 +107,7 @@ def describe_video(video: Any) -> str:
     return f"{type(video).__name__} {public_name(getattr(video, 'name', ''))}".strip()
 
 
-def restated(error: Exception, message: str) -> Exception:
+def with_message(error: Exception, message: str) -> Exception:
     """An error of the same family with another message."""
     for family in (FileNotFoundError, OSError):
         if isinstance(error, family):
@@ -205,5 +205,5 @@ __all__ = [
     "is_source",
     "is_state",
     "is_video",
-    "restated",
+    "with_message",
 ]

@@ -69,7 +69,7 @@ class BadRows:
         if bad > self.max_fraction * max(seen, _LEAST_ROWS):
             raise ValueError(
                 f"{bad} of {seen} rows could not be used, more than max_bad_fraction={self.max_fraction} allows (of "
-                f"{_LEAST_ROWS} rows at least); the last one: {message} Mend the rows, or raise `max_bad_fraction`."
+                f"{_LEAST_ROWS} rows at least); the last one: {message} Correct the rows, or raise `max_bad_fraction`."
             )
 
 

@@ -12,10 +12,10 @@ from transformers.utils import logging
 
 from ..processing_dynfocus import DynFocusProcessor
 from ..questions import cut_question
-from ..reading.decoded_frames import restated
+from ..reading.decoded_frames import with_message
 from ..token_plan import TokenBudget, TokenPlan
 from .bad_rows import BadRows
-from .conversations import as_messages, load_medium, media_of, row_label, text_of, without_media
+from .conversations import as_messages, load_media, media_of, row_label, text_of, without_media
 from .counts import FrameCounts
 from .fitting import fitting_plans, with_plans
 from .labels import answer_spans, render_or_refuse
@@ -216,7 +216,7 @@ class DynFocusCollator:
                 label = row_label(row, str(error))
                 if self.on_error == "raise":
                     where = f"Row {index} of the batch" + (f" ({label})" if label else "")
-                    raise restated(error, f"{where}: {error}") from error
+                    raise with_message(error, f"{where}: {error}") from error
                 self._rows.add_bad(f"{label}: {error}" if label else str(error))
             else:
                 self._rows.add_good()
@@ -263,8 +263,8 @@ class DynFocusCollator:
         return self._fitted(inputs), text_of(last)
 
     def _process(self, messages: list[dict[str, Any]], text: str, question: str | None) -> dict[str, Any]:
-        """The inputs of one row, whose videos are decoded here; and what tells where its characters went."""
-        videos = [load_medium(kind, value) for kind, value in media_of(messages)]
+        """The inputs of one row, whose videos are decoded here; and the record of where its characters went."""
+        videos = [load_media(kind, value) for kind, value in media_of(messages)]
         inputs = self.processor(
             text=[text],
             videos=videos or None,
@@ -311,17 +311,17 @@ class DynFocusCollator:
         num_visual = sum(plan.num_visual_tokens for plan in wanted)
         if self.max_length is None or num_text + num_visual <= self.max_length:
             return wanted
-        told = f"The row has {num_visual} visual and {num_text} text tokens, but `max_length={self.max_length}`"
+        message = f"The row has {num_visual} visual and {num_text} text tokens, but `max_length={self.max_length}`"
         if self.on_too_long == "shrink":
             try:
                 return fitting_plans(num_frames, self._budget(), self.max_length - num_text)
             except ValueError as error:
-                told, cause = f"{told}; {error}", "shorten the text, or raise `max_length`."
+                message, cause = f"{message}; {error}", "shorten the text, or raise `max_length`."
         else:
             cause = "give `on_too_long='shrink'`, a smaller `max_visual_tokens`, or a larger `max_length`."
         if lenient:
             return wanted
-        raise ValueError(f"{told}: {cause}")
+        raise ValueError(f"{message}: {cause}")
 
     def _fitted(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         mask = row.get("video_frame_mask")
@@ -345,7 +345,7 @@ def _naming(row: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         label = row_label(row, str(error))
-        raise restated(error, f"Row ({label}): {error}" if label else str(error)) from error
+        raise with_message(error, f"Row ({label}): {error}" if label else str(error)) from error
 
 
 def _moved(char: int, replacements: list[dict[str, Any]]) -> int:

@@ -72,7 +72,7 @@ def media_of(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
     return [(b["type"], b[b["type"]]) for b in blocks if b["type"] != "text" and b["type"] in b]
 
 
-def load_medium(kind: str, value: Any) -> list[Any]:
+def load_media(kind: str, value: Any) -> list[Any]:
     """
     One video as the processor takes it, in a list of its own: an image is a video of one frame.
 
@@ -304,4 +304,4 @@ def _put_before_first_user(messages: list[dict[str, Any]], media: list[dict[str,
     raise ValueError("The conversation has videos or images, but no user turn that could be about them.")
 
 
-__all__ = ["as_messages", "load_medium", "media_of", "row_label", "text_of", "without_media"]
+__all__ = ["as_messages", "load_media", "media_of", "row_label", "text_of", "without_media"]

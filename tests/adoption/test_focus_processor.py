@@ -483,7 +483,7 @@ def test_times_in_words_of_ours_stand_before_their_frames_and_are_paid_for(name)
     text = stock(name).processor.tokenizer.decode(shown.inputs["input_ids"][0])
     assert re.findall(r"(\d+\.\d)s: ", text) == [f"{3 * number:.1f}" for number in range(plan.num_key_frames)]
     assert logits(stock(name).model, shown.inputs).isfinite().all()
-    with pytest.raises(ValueError, match="`time_words` cannot be had with LLaVA-OneVision"):
+    with pytest.raises(ValueError, match="`time_words` is not supported with LLaVA-OneVision"):
         focus("llava_onevision", time_words=True)
 
 

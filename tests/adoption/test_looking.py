@@ -11,7 +11,7 @@ from dynfocus.adoption.focus_processor import ChosenFrames, FocusProcessor, Vide
 from dynfocus.adoption.looking import frame_numbers, frames_of, look, open_frames
 from dynfocus.adoption.relevance import relevance_of
 from dynfocus.processing.reading.video_reading import open_video, resize_frame
-from dynfocus.selecting.rules import RULES, told
+from dynfocus.selecting.rules import RULES, given_frames
 from dynfocus.towers.dual_encoder import DualEncoder
 
 QUESTION = "Which bar is white?"
@@ -75,7 +75,7 @@ def test_what_was_looked_at_answers_further_questions(encoder, film):
 
 
 def test_decoded_frames_are_a_video_too(encoder, film):
-    processor = focus(encoder, rule=told([3, 12]), num_key_frames=2, coarse="none")
+    processor = focus(encoder, rule=given_frames([3, 12]), num_key_frames=2, coarse="none")
     inputs = processor(barcode_frames(40, height=96, width=128), QUESTION)
     text = processor.processor.tokenizer.decode(inputs["input_ids"][0])
     assert "<3.0 seconds>" in text and "<12.0 seconds>" in text

@@ -396,8 +396,8 @@ def test_synth(tmp_path):
     done = run("synth", "--out", first, *options)
     assert (done.exit_code, done.stderr) == (0, "")
     rows = [json.loads(line) for line in (first / "questions.jsonl").read_text().splitlines()]
-    told = f"Wrote 2 videos of 8 s and {len(rows)} questions to {first} (seed 3, test split)."
-    assert told in done.stdout
+    line = f"Wrote 2 videos of 8 s and {len(rows)} questions to {first} (seed 3, test split)."
+    assert line in done.stdout
     assert f"dynfocus eval synthetic --videos '{first}'\n" in done.stdout
     assert all((first / row["video"]).is_file() and row.keys() >= {"question", "answer", "kind"} for row in rows)
     run("synth", "--out", second, *options)

@@ -178,15 +178,15 @@ def test_plot_of_a_state_shows_the_video_where_it_is(ask, state, film, tmp_path)
         ("gone.mp4", size, "gone.mp4 is not here"),
         (None, None, "does not say which video"),
     ):
-        told = None if source is None else {"source": source, "size": size_then}
-        replace(loaded, sampling=told).save(tmp_path / "told.safetensors")
-        found, line = height(tmp_path / "told.safetensors", "told.png")
+        noted = None if source is None else {"source": source, "size": size_then}
+        replace(loaded, sampling=noted).save(tmp_path / "noted.safetensors")
+        found, line = height(tmp_path / "noted.safetensors", "noted.png")
         assert (found == with_pictures) == (reason is None)
         assert ("without pictures" in line) == (reason is not None) and (reason or "") in line
     # A video that moved along with its state.
     (tmp_path / "moved.mp4").write_bytes(Path(film).read_bytes())
-    replace(loaded, sampling={"source": "elsewhere/moved.mp4", "size": size}).save(tmp_path / "told.safetensors")
-    assert height(tmp_path / "told.safetensors", "told.png")[0] == with_pictures
+    replace(loaded, sampling={"source": "elsewhere/moved.mp4", "size": size}).save(tmp_path / "noted.safetensors")
+    assert height(tmp_path / "noted.safetensors", "noted.png")[0] == with_pictures
 
 
 # What is refused

@@ -63,11 +63,11 @@ def events_by(method, tokens, mask, counts):
 @settings(max_examples=40, deadline=None)
 @given(videos=st.lists(FRAMES_AND_EVENTS, min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_events_divide_the_frames(method, videos, seed):
-    num_frames, num_events = zip(*videos, strict=True)
+    num_frames, num_prototypes = zip(*videos, strict=True)
     tokens, mask = features(num_frames, seed=seed), mask_of(num_frames)
-    events = events_by(method, tokens, mask, torch.tensor(num_events))
+    events = events_by(method, tokens, mask, torch.tensor(num_prototypes))
     assert torch.equal(events.event_of_frame == -1, ~mask)
-    assert events.mask.sum(1).tolist() == list(num_events)
+    assert events.mask.sum(1).tolist() == list(num_prototypes)
     for video, (frames, count) in enumerate(videos):
         labels, medoids = events.event_of_frame[video, :frames], events.medoids[video, :count].tolist()
         assert medoids == sorted(set(medoids)), "events are numbered in time order, each with its own frame"
@@ -192,13 +192,13 @@ class Taken:
 def test_the_selection_learns_what_a_question_needs():
     """From the worth of the chosen events alone; a score that is blind to the question cannot learn it."""
     torch.manual_seed(0)
-    width, num_events = tiny_config().vision_config.hidden_size, 5
-    prototypes = torch.randn(1, num_events, 2, width).expand(2, -1, -1, -1)
-    frames = torch.arange(num_events).expand(2, -1)
-    mask = torch.ones(2, num_events, dtype=torch.bool)
+    width, num_prototypes = tiny_config().vision_config.hidden_size, 5
+    prototypes = torch.randn(1, num_prototypes, 2, width).expand(2, -1, -1, -1)
+    frames = torch.arange(num_prototypes).expand(2, -1)
+    mask = torch.ones(2, num_prototypes, dtype=torch.bool)
     events = Events(frames, frames, mask, prototypes)
-    queries = Taken(torch.randn(2, 1, 4, width).expand(-1, num_events, -1, -1))
-    tokens = torch.randn(1, num_events, 6, width).expand(2, -1, -1, -1)
+    queries = Taken(torch.randn(2, 1, 4, width).expand(-1, num_prototypes, -1, -1))
+    tokens = torch.randn(1, num_prototypes, 6, width).expand(2, -1, -1, -1)
     wanted = torch.tensor([1, 3])
 
     def hits(estimator_class):

@@ -59,7 +59,7 @@ def test_padding_events_change_nothing(part):
 
 
 def test_the_order_of_events_matters_to_their_counts_alone():
-    """Attention takes the events as a set; what comes before and after is what counts tell."""
+    """Attention takes the events as a set; what comes before and after is what counts say."""
     torch.manual_seed(0)
     hidden, mask = torch.randn(1, 6, 8), torch.ones(1, 6, dtype=torch.bool)
     attention, order = EventAttention(8), EventOrder(8)

@@ -23,7 +23,7 @@ QUESTIONS = torch.tensor([[5, 9, 14], [31, 8, 3], [40, 41, 42], [60, 7, 7]])
 
 @pytest.fixture(scope="module", params=PRESETS)
 def model(request):
-    """One that heeds the question, with weights that are not zero."""
+    """One whose choice depends on the question, with weights that are not zero."""
     model = tiny_model(request.param)
     if request.param == "default":
         make_question_aware(model)

@@ -279,9 +279,9 @@ def test_the_record_says_who_judged_by_which_prompt_and_when(tmp_path):
 
 def test_progress_is_told(tmp_path):
     with JudgeServer(of_parity) as server:
-        told = []
-        make_judge(server, tmp_path / "v.jsonl").verdicts(rows_of(3), lambda *args: told.append(args))
-        assert told == [(1, 3), (2, 3), (3, 3)]
+        reports = []
+        make_judge(server, tmp_path / "v.jsonl").verdicts(rows_of(3), lambda *args: reports.append(args))
+        assert reports == [(1, 3), (2, 3), (3, 3)]
 
 
 # --- A server in trouble ---

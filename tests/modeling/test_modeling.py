@@ -244,19 +244,19 @@ def test_once_the_question_counts_its_whole_branch_learns():
 
 @pytest.mark.parametrize("preset", ["default", "released_code"])
 def test_hard_selection_gives_the_score_no_gradient(preset):
-    """But for the one that comes through the tokens which tell the score, where there are any."""
+    """But for the one that comes through the tokens that carry the score, where there are any."""
     model = tiny_model(preset).train()
     model.model.selection_sigma = 0.0
     encoder = model.model.cooperative_encoder
-    told = encoder.score_embedding is not None
-    assert told == (preset == "default")
+    has_score = encoder.score_embedding is not None
+    assert has_score == (preset == "default")
 
     def learns() -> bool:
         model.zero_grad()
         found = gradients(model, tiny_inputs(model.config, [9, 5]))
         return any(grad.any() for name, grad in found.items() if name.startswith("model.event_prototypes."))
 
-    assert told == learns()
+    assert has_score == learns()
     encoder.score_embedding = None
     assert not learns()
 

@@ -299,8 +299,8 @@ def asked(processor, inputs):
 
 def test_where_the_question_comes_from(processor):
     video = frames_of(2)
-    told = processor(text="<video> a long prompt.", videos=video, question="what?", return_tensors="pt")
-    assert asked(processor, told) == "what?"
+    explicit = processor(text="<video> a long prompt.", videos=video, question="what?", return_tensors="pt")
+    assert asked(processor, explicit) == "what?"
     prompt = processor(text="<s><video>\nwhich  number?</s>", videos=video, return_tensors="pt")
     assert asked(processor, prompt) == "which number?"
     turns = [*chat(video, text="first?", answer="yes"), *chat(text="second?")]

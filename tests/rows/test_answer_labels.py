@@ -277,14 +277,14 @@ def test_labels_as_a_table():
     )
     prompt, answer = [(c, False) for c in "assistant\u010a"], [(c, True) for c in "ja"]
     del prompt[-1]
-    told = [(token.replace("\n", "\\n"), is_learned) for token, is_learned in label_table(processor, row)]
+    labelled = [(token.replace("\n", "\\n"), is_learned) for token, is_learned in label_table(processor, row)]
 
     def plain(text):
         return [("\\n" if char == "\n" else char, False) for char in text]
 
     start, end, newline = ("<|im_start|>", False), "<|im_end|>", "\\n"
     think = [("<think>", True), (newline, True), (newline, True), ("</think>", True), (newline, True), (newline, True)]
-    assert told == [
+    assert labelled == [
         *[start, *plain("user\n"), ("<video>×44", False), *plain("\nhm?"), (end, False), (newline, False)],
         *[start, *prompt, (newline, False), ("n", True), ("o", True), (end, True), (newline, True)],
         *[start, *plain("user\nok?"), (end, False), (newline, False)],

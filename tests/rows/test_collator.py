@@ -363,8 +363,8 @@ def test_bad_rows_are_left_out_counted_and_told_once(processor, folder, caplog):
     assert torch.equal(batch["input_ids"][0], collator([good])["input_ids"][0]) and len(batch["input_ids"]) == 1
     collator([good, bad])
     assert (collator.rows_seen, collator.rows_bad) == (6, 3)
-    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert len(told) == 1 and "id 'v7'" in told[0] and "noise.mp4" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(messages) == 1 and "id 'v7'" in messages[0] and "noise.mp4" in messages[0]
     with pytest.raises(ValueError, match=r"6 of 9 rows .*max_bad_fraction=0.1.*noise.mp4.*or raise"):
         collator([bad, bad, bad])
     patient = DynFocusCollator(processor, "skip", media_root=folder, max_bad_fraction=1)

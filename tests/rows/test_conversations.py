@@ -12,7 +12,7 @@ from PIL import Image
 
 from dynfocus.processing.rows.conversations import (
     as_messages,
-    load_medium,
+    load_media,
     media_of,
     row_label,
     text_of,
@@ -224,13 +224,13 @@ def test_images_are_loaded_as_videos_of_one_frame(tmp_path):
         Image.open(io.BytesIO(data)),
     ):
         ((kind, found),) = media_of(as_messages({"image": value, "question": "?"}, tmp_path))
-        (frame,) = load_medium(kind, found)
+        (frame,) = load_media(kind, found)
         assert kind == "image" and frame.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     (tmp_path / "b.png").write_bytes(data[:20] + b"no image")
     with pytest.raises(ValueError, match="b.png.*cannot be read as an image"):
-        load_medium("image", str(tmp_path / "b.png"))
+        load_media("image", str(tmp_path / "b.png"))
     with pytest.raises(FileNotFoundError, match="c.png: there is no such image file"):
-        load_medium("image", str(tmp_path / "c.png"))
+        load_media("image", str(tmp_path / "c.png"))
     with pytest.raises(ValueError, match="4 bytes given as an image cannot be read"):
         as_messages({"image": {"bytes": b"none", "path": None}, "question": "?"})
 

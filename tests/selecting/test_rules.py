@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynfocus.selecting import rules
-from dynfocus.selecting.rules import RULES, events_of_peaks, peaks, random, told, topk, uniform
+from dynfocus.selecting.rules import RULES, events_of_peaks, given_frames, peaks, random, topk, uniform
 
 ALL = {**RULES, "random": random(3)}
 # Small whole numbers: ties are frequent, and sums and distances are exact.
@@ -265,7 +265,7 @@ def test_peaks_of_hours_are_those_of_the_formula(monkeypatch):
     assert torch.equal(whole[0], blocks[0]) and torch.equal(whole[1], blocks[1])
 
 
-# Events, told frames, random frames
+# Events, given frames, random frames
 
 
 def test_each_frame_belongs_to_the_nearest_peak():
@@ -281,7 +281,7 @@ def test_peaks_that_duplicate_each_other_keep_their_own_events():
 
 
 def test_told_gives_what_it_was_told():
-    assert chosen(told([7, 2, 4]), torch.zeros(9), 5).tolist() == [2, 4, 7]
+    assert chosen(given_frames([7, 2, 4]), torch.zeros(9), 5).tolist() == [2, 4, 7]
     for frames, message in [
         ([], "at least one frame number"),
         ([1, 1], "distinct"),
@@ -290,7 +290,7 @@ def test_told_gives_what_it_was_told():
         ([1, 2, 3], "3 frames were given, but only 2 can be key frames"),
     ]:
         with pytest.raises(ValueError, match=message):
-            chosen(told(frames), torch.zeros(9), 2)
+            chosen(given_frames(frames), torch.zeros(9), 2)
 
 
 def test_random_depends_on_its_seed_alone():

@@ -100,14 +100,14 @@ def alignment_losses(
     inputs, labels = batches.collate(rows, turns, device), batches.labels(rows, device)
     named = torch.from_numpy(np.stack([named_in(questions[0].question) for questions in turns])).to(device)
     state, asked = inputs["video_state"], inputs["asked"]
-    num_events, num_key, _ = inputs["video_token_plan"].unbind(1)
+    num_prototypes, num_key, _ = inputs["video_token_plan"].unbind(1)
     estimator, encoder = model.model.event_prototypes, model.model.cooperative_encoder
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         question = inputs["question_input_ids"], inputs["question_attention_mask"]
         queries = FrameQueries(
             model.model.question_encoder, *question, state.grouped_tokens, state.frame_mask, in_chunks=False
         )
-        events = estimator.find_events(state.frame_features, state.frame_mask, num_events)
+        events = estimator.find_events(state.frame_features, state.frame_mask, num_prototypes)
         scores = estimator(events, queries, state.grouped_tokens, state.frame_mask)
         gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
         rods = encoder.rods(gated, queries.all_frames)

@@ -40,13 +40,13 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
     layers = model.model.language_model.layers
     matrices = [parameter for parameter in layers.parameters() if parameter.dim() == 2]
     taken = {id(parameter) for parameter in matrices}
-    tell = model.model.cooperative_encoder.score_embedding
-    telling = list(tell.parameters()) if tell is not None and settings.score_rate != 1 else []
-    taken |= {id(parameter) for parameter in telling}
+    embedding = model.model.cooperative_encoder.score_embedding
+    own_rate = list(embedding.parameters()) if embedding is not None and settings.score_rate != 1 else []
+    taken |= {id(parameter) for parameter in own_rate}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
     groups: list[dict[str, Any]] = [{"params": others}]
-    if telling:
-        groups.append({"params": telling, "rate": settings.score_rate})
+    if own_rate:
+        groups.append({"params": own_rate, "rate": settings.score_rate})
     return [
         torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
         torch.optim.Muon(

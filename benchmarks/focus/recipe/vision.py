@@ -23,7 +23,7 @@ from .progress import learning_rate_at, load_progress, save_progress
 IMAGE_SIZE = 64
 #: What a frame shows, by the number of possibilities.
 NAMES = {"color": len(COLORS), "shape": len(SHAPES), **dict.fromkeys(DIGIT_PLACES, 10)}
-#: What a patch can tell: the color and shape of the object it lies on, the digit and its place if there is one.
+#: What a patch shows: the color and shape of the object it lies on, the digit and its place if there is one.
 PATCH_HEADS = {"color": len(COLORS), "shape": len(SHAPES), "digit": 10, "place": NUM_DIGITS + 1, "object": 2}
 #: Radius of the patches that lie on an object, as a part of the frame's side.
 OBJECT_RADIUS = 0.42 * SHAPE_DIAMETER
@@ -68,7 +68,7 @@ def make_frames(seed: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray
 
 
 class PatchReader(nn.Module):
-    """The tower under heads that read each patch by itself: it shall tell what lies there, as in large towers."""
+    """The tower under heads that read each patch by itself: it is to say what lies there, as in large towers."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ class PatchReader(nn.Module):
 
 
 def patch_labels(labels: dict[str, torch.Tensor], side: int = 8) -> dict[str, torch.Tensor]:
-    """Labels of frames `(N,)` as labels of their patches, `(N, side²)` each; -100 where one has nothing to tell."""
+    """Labels of frames `(N,)` as labels of their patches, `(N, side²)` each; -100 where there is nothing to read."""
     axis = (torch.arange(side, device=labels["x"].device) + 0.5) / side
     down, right = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     x, y = labels["x"][:, None], labels["y"][:, None]
