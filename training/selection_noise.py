@@ -32,7 +32,7 @@ class SeededSelectionNoise:
         self._drawn = 0
 
     def __call__(self, num_prototypes: torch.Tensor, num_samples: int) -> torch.Tensor:
-        """Standard normal `(V, samples, max L)` for videos with L = `num_prototypes` `(V,)`, on the CPU; 0 behind L."""
+        """Standard normal `(V, samples, max L)` for videos with L = `num_prototypes` `(V,)`, on the CPU; 0 past L."""
         counts = num_prototypes.tolist()
         noise = torch.zeros(len(counts), num_samples, max(counts))
         first = self._drawn + self.rank * len(counts)

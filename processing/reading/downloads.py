@@ -35,8 +35,8 @@ def public_name(source: Any) -> str:
     """
     What a path or an address is called wherever it is printed.
 
-    An address is without user, password, query and fragment, any of which may hold a secret; one that cannot be separated
-    from them is not shown at all. What is long is shortened, and nothing in it controls a terminal.
+    An address is without user, password, query and fragment, any of which may hold a secret; one that cannot be taken
+    apart is not shown at all. What is long is shortened, and nothing in it controls a terminal.
     """
     text = str(source)
     if text.lstrip()[:5].lower() == "data:":
