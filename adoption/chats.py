@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from PIL import Image
-from transformers.image_utils import load_image
+
+from dynfocus.processing.reading.chat_video import ChatVideo
+from dynfocus.processing.reading.decoded_frames import as_rgb_frames
+from dynfocus.processing.rows.blocks import clean_message, settings_of, with_value
+from dynfocus.processing.rows.conversations import load_media, media_of
+
+from .video_frames import ChosenFrames
 
 ImageFormat = Literal["jpeg", "png"]
 
@@ -38,10 +44,9 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str],
         plain: gives a text without control tokens: those are the template's to write.
 
     Raises:
-        `ValueError`: another number of videos, or a content of another type.
+        `ValueError`: another number of videos, a block of another type, or one with settings that are not obeyed.
     """
-    turns: Sequence[Any] = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
-    messages: list[dict[str, Any]] = [dict(turn) for turn in turns]
+    messages = _turns(chat)
     has_videos = any(part.get("type") == "video" for turn in messages for part in _parts(turn))
     if not has_videos and num_videos:
         first = next((turn for turn in messages if turn["role"] == "user"), None)
@@ -53,16 +58,16 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str],
     for turn in messages:
         content = []
         for part in _parts(turn):
-            kind = part.get("type")
+            kind = part["type"]
             if kind == "text":
                 content.append({"type": "text", "text": plain(part["text"])})
-            elif kind in ("image", "video"):
+            else:
+                if settings := settings_of(part):
+                    raise ValueError(f"`{next(iter(settings))}` of a video whose frames are chosen already.")
                 media.append(kind)
                 content.append({"type": kind})
                 if kind == "image":
                     images.append(_load_picture(part))
-            else:
-                raise ValueError(f"A chat's content must be of type 'text', 'image' or 'video', got {kind!r}.")
         turn["content"] = content[0]["text"] if isinstance(turn["content"], str) else content
     if media.count("video") != num_videos:
         raise ValueError(f"The chat has room for {media.count('video')} videos, but {num_videos} were given.")
@@ -71,18 +76,37 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str],
 
 def videos_of(chat: str | Sequence[Any]) -> list[Any]:
     """What stands in a chat as its videos, in order."""
-    turns: Sequence[Any] = [] if isinstance(chat, str) else chat
-    parts = [part for turn in turns for part in _parts(turn)]
-    keys = ("video", "url", "path")
-    return [part[key] for part in parts if part.get("type") == "video" for key in keys if key in part]
+    return [value for kind, value in media_of(_turns(chat)) if kind == "video"]
+
+
+def sampled_as_asked(chat: str | Sequence[Any], videos: Sequence[Any]) -> tuple[str | list[dict[str, Any]], list[Any]]:
+    """
+    A chat, and its videos with the settings that the chat has for them.
+
+    Raises:
+        `ValueError`: settings for a video whose frames are sampled or chosen already.
+    """
+    if isinstance(chat, str):
+        return chat, list(videos)
+    messages, found = _turns(chat), list(videos)
+    blocks = [part for turn in messages for part in _parts(turn) if part["type"] == "video"]
+    for number, block in enumerate(blocks[: len(found)]):
+        value = block.pop("video", None)
+        settings = value.settings if isinstance(value, ChatVideo) else settings_of(block)
+        if settings and isinstance(found[number], ChosenFrames):
+            raise ValueError(f"`{next(iter(settings))}` of a video whose frames are chosen already.")
+        if settings and not isinstance(found[number], ChatVideo):
+            found[number] = with_value({"type": "video", **settings}, found[number])["video"]
+        for name in settings:
+            block.pop(name, None)
+    return messages, found
 
 
 def last_words(chat: str | Sequence[Any]) -> str:
     """What the user said last."""
     if isinstance(chat, str):
         return chat
-    turns: list[Any] = list(chat)
-    turn = next((turn for turn in reversed(turns) if turn["role"] == "user"), {"content": ""})
+    turn = next((turn for turn in reversed(_turns(chat)) if turn["role"] == "user"), {"content": ""})
     return " ".join(part["text"] for part in _parts(turn) if part.get("type") == "text")
 
 
@@ -136,11 +160,19 @@ def _parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
+def _turns(chat: str | Sequence[Any]) -> list[dict[str, Any]]:
+    """The messages of a question or a chat, each a dict whose content is a string or a list of plain blocks."""
+    if isinstance(chat, str):
+        return [{"role": "user", "content": chat}]
+    chat = getattr(chat, "messages", chat)
+    return [clean_message(number, turn) for number, turn in enumerate(chat)]
+
+
 def _load_picture(part: dict[str, Any]) -> Image.Image:
-    source = next((part[key] for key in ("image", "url", "path", "base64") if key in part), None)
-    if source is None:
+    if "image" not in part:
         raise ValueError("A picture of a chat needs `image`, `url`, `path` or `base64`.")
-    return source.convert("RGB") if isinstance(source, Image.Image) else load_image(source)
+    (picture,) = as_rgb_frames(load_media("image", part["image"]))
+    return Image.fromarray(picture)
 
 
 __all__ = [
@@ -151,6 +183,7 @@ __all__ = [
     "last_words",
     "picture_part",
     "read_chat",
+    "sampled_as_asked",
     "videos_of",
     "with_lists",
     "with_strings",

@@ -26,6 +26,8 @@ import torch
 from transformers import BatchFeature
 
 from dynfocus.processing.reading.decoded_frames import flatten_videos
+from dynfocus.processing.rows.blocks import is_message
+from dynfocus.processing.rows.conversations import checked_question
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
 from dynfocus.processing.video_qa import find_rule
@@ -41,6 +43,7 @@ from .chats import (
     last_words,
     picture_part,
     read_chat,
+    sampled_as_asked,
     videos_of,
     with_lists,
     with_strings,
@@ -306,7 +309,8 @@ class FocusProcessor:
         Args:
             video: a file, URL, bytes, or decoded frames; for a further question what [`look`] gave; a list of these.
             question: what is asked.
-            messages: a chat instead, as in [`show`]; its videos may stand in it (`{"type": "video", "video": …}`).
+            messages: a chat instead, as in [`show`]; its videos may stand in it (`{"type": "video", "video": …}`),
+                with their sampling (`fps`, `num_frames`, `max_frames`, `min_frames`, `video_start`, `video_end`).
                 What the user said last chooses the frames.
             options: `labels`, as in [`show`].
 
@@ -369,7 +373,7 @@ class FocusProcessor:
     ) -> tuple[str | Sequence[Any], list[ChosenFrames]]:
         if (question is None) == (messages is None):
             raise ValueError("Give `question` or `messages`, one of the two.")
-        chat = question if question is not None else list(messages or ())
+        chat = checked_question(question) if question is not None else messages or ()
         if video is None:
             video = videos_of(chat)
         several = list(video) if isinstance(video, (list, tuple)) else [video]
@@ -377,9 +381,8 @@ class FocusProcessor:
             several = flatten_videos(video)
         if not several:
             raise ValueError("There is no video: give `video`, or one in `messages`.")
-        asked = last_words(chat)
-        if not asked.strip():
-            raise ValueError("The question is empty: ask something about the video.")
+        chat, several = sampled_as_asked(chat, several)
+        asked = checked_question(last_words(chat))
         share = self.max_visual_tokens // len(several)
         return chat, [self._found(one, asked, share) for one in several]
 
@@ -414,7 +417,7 @@ class FocusProcessor:
             `ValueError`: more tokens than the budget, a chat that the template refuses, or videos that the model
                 cannot take together.
         """
-        is_single = isinstance(chats, str) or (len(chats) > 0 and isinstance(chats[0], dict))
+        is_single = isinstance(chats, str) or (len(chats) > 0 and is_message(chats[0]))
         batch = [chats] if is_single else list(chats)
         chosen = [list(videos)] if is_single else [list(row) for row in videos]
         if len(batch) != len(chosen):

@@ -16,7 +16,7 @@ import torch
 
 from dynfocus.processing.reading.decoded_frames import is_state
 from dynfocus.processing.reading.stream import FrameStream
-from dynfocus.processing.rows.conversations import media_of
+from dynfocus.processing.rows.conversations import checked_question, media_of
 from dynfocus.processing.video_qa import Shown, VideoQA, end_of_frame, read_row
 from dynfocus.selecting.events import Events
 from dynfocus.selecting.focus import Focus
@@ -178,8 +178,7 @@ class FocusedModel(VideoQA):
         messages, asked = read_row(row, question)
         if asked is None:
             asked = last_words(messages)
-        if not asked.strip():
-            raise ValueError("The question is empty: ask something about the video.")
+        checked_question(asked)
         videos = [value for kind, value in media_of(messages) if kind == "video"]
         for video in videos:
             if is_state(video):
@@ -190,7 +189,7 @@ class FocusedModel(VideoQA):
         opened = [video if is_state(video) else self.open_video(video, **names) for video in videos]
         return {
             "inputs": {"messages": messages, "question": asked, "options": row.get("options")},
-            "videos": list(zip(videos, opened, strict=True)),
+            "videos": opened,
             "max_visual_tokens": settings.get("max_visual_tokens"),
             "decode": time.perf_counter() - start,
         }
@@ -198,7 +197,7 @@ class FocusedModel(VideoQA):
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
         chats, chosen, shown = [], [], []
         for row in rows:
-            states = [self._state_of(video, opened) for video, opened in row["videos"]]
+            states = [one if is_state(one) else self.encode_video(one) for one in row["videos"]]
             budget = row["max_visual_tokens"] or self.focus_processor.max_visual_tokens
             # Several videos share the budget.
             each = budget // max(1, len(states))
@@ -226,13 +225,6 @@ class FocusedModel(VideoQA):
     def questions_at_once(self, state: VideoState, settings: Mapping[str, Any]) -> int:
         # Every question has pictures of its own.
         return 1
-
-    def _state_of(self, video: Any, opened: Any) -> VideoState:
-        if is_state(opened):
-            return opened
-        state = self.encode_video(opened)
-        state.event_cache.setdefault("source", video)
-        return state
 
     def _cast(self, value: Any) -> Any:
         is_pixels = isinstance(value, torch.Tensor) and value.is_floating_point()

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dynfocus.processing.reading.chat_video import ChatVideo
 from dynfocus.processing.reading.decoded_frames import as_rgb_frames, flatten_videos, is_decoded
+from dynfocus.processing.reading.sampling import sample_indices
 from dynfocus.processing.reading.stream import FrameStream
 from dynfocus.processing.reading.video_reading import open_video, resize_frame, target_size
 from dynfocus.states.encoding import encode_stream
@@ -19,12 +21,16 @@ from dynfocus.towers.dual_encoder import DualEncoder
 
 from .video_frames import DrawnFrames, VideoFrames
 
-SAMPLING = ("fps", "num_frames", "max_frames", "sampling", "decoder", "on_truncated")
+_CHOICE = ("fps", "num_frames", "max_frames", "min_frames", "video_start", "video_end")
+SAMPLING = (*_CHOICE, "sampling", "decoder", "on_truncated")
+# What states say of their sampling, be it given or not.
+_RECORDED = ("fps", "num_frames", "max_frames", "sampling")
 _CHUNK_FRAMES = 64
 # The shorter side of frames that a state keeps, in pixels, and their quality.
 _KEPT_SIDE, _KEPT_QUALITY = 448, 92
-# Of streams of frames that were decoded by the caller.
-_DECODED: WeakKeyDictionary[FrameStream, VideoFrames] = WeakKeyDictionary()
+# Of streams, where their frames are read again: the frames that the caller decoded, or the video as it was given, as
+# its name holds neither its bytes nor the secrets of its address.
+_AGAIN: WeakKeyDictionary[FrameStream, tuple[str, Any]] = WeakKeyDictionary()
 
 
 def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **sampling: Any) -> FrameStream:
@@ -32,9 +38,10 @@ def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **s
     A video that a dual encoder is about to look at.
 
     Args:
-        video: one video in any form.
+        video: one video in any form; a [`ChatVideo`] brings settings of its own.
         keep_frames: whether its state keeps the sampled frames as JPEG files.
-        sampling: `fps` (1 by default), `num_frames`, `max_frames`, `sampling`, `decoder` and `on_truncated`.
+        sampling: `fps` (1 by default), `num_frames`, `max_frames`, `min_frames`, `video_start`, `video_end`,
+            `sampling`, `decoder` and `on_truncated`.
 
     Raises:
         `ValueError`, `FileNotFoundError`: a video that cannot be read. `TypeError`: an unknown keyword.
@@ -46,6 +53,10 @@ def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **s
     flat = flatten_videos(video)
     if len(flat) != 1:
         raise ValueError(f"One video is opened at a time, got {len(flat)}.")
+    (source,) = flat
+    if isinstance(source, ChatVideo):
+        source, given = source.video, source.over(given)
+    recorded = {name: given.get(name) for name in (*_CHOICE, "sampling") if name in (*_RECORDED, *given)}
     shared: dict[str, Any] = {
         "to_pixels": lambda pixels: pixels,
         "chunk_frames": _CHUNK_FRAMES,
@@ -53,34 +64,36 @@ def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **s
         "keeps_frames": keep_frames,
     }
     transform = _seen_by(encoder, keep_frames)
-    if not is_decoded(flat[0]):
-        opened = replace(open_video(flat[0], **given), transform=transform)
-        return FrameStream(
+    if not is_decoded(source):
+        opened = replace(open_video(source, **given), transform=transform)
+        stream = FrameStream(
             opened.frames,
             opened.index.times,
             num_frames=len(opened.wanted),
             duration=opened.metadata.duration,
             source={"name": opened.source.name, **opened.source.identity()},
-            sampling={name: given.get(name) for name in ("fps", "num_frames", "max_frames", "sampling")},
+            sampling=recorded,
             **shared,
         )
+        _AGAIN[stream] = "source", source
+        return stream
     if "sampling" in given:
         raise ValueError("`sampling='key_frames'` is for files: decoded frames have no codec.")
-    frames = as_rgb_frames(flat[0])
-    count = len(frames)
-    wanted = min([count, *(given[name] for name in ("num_frames", "max_frames") if name in given)])
-    kept = np.unique(((np.arange(wanted) + 0.5) * count / wanted).astype(np.int64))
-    times = np.arange(count) / float(given.get("fps", 1.0))
+    frames = as_rgb_frames(source)
+    count, rate = len(frames), float(given.get("fps", 1.0))
+    times = np.arange(count) / rate
+    # They count as sampled already, so that each is wanted.
+    kept = sample_indices(times, count / rate, **{**{n: given[n] for n in _CHOICE if n in given}, "fps": 2 * rate})
     stream = FrameStream(
         lambda after: ((int(number), transform(frames[number])) for number in kept if number > after),
         times,
         num_frames=len(kept),
         duration=None,
         source={"name": f"{count} decoded frames", "size": None, "digest": None, "modified": None},
-        sampling={name: given.get(name) for name in ("fps", "num_frames", "max_frames")},
+        sampling=recorded,
         **shared,
     )
-    _DECODED[stream] = VideoFrames.decoded(frames, times)
+    _AGAIN[stream] = "frames", VideoFrames.decoded(frames, times)
     return stream
 
 
@@ -119,8 +132,9 @@ def look(stream: FrameStream, encoder: DualEncoder, *, dtype: torch.dtype | None
         keep_indices=True,
         **options,
     )
-    if (frames := _DECODED.pop(stream, None)) is not None:
-        state.event_cache["frames"] = frames
+    if (again := _AGAIN.pop(stream, None)) is not None:
+        where, video = again
+        state.event_cache[where] = video
     return state
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from .reading.decoded_frames import is_video
+from .rows.blocks import is_message
 
 
 class RowsOf(Dataset):
@@ -26,10 +27,9 @@ class RowsOf(Dataset):
 
 
 def is_chat(value: Any) -> bool:
-    """Whether `value` is a conversation: a non-empty list of messages."""
-    if not isinstance(value, (list, tuple)) or not value:
-        return False
-    return all(isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in value)
+    """Whether `value` is a conversation: a non-empty list of messages, or an object that holds one as `messages`."""
+    value = getattr(value, "messages", value)
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(is_message, value))
 
 
 def _is_row(value: Any) -> bool:

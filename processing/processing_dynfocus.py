@@ -1,9 +1,9 @@
 """The processor: text, videos and questions in, everything that the model needs out."""
 
-import os
 import re
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
@@ -11,8 +11,10 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Proc
 from dynfocus.hub.with_code import SavedWithCode
 
 from .questions import question_ids, without_control_tokens
-from .reading.decoded_frames import Untouched, flatten_videos, is_state, is_video
-from .reading.images import FrameFiles, read_image
+from .reading.chat_video import ChatVideo
+from .reading.decoded_frames import flatten_videos, is_state, is_video
+from .rows.blocks import clean_message
+from .rows.conversations import checked_question, load_media
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 
@@ -155,7 +157,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         Args:
             text (`str` or `list[str]`): with one `<video>` mark for each video.
             videos: one video, or videos in any nesting of lists, in the order of their marks; or one `VideoState`.
-            images: only without `videos`; each image is a video of one frame.
+            images: only without `videos`: one image, or images in any nesting of lists, each with a mark of its own;
+                an image is a video of one frame.
             kwargs: settings for this call: `question`, `max_visual_tokens`, `fps`, `num_frames`, `max_frames`,
                 `padding` (rows are padded to the longest unless `False`), `return_tensors`, …
 
@@ -173,7 +176,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         if images is not None:
             if videos is not None:
                 raise ValueError("Give `images` or `videos`, not both: put images among the videos as [image].")
-            videos = [[image] for image in flatten_videos(images)]
+            videos = _single_frames(images)
         rows = [text] if isinstance(text, str) else text
         sources = flatten_videos(videos)
         options: dict[str, Any] = dict(kwargs)
@@ -196,7 +199,10 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         As in transformers; the question of a conversation with videos is the text of its last user turn unless
         `question` (one, or one for each conversation) says otherwise. Images count as videos of one frame.
         """
-        is_batched = isinstance(conversation[0], (list, tuple))
+        conversation = getattr(conversation, "messages", conversation)
+        if not isinstance(conversation, (list, tuple)) or not conversation:
+            raise ValueError("A conversation is a list of messages, with one of them at least.")
+        is_batched = isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
         conversations = [
             self._plain(_images_as_videos(one)) for one in (conversation if is_batched else [conversation])
         ]
@@ -216,6 +222,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
                 question = [_last_question(one) for one in conversations]
             elif isinstance(question, str):
                 question = [question] * len(conversations)
+            elif not isinstance(question, (list, tuple)):
+                checked_question(question)
             kwargs["processor_kwargs"] = {**options, "question": question}
         return super().apply_chat_template(
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
@@ -370,7 +378,10 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         if question is None or isinstance(question, str):
             per_row: list[str | None] = [question] * len(rows)
         else:
-            per_row = list(question)
+            per_row = list(question) if isinstance(question, (list, tuple)) else [question]
+            for one in per_row:
+                if one is not None:
+                    checked_question(one)
             if len(per_row) != len(rows):
                 raise ValueError(f"There are {len(per_row)} questions for {len(rows)} rows of text.")
         per_row = [self._question_in(row) if one is None else one for one, row in zip(per_row, rows, strict=True)]
@@ -403,31 +414,35 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
 
 
 def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
-    """A copy of a conversation whose images are videos of one frame, and whose states stay whole."""
-    messages = []
-    for message in conversation:
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            # Arrow tables fill the keys that a block lacks with None.
-            content = [_image_as_video({k: v for k, v in block.items() if v is not None}) for block in content]
-        messages.append({**message, "content": content})
+    """A conversation whose images are videos of one frame, and whose videos stay whole."""
+    conversation = getattr(conversation, "messages", conversation)
+    messages = [clean_message(number, message) for number, message in enumerate(conversation)]
+    for message in messages:
+        if isinstance(message["content"], list):
+            message["content"] = [_as_video_block(block) for block in message["content"]]
     return messages
 
 
-def _image_as_video(block: dict[str, Any]) -> dict[str, Any]:
-    if is_state(block.get("video")):
-        return {**block, "video": Untouched(block["video"])}
-    frames = block.get("video")
-    if isinstance(frames, (list, tuple)) and frames and all(isinstance(one, (str, os.PathLike)) for one in frames):
-        # One block is one video: a list in it is of its frames.
-        return {**block, "video": Untouched(FrameFiles(frames))}
-    if block.get("type") not in ("image", "image_url"):
-        return block
-    found = next((block[key] for key in ("image", "url", "path", "base64", "image_url") if key in block), None)
-    if found is None:
-        return {"type": "video"}
-    image = found["url"] if isinstance(found, dict) else found
-    return {"type": "video", "video": [read_image(image) if isinstance(image, str) else image]}
+def _as_video_block(block: dict[str, Any]) -> dict[str, Any]:
+    kind = block["type"]
+    if kind == "text" or kind not in block:
+        return block if kind == "text" else {"type": "video"}
+    (video,) = load_media(kind, block[kind])
+    if kind == "image":
+        video = [video]
+    return {"type": "video", "video": ChatVideo(video) if is_state(video) else video}
+
+
+def _single_frames(images: Any) -> list[Any]:
+    """Videos of one frame, in the same nesting of lists."""
+    if isinstance(images, (list, tuple)):
+        nested = [_single_frames(image) for image in images]
+        # Of several rows, each has its images in a list.
+        is_nested = any(isinstance(image, (list, tuple)) for image in images)
+        return nested if is_nested else [video for videos in nested for video in videos]
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim > 3:
+        return [video for image in images for video in _single_frames(image)]
+    return [load_media("image", images)]
 
 
 def _last_question(conversation: list[dict[str, Any]]) -> str | None:

@@ -1,7 +1,7 @@
 """The video processor: any form of video in, normalised frames with their true times out."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.video_utils import VideoMetadata
 
 from dynfocus.hub.with_code import SavedWithCode
 
+from .reading.chat_video import ChatVideo
 from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, with_message
 from .reading.images import as_frame_files
 from .reading.sampling import check_sampling, sample_indices
@@ -27,7 +28,8 @@ from .reading.video_reading import open_video, read_video, resize_frame
 _FRAMES_PER_CHUNK = 128
 # A rate above that of any video means each of its frames once.
 _EVERY_FRAME = 1e6
-_SAMPLING = ("fps", "num_frames", "max_frames", "sampling")
+_BOUNDS = ("min_frames", "video_start", "video_end")
+_SAMPLING = ("fps", "num_frames", "max_frames", *_BOUNDS, "sampling")
 #: Settings that decide which frames of a video are sampled.
 SAMPLING_SETTINGS = (*_SAMPLING, "do_sample_frames")
 # What decides a frame's pixels, besides the video.
@@ -64,7 +66,9 @@ class DynFocusVideoProcessorKwargs(VideosKwargs, total=False):
     Keyword arguments of [`DynFocusVideoProcessor`], besides those of every video processor.
 
     Args:
-        max_frames (`int`, *optional*): with `fps`, the most frames of a video; longer ones are sampled uniformly.
+        max_frames, min_frames (`int`, *optional*): the most and the fewest frames of a video; where `fps` gives more
+            or fewer, so many are sampled uniformly.
+        video_start, video_end (`float`, *optional*): seconds between which frames are sampled.
         sampling (`str`, *optional*): `"key_frames"` for every key frame of the codec.
         decoder (`str`, *optional*): `"auto"`, `"pyav"`, `"decord"` or `"torchcodec"`.
         on_truncated (`str`, *optional*): `"error"` or `"warn"`, for a file that is cut off or damaged.
@@ -72,6 +76,9 @@ class DynFocusVideoProcessorKwargs(VideosKwargs, total=False):
     """
 
     max_frames: int | None
+    min_frames: int | None
+    video_start: int | float | None
+    video_end: int | float | None
     sampling: str | None
     decoder: str | None
     on_truncated: str | None
@@ -91,6 +98,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         fps (`float`, defaults to 1.0): sampled frames a second.
         max_frames (`int`, *optional*): the most frames of a video.
         num_frames (`int`, *optional*): sample so many frames uniformly instead, whatever the video's length.
+        min_frames, video_start, video_end (*optional*): see `read_video`.
         sampling (`str`, *optional*): `"key_frames"` takes every key frame of the codec instead (files only).
         size (`int` or `dict`, defaults to 224): side of the square frames, or `{"height": …, "width": …}`.
         resample (`int`, defaults to bicubic): PIL's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
@@ -123,6 +131,9 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     fps = 1.0
     num_frames = None
     max_frames = None
+    min_frames = None
+    video_start = None
+    video_end = None
     sampling = None
     decoder = "auto"
     on_truncated = "error"
@@ -133,7 +144,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     def preprocess(self, videos: Any, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> BatchFeature:
         """
         Args:
-            videos: one video, or videos in any nesting of lists.
+            videos: one video, or videos in any nesting of lists. A [`ChatVideo`] brings settings of its own.
             kwargs: the settings of the class, for this call. `fps` without `num_frames` overrules a saved
                 `num_frames`.
 
@@ -153,7 +164,8 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         clips, metadata = [], []
         for index, (source, known) in enumerate(zip(sources, given, strict=True)):
             try:
-                frames, found = self._load(source, known, settings)
+                video, own = self._own_settings(source, kwargs, settings)
+                frames, found = self._load(video, known, own)
             except (ValueError, OSError) as error:
                 if len(sources) == 1:
                     raise
@@ -200,7 +212,8 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         if len(sources) != 1:
             raise ValueError(f"One video is streamed at a time, got {len(sources)}.")
         (known,) = self._given_metadata(settings["video_metadata"], 1)
-        return self._stream(sources[0], known, settings, chunk_frames, pin_memory)
+        source, settings = self._own_settings(sources[0], kwargs, settings)
+        return self._stream(source, known, settings, chunk_frames, pin_memory)
 
     def pixel_fingerprint(self, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> str:
         """16 hexadecimal digits of all settings that decide what a frame's pixels are."""
@@ -215,18 +228,30 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         if isinstance(video_url_or_urls, (list, tuple)):
             read = [self.fetch_videos(video) for video in video_url_or_urls]
             return [frames for frames, _ in read], [metadata for _, metadata in read]
-        return self._load(video_url_or_urls, None, self._resolve({}))
+        video, settings = self._own_settings(video_url_or_urls, {}, self._resolve({}))
+        return self._load(video, None, settings)
 
     def sampling_of(self, **kwargs: Any) -> dict[str, Any]:
-        """`fps`, `num_frames`, `max_frames`, `sampling` and `do_sample_frames` of a call with these settings."""
+        """`do_sample_frames` and all that decides which frames are sampled, of a call with these settings."""
         settings = self._resolve(kwargs)
         return {name: settings[name] for name in SAMPLING_SETTINGS}
 
     def planned_frames(self, total_num_frames: int, **kwargs: Any) -> int:
         """How many frames of a decoded array with `total_num_frames` frames are kept."""
         settings = self.sampling_of(**kwargs)
-        limits = (settings["num_frames"], settings["max_frames"]) if settings["do_sample_frames"] else ()
-        return min([total_num_frames, *(limit for limit in limits if limit is not None)])
+        if not settings["do_sample_frames"]:
+            return total_num_frames
+        return len(_sampled(np.arange(total_num_frames) / (settings["fps"] or 1.0), None, settings))
+
+    def _own_settings(
+        self, source: Any, kwargs: Mapping[str, Any], settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """A video, and the settings of the call, or those that it brings itself."""
+        if not isinstance(source, ChatVideo):
+            return source, settings
+        if not source.settings:
+            return source.video, settings
+        return source.video, self._resolve({**source.over(kwargs), "do_sample_frames": True})
 
     def _resolve(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The settings of one call: its own, and the saved ones for the rest."""
@@ -311,7 +336,11 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
             "to_pixels": partial(self._to_pixels, settings=settings),
             "chunk_frames": chunk_frames,
             "pin_memory": pin_memory,
-            "sampling": {name: settings[name] for name in (*_SAMPLING, "do_sample_frames")},
+            "sampling": {
+                name: settings[name]
+                for name in (*_SAMPLING, "do_sample_frames")
+                if settings[name] is not None or name not in _BOUNDS
+            },
             "pixel_fingerprint": _pixel_fingerprint(settings),
         }
         if not is_decoded(source):
@@ -373,7 +402,10 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
 
 def _reading(settings: dict[str, Any]) -> dict[str, Any]:
     """What a file is opened with."""
-    sampling = {name: settings[name] for name in _SAMPLING} if settings["do_sample_frames"] else {"fps": _EVERY_FRAME}
+    sampling = {name: settings[name] for name in _SAMPLING}
+    if not settings["do_sample_frames"]:
+        window = {name: settings[name] for name in ("video_start", "video_end")}
+        sampling = {"fps": _EVERY_FRAME, **window}
     return {**sampling, "decoder": settings["decoder"], "on_truncated": settings["on_truncated"]}
 
 
@@ -435,8 +467,8 @@ def _sampled(times: np.ndarray, known: DynFocusVideoMetadata | None, settings: d
         times - times[0],
         float(times[-1] - times[0]) + frame_seconds,
         fps=settings["fps"] if is_whole_video else _EVERY_FRAME,
-        num_frames=settings["num_frames"],
-        max_frames=settings["max_frames"],
+        **{name: settings[name] for name in ("num_frames", "max_frames", "min_frames")},
+        **{name: settings[name] and max(0.0, settings[name] - times[0]) for name in ("video_start", "video_end")},
     )
 
 

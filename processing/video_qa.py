@@ -25,7 +25,7 @@ from .questions import cut_question
 from .reading.decoded_frames import describe_video, flatten_videos, is_state, with_message
 from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
-from .rows.conversations import as_messages, media_of
+from .rows.conversations import as_messages, checked_question, media_of
 from .token_plan import room_for_videos
 
 #: Tokens of an answer at most, by default.
@@ -484,7 +484,7 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
         question (`str`, *optional*): of a row without one. A chat may have neither: its last words are the question.
 
     Raises:
-        `ValueError`: a row with neither a chat nor a question.
+        `ValueError`: a row with neither a chat nor a question, or a question that is empty or no string.
     """
     asked: str | None = row.get("question")
     if asked is None:
@@ -493,7 +493,7 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
         if asked is None:
             raise ValueError("There is no question: give `question=`, or rows with `question`.")
         row = {**row, "question": asked, "answer": None}
-    return as_messages(row), asked
+    return as_messages(row), None if asked is None else checked_question(asked)
 
 
 def find_rule(rule: str | Rule) -> Rule:

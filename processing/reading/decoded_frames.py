@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .chat_video import ChatVideo
 from .downloads import public_name
 from .images import FrameFiles, as_frame_files, image_array
 
@@ -40,18 +41,11 @@ def is_state(video: Any) -> bool:
     return any(base.__name__ == "VideoState" for base in type(video).__mro__)
 
 
-class Untouched:
-    """Carries a `VideoState` through a chat: from 5.24 on, transformers takes dataclasses in messages apart."""
-
-    def __init__(self, video: Any):
-        self.video = video
-
-
 def is_video(video: Any) -> bool:
     """Whether `video` is exactly one video (and not a list of videos), or a `VideoState`."""
     if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim == 5:
         return False
-    if hasattr(video, "_hf_encoded") or is_state(video) or isinstance(video, Untouched):
+    if hasattr(video, "_hf_encoded") or is_state(video) or isinstance(video, ChatVideo):
         return True
     return is_decoded(video) or is_source(video) or isinstance(video, dict)
 
@@ -61,7 +55,7 @@ def flatten_videos(videos: Any) -> list[Any]:
     The single videos in any nesting of lists, in order; `None` holds none.
 
     A `(N, T, …)` array is N videos. A row of a `Video` column of `datasets` (a dict with `path` and `bytes`, or a
-    decoder that remembers them) stands for its file.
+    decoder that remembers them) stands for its file. A [`ChatVideo`] with settings stays as it is.
 
     Raises:
         `ValueError`: where something is neither a video nor a list of videos.
@@ -72,8 +66,8 @@ def flatten_videos(videos: Any) -> list[Any]:
 def _flatten(videos: Any) -> Iterator[Any]:
     if videos is None:
         return
-    if isinstance(videos, Untouched):
-        yield videos.video
+    if isinstance(videos, ChatVideo):
+        yield videos if videos.settings else videos.video
     elif is_video(videos):
         encoded = videos if isinstance(videos, dict) else getattr(videos, "_hf_encoded", None)
         yield videos if encoded is None else _stored_file(encoded)
@@ -96,6 +90,8 @@ def _stored_file(encoded: dict[str, Any]) -> Any:
 
 def describe_video(video: Any) -> str:
     """A few words that let a user find this video among many."""
+    if isinstance(video, ChatVideo):
+        return describe_video(video.video)
     if isinstance(video, (str, os.PathLike)):
         return repr(public_name(os.fsdecode(video)))
     if isinstance(video, (bytes, bytearray, memoryview)):
@@ -197,7 +193,6 @@ def _to_bytes(array: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
-    "Untouched",
     "as_rgb_frames",
     "describe_video",
     "flatten_videos",

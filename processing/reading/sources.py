@@ -144,7 +144,8 @@ class _OnlyBytes:
         file.seek(0)
 
     def read(self, size: int) -> bytes:
-        return bytes(self._file.read(size))[:size]
+        data = bytes(self._file.read(size))
+        return data if size < 0 else data[:size]
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)

@@ -9,7 +9,7 @@ The frames and times do not depend on the decoder, on or on whether it seeks or 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -75,6 +75,9 @@ def read_video(
     fps: float | None = None,
     num_frames: int | None = None,
     max_frames: int | None = None,
+    min_frames: int | None = None,
+    video_start: float | None = None,
+    video_end: float | None = None,
     sampling: Sampling = None,
     size: int | tuple[int, int] | None = None,
     decoder: DecoderName = "auto",
@@ -94,7 +97,10 @@ def read_video(
             once.
         num_frames: take this many frames at the centres of equally long segments; comes before `fps`. A video that has
             fewer gives all it has.
-        max_frames: where `fps` asks for more frames, take this many over the whole duration instead.
+        max_frames, min_frames: where `fps` asks for more or fewer frames, take this many over the whole duration
+            instead.
+        video_start, video_end: seconds between which frames are taken, by the rules above as if this were the whole
+            video. Times and numbers of frames stay those of the file.
         sampling: `"key_frames"` takes every key frame of the codec, `max_frames` of them at most, instead of frames at
             given times.
         size: `(height, width)`, or the length of the shorter side, to which frames are resized (bicubic, antialiased,
@@ -117,6 +123,9 @@ def read_video(
         fps=fps,
         num_frames=num_frames,
         max_frames=max_frames,
+        min_frames=min_frames,
+        video_start=video_start,
+        video_end=video_end,
         sampling=sampling,
         size=size,
         decoder=decoder,
@@ -248,6 +257,9 @@ def open_video(
     fps: float | None = None,
     num_frames: int | None = None,
     max_frames: int | None = None,
+    min_frames: int | None = None,
+    video_start: float | None = None,
+    video_end: float | None = None,
     sampling: str | None = None,
     size: int | tuple[int, int] | None = None,
     decoder: str = "auto",
@@ -257,7 +269,15 @@ def open_video(
     limits: ReadingLimits | None = None,
 ) -> OpenVideo:
     """A video about to be read; arguments and errors are those of `read_video`."""
-    check_sampling(fps=fps, num_frames=num_frames, max_frames=max_frames, sampling=sampling)
+    choice: dict[str, Any] = {
+        "fps": fps,
+        "num_frames": num_frames,
+        "max_frames": max_frames,
+        "min_frames": min_frames,
+        "video_start": video_start,
+        "video_end": video_end,
+    }
+    check_sampling(**choice, sampling=sampling)
     if decoder != "auto" and decoder not in DECODERS:
         raise ValueError(f"decoder is {decoder!r}: it must be 'auto' or one of {', '.join(map(repr, DECODERS))}.")
     if on_truncated not in ("error", "warn"):
@@ -266,7 +286,7 @@ def open_video(
         raise ValueError(f"size is {size}: it must be at least 1.")
     file = open_source(source, timeout, limits)
     try:
-        return _opened(file, fps, num_frames, max_frames, sampling, size, decoder, transform, on_truncated)
+        return _opened(file, choice, sampling, size, decoder, transform, on_truncated)
     except BaseException:
         file.close()
         raise
@@ -274,9 +294,7 @@ def open_video(
 
 def _opened(
     file: VideoSource,
-    fps: float | None,
-    num_frames: int | None,
-    max_frames: int | None,
+    choice: dict[str, Any],
     sampling: str | None,
     size: int | tuple[int, int] | None,
     decoder: str,
@@ -297,9 +315,7 @@ def _opened(
     wanted = sample_indices(
         index.times,
         index.duration,
-        fps=fps,
-        num_frames=num_frames,
-        max_frames=max_frames,
+        **choice,
         key_frames=codec_key_frames(index) if sampling == "key_frames" else None,
     )
     metadata = VideoMetadata(

@@ -1,31 +1,29 @@
 """Rows of a data set, in the forms that are in use, as conversations."""
 
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
-
-from ..reading.decoded_frames import describe_video, is_state, is_video
-from ..reading.images import FrameFiles, read_image
+from ..reading.chat_video import ChatVideo
+from ..reading.decoded_frames import describe_video, is_source, is_state, is_video
+from ..reading.images import read_image
+from .blocks import as_mapping, as_text, clean_message, is_empty, listed, settings_of, with_value
 
 # The roles of LLaVA's `conversations`, and the names that other sets in this form use for them.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MEDIA_COLUMNS = {"video": "video", "videos": "video", "image": "image", "images": "image"}
-# Where a block of a conversation may have its video or image.
-_VALUE_KEYS = ("video", "image", "url", "path", "base64", "image_url", "video_url")
+# Columns that say from when to when a row's video is looked at, in seconds.
+_WINDOW = ("video_start", "video_end")
 _MARK = re.compile(r"(<image>|<video>)")
-_ELSEWHERE = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://|data:)")
 
 
 def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """
-    A row as a conversation in chat form. Nothing is opened but images that are given as bytes.
+    A row as a conversation in chat form. Nothing is opened.
 
-    Empty cells (`None`, NaN, `""`, empty lists) count as missing, and numbers as texts.
+    Empty cells (`None`, NaN, `""`, empty lists) count as missing, and numbers as texts, but for the question.
+    Messages and blocks may be objects (dataclasses, models of pydantic).
 
     Args:
         row: one of
@@ -35,34 +33,36 @@ def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = N
             `{"conversations": [{"from", "value"}, …], "video" or "image": …}`, LLaVA's form, with a mark (`<image>` or
             `<video>`) for each of the media in the human's texts, or with none at all;
             `{"video" or "image": …, "question": …, "answer": …}`.
+            A block of a video may say how it is sampled (`fps`, `num_frames` or `nframes`, `max_frames`, `min_frames`,
+            `video_start`, `video_end`), a row with one video from when to when (`video_start`, `video_end`).
         media_root: the folder to which relative paths belong.
 
     Returns:
         Messages whose contents are strings or lists of `{"type": "text", "text"}`, `{"type": "video", "video"}` and
-        `{"type": "image", "image"}`.
+        `{"type": "image", "image"}`. A video with settings of its own is a [`ChatVideo`].
 
     Raises:
-        `ValueError`: for a row of another form, and where the marks differ in number from the media.
+        `ValueError`: for a row of another form, a key of a block that is not known, and where the marks differ in
+            number from the media.
     """
-    row = {column: _listed(cell) for column, cell in row.items()}
-    media = [_block(kind, value, media_root) for kind, value in _media_beside(row)]
-    messages: Any = row.get("messages")
+    row = {column: listed(cell) for column, cell in row.items()}
+    media = _media_of_row(row, media_root)
+    messages: Any = getattr(row.get("messages"), "messages", row.get("messages"))
     turns: Any = row.get("conversations")
-    if _is_empty(messages) and not _is_empty(turns) and "role" in turns[0]:
+    if is_empty(messages) and not is_empty(turns) and "role" in as_mapping(turns[0]):
         messages = turns
-    if not _is_empty(messages):
+    if not is_empty(messages):
         return _from_chat(messages, media, media_root)
-    if not _is_empty(turns):
+    if not is_empty(turns):
         return _from_llava(turns, media)
     if row.get("question") is None:
         raise ValueError(
             f"A row needs `messages`, `conversations`, or `video` and `question`; got the keys {sorted(row)}."
         )
-    if _is_empty(row["question"]):
-        raise ValueError("The question is empty: ask something about the video.")
-    messages = [{"role": "user", "content": [*media, {"type": "text", "text": _text(row["question"])}]}]
-    if not _is_empty(row.get("answer")):
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": _text(row["answer"])}]})
+    question = checked_question(row["question"])
+    messages = [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
+    if not is_empty(row.get("answer")):
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": as_text(row["answer"])}]})
     return messages
 
 
@@ -79,9 +79,7 @@ def load_media(kind: str, value: Any) -> list[Any]:
     Raises:
         `FileNotFoundError`, `ValueError`: an image that cannot be read, by its path.
     """
-    if kind == "video" or not isinstance(value, str):
-        return [value]
-    return [read_image(value)]
+    return [read_image(value)] if kind == "image" and is_source(value) else [value]
 
 
 def without_media(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -112,102 +110,65 @@ def row_label(row: Mapping[str, Any], message: str = "") -> str:
         media = [describe_video(value) for _, value in media_of(as_messages(row))]
     except ValueError:
         media = []
-    names = [] if _is_empty(row.get("id")) else [f"id {row['id']!r}"]
+    names = [] if is_empty(row.get("id")) else [f"id {row['id']!r}"]
     return ", ".join(names + [name for name in media if name.strip("'") not in message])
 
 
-def _is_empty(cell: Any) -> bool:
-    """Whether a cell of a table says nothing: `None`, NaN, blank text, or an empty list."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        return True
-    if isinstance(cell, float):
-        return cell != cell
-    return isinstance(cell, (list, tuple)) and not cell
+def checked_question(question: Any) -> str:
+    """
+    Raises:
+        `ValueError`: a question that is empty, or no string.
+    """
+    if is_empty(question):
+        raise ValueError("The question is empty: ask something about the video.")
+    if not isinstance(question, str):
+        raise ValueError(f"A question must be a string, got {type(question).__name__}.")
+    return question
 
 
-def _listed(cell: Any) -> Any:
-    # Tables of pandas keep lists as arrays of objects.
-    return cell.tolist() if isinstance(cell, np.ndarray) and cell.dtype == object else cell
-
-
-def _text(cell: Any) -> str:
-    if _is_empty(cell):
-        return cell if isinstance(cell, str) else ""
-    # Whole numbers become floats in a column that has an empty cell.
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+def _media_of_row(row: Mapping[str, Any], root: str | os.PathLike | None) -> list[dict[str, Any]]:
+    """Blocks of the media that stand beside the words of a row."""
+    media = list(_media_beside(row))
+    window = {name: row[name] for name in _WINDOW if not is_empty(row.get(name))}
+    num_videos = sum(kind == "video" for kind, _ in media)
+    if window and num_videos != 1:
+        raise ValueError(
+            f"The column `{next(iter(window))}` is for the one video of a row, which has {num_videos}: say it in the "
+            "video's block of a message."
+        )
+    for name, cell in window.items():
+        try:
+            window[name] = float(cell)  # tables of text
+        except (TypeError, ValueError):
+            raise ValueError(f"The column `{name}` holds seconds, got {cell!r}.") from None
+    blocks = []
+    for kind, value in media:
+        own = window if kind == "video" else {}
+        blocks.append({"type": kind} if value is None else with_value({"type": kind, **own}, value, root))
+    return blocks
 
 
 def _media_beside(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for column, kind in _MEDIA_COLUMNS.items():
         cell: Any = row.get(column)
-        if _is_empty(cell):
+        if is_empty(cell):
             continue
         several = isinstance(cell, (list, tuple)) and not (is_video(cell) and column == "video")
         for value in cell if several else [cell]:
-            if not _is_empty(value):
+            if not is_empty(value):
                 yield kind, value
         if is_state(cell):
             # A state may hold several videos: a mark for each, the state itself once.
             yield from [(kind, None)] * (len(cell) - 1)
 
 
-def _block(kind: str, value: Any, media_root: str | os.PathLike | None) -> dict[str, Any]:
-    if value is None:
-        return {"type": kind}
-    if isinstance(value, Mapping) and ("path" in value or "bytes" in value):
-        data, path = value.get("bytes"), value.get("path")
-        if data is None and path is None:
-            raise ValueError(f"A {kind} given as a dict needs `path` or `bytes`, got the keys {sorted(value)}.")
-        value = path if data is None else data
-    elif isinstance(value, Mapping) and "url" in value:
-        value = value["url"]
-    if isinstance(value, (str, os.PathLike)):
-        value = _at_root(os.fspath(value), media_root)
-    elif kind == "video" and isinstance(value, (list, tuple)) and value:
-        # One block is one video: a list in it is of its frames.
-        if all(isinstance(frame, (str, os.PathLike)) for frame in value):
-            value = FrameFiles([_at_root(os.fspath(frame), media_root) for frame in value])
-    elif kind == "image" and isinstance(value, (bytes, bytearray, memoryview)):
-        try:
-            value = Image.open(io.BytesIO(value))
-            # In place, the pixels are decoded only where they must be turned.
-            ImageOps.exif_transpose(value, in_place=True)
-        except OSError as error:
-            raise ValueError(f"{len(value)} bytes given as an image cannot be read: {error}.") from None
-    return {"type": kind, kind: value}
-
-
-def _at_root(path: str, media_root: str | os.PathLike | None) -> str:
-    return path if media_root is None or _ELSEWHERE.match(path) else os.path.join(media_root, path)
-
-
 def _from_chat(messages: Any, media: list[dict[str, Any]], root: str | os.PathLike | None) -> list[dict[str, Any]]:
-    found = []
-    for number, message in enumerate(messages):
-        if "role" not in message or "content" not in message:
-            raise ValueError(f"Message {number} needs `role` and `content`, got the keys {sorted(message)}.")
-        content = _listed(message["content"])
-        kept = {key: value for key, value in message.items() if value is not None}
-        blocks = isinstance(content, (list, tuple))
-        found.append({**kept, "content": [_cleaned(b, root) for b in content] if blocks else _text(content)})
+    found = [clean_message(number, message, root) for number, message in enumerate(messages)]
     if media and all(isinstance(message["content"], str) for message in found):
         return _placed(found, media)
     if media:
         _fill_in(found, media)
     return found
-
-
-def _cleaned(block: Any, root: str | os.PathLike | None) -> dict[str, Any]:
-    """A block of a message without the keys that Arrow tables fill with `None`."""
-    if isinstance(block, str):
-        return {"type": "text", "text": block}
-    kind = {"image_url": "image", "video_url": "video"}.get(block.get("type"), block.get("type"))
-    if kind == "text":
-        return {"type": "text", "text": _text(block.get("text"))}
-    if kind not in ("video", "image"):
-        raise ValueError(f"A block of a message must have the type 'text', 'video' or 'image', got {kind!r}.")
-    keys = (kind, *_VALUE_KEYS)
-    return _block(kind, next((block[key] for key in keys if not _is_empty(block.get(key))), None), root)
 
 
 def _fill_in(messages: list[dict[str, Any]], media: list[dict[str, Any]]) -> None:
@@ -217,7 +178,7 @@ def _fill_in(messages: list[dict[str, Any]], media: list[dict[str, Any]]) -> Non
         for message in messages
         if isinstance(message["content"], list)
         for index, block in enumerate(message["content"])
-        if block.keys() == {"type"}
+        if block["type"] != "text" and block["type"] not in block
     ]
     if not places and not media_of(messages):
         _put_before_first_user(messages, media)
@@ -227,7 +188,21 @@ def _fill_in(messages: list[dict[str, Any]], media: list[dict[str, Any]]) -> Non
             f"The messages have {len(places)} video or image blocks without a value, but {len(media)} videos and "
             "images stand beside them: there must be one block for each."
         )
+    counts: dict[str, int] = {}
     for (content, index), block in zip(places, _in_order_of([c[i]["type"] for c, i in places], media), strict=True):
+        place = content[index]
+        number = counts.setdefault(place["type"], 0)
+        counts[place["type"]] += 1
+        if place.get("index", number) != number:
+            raise ValueError(
+                f"`index` is {place['index']} in the block of the {place['type']} number {number}: list what stands "
+                "beside the messages in the order of its blocks."
+            )
+        if own := settings_of(place):
+            value = block.get("video")
+            if value is None or isinstance(value, ChatVideo):
+                raise ValueError(f"`{next(iter(own))}` of a video block is not for what stands beside the messages.")
+            block = with_value(place, value)
         content[index] = block
 
 
@@ -240,7 +215,7 @@ def _from_llava(turns: Any, media: list[dict[str, Any]]) -> list[dict[str, Any]]
                 f"Turn {number} needs `from`, one of {', '.join(map(repr, _ROLES))}, and `value`; got "
                 f"{turn.get('from')!r} and the keys {sorted(turn)}."
             )
-        messages.append({"role": role, "content": _text(turn["value"])})
+        messages.append({"role": role, "content": as_text(turn["value"])})
     return _placed(messages, media)
 
 
@@ -304,4 +279,4 @@ def _put_before_first_user(messages: list[dict[str, Any]], media: list[dict[str,
     raise ValueError("The conversation has videos or images, but no user turn that could be about them.")
 
 
-__all__ = ["as_messages", "load_media", "media_of", "row_label", "text_of", "without_media"]
+__all__ = ["as_messages", "checked_question", "load_media", "media_of", "row_label", "text_of", "without_media"]

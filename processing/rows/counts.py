@@ -5,6 +5,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..reading.chat_video import ChatVideo
 from ..reading.decoded_frames import flatten_videos, is_decoded
 from ..reading.index import build_index
 from ..reading.sampling import sample_indices
@@ -25,8 +26,7 @@ class FrameCounts:
     def __init__(self, video_processor: DynFocusVideoProcessor, settings: dict[str, Any]):
         self._video_processor = video_processor
         self._settings = {name: value for name, value in settings.items() if name in SAMPLING_SETTINGS}
-        self._sampling = video_processor.sampling_of(**self._settings)
-        self._known: dict[str, int] = {}
+        self._known: dict[tuple[str, str], int] = {}
 
     def count(self, video: Any) -> int:
         """
@@ -36,18 +36,21 @@ class FrameCounts:
             `ValueError`, `FileNotFoundError`: for a file that cannot be opened.
         """
         (source,) = flatten_videos(video)
+        settings = self._settings
+        if isinstance(source, ChatVideo):
+            source, settings = source.video, {**source.over(settings), "do_sample_frames": True}
         if is_decoded(source):
-            return self._video_processor.planned_frames(_length(source), **self._settings)
+            return self._video_processor.planned_frames(_length(source), **settings)
         if not isinstance(source, (str, os.PathLike)):
-            return self._count_file(source)
-        path = os.fspath(source)
-        if path not in self._known:
-            self._known[path] = self._count_file(path)
-        return self._known[path]
+            return self._count_file(source, settings)
+        known = os.fspath(source), repr(settings)
+        if known not in self._known:
+            self._known[known] = self._count_file(source, settings)
+        return self._known[known]
 
-    def _count_file(self, source: Any) -> int:
+    def _count_file(self, source: Any, settings: dict[str, Any]) -> int:
         index = build_index(open_source(source))
-        sampling = dict(self._sampling)
+        sampling = self._video_processor.sampling_of(**settings)
         if not sampling.pop("do_sample_frames"):
             return len(index.times)
         key_frames = codec_key_frames(index) if sampling.pop("sampling") == "key_frames" else None

@@ -571,7 +571,7 @@ def test_what_a_family_cannot_take_is_refused():
             "The chat has room for 2 videos, but 1 were given",
         ),
         ([{"role": "assistant", "content": "Yes."}], 1, "A chat needs a user's turn"),
-        ([{"role": "user", "content": [{"type": "audio"}]}], 0, "type 'text', 'image' or 'video', got 'audio'"),
+        ([{"role": "user", "content": [{"type": "audio"}]}], 0, "type 'text', 'video' or 'image', got 'audio'"),
     ],
 )
 def test_chats_that_cannot_be_meant_are_refused(chat, num_videos, message):

@@ -1,12 +1,17 @@
 """The face over a stock model: states, choice and answers, from videos, states and files."""
 
+import io
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 import torch
 from adopted_models import random_frames, stock
+from PIL import Image
 from tiny_dual_encoders import save_dual_encoder
 from tiny_models import tiny_model
 from videos import barcode_frames, read_barcode, write_video
@@ -223,3 +228,119 @@ def test_several_videos_share_the_budget(focused, state, film):
     ]
     (answer,) = focused.answer([{"messages": [{"role": "user", "content": content}]}], max_new_tokens=2)
     assert {frame["video"] for frame in answer.key_frames} == {0, 1} and answer.num_visual_tokens <= BUDGET
+
+
+def windowed(film, **settings):
+    content = [{"type": "video", "video": film, **settings}, {"type": "text", "text": QUESTION}]
+    return [{"role": "user", "content": content}]
+
+
+def test_settings_of_a_block_are_obeyed(focused, film, encoder, tmp_path):
+    """By the interface, the pipeline and the processor alone; times and numbers are those of the file."""
+    messages = windowed(film, video_start=4, video_end=8)
+    (answer,) = focused.answer([{"messages": messages}], max_new_tokens=2, do_sample=False)
+    assert answer.frame_times == [[4.0, 5.0, 6.0, 7.0]]
+    assert all(4 <= frame["time"] < 8 for frame in answer.key_frames)
+    (row,) = focused.answer(
+        [{"video": film, "question": QUESTION, "video_start": 4, "video_end": 8}], max_new_tokens=2
+    )
+    assert row.frame_times == answer.frame_times and row.answer == answer.answer
+    pipe = VideoQAPipeline(focused.model, processor=focused.processor, dual_encoder=encoder, max_new_tokens=2)
+    assert pipe(messages, return_details=True)["frame_times"] == [4.0, 5.0, 6.0, 7.0]
+    (few,) = focused.answer([{"messages": windowed(film, nframes=3)}], max_new_tokens=2)
+    assert few.frame_times == [[2.0, 6.0, 10.0]]
+    processor = focused.focus_processor
+    given = [{"role": "user", "content": [{"type": "video", "video_start": 9, "fps": 2}, QUESTION]}]
+    shown = processor(messages=windowed(film, video_start=9, fps=2))
+    assert processor(film, messages=given)["input_ids"].tolist() == shown["input_ids"].tolist()
+    assert shown["input_ids"].tolist() != processor(film, QUESTION)["input_ids"].tolist()
+    words = [part["text"] for part in processor.chat_messages(messages=messages)[0]["content"] if "text" in part]
+    seconds = [float(second) for second in re.findall(r"<([\d.]+) seconds>", "".join(words))]
+    assert seconds and all(4 <= second < 8 for second in seconds)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_pixels": 9}, "`max_pixels` in a video block is not supported"),
+        ({"speed": 2}, "`speed` in a video block is not known"),
+        ({"video_start": 12}, "video_start is 12 s, but the video lasts 12.00 s"),
+        ({"fps": 0}, "fps is 0"),
+    ],
+)
+def test_settings_that_are_not_obeyed_are_refused(focused, film, settings, message):
+    for ask in (
+        lambda: focused.answer([{"messages": windowed(film, **settings)}]),
+        lambda: focused.focus_processor(messages=windowed(film, **settings)),
+        lambda: focused.focus_processor.chat_messages(messages=windowed(film, **settings)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask()
+
+
+def test_settings_of_chosen_frames_are_refused(focused, state):
+    processor = focused.focus_processor
+    chosen = processor.choose_for(state, QUESTION).frames
+    valueless = windowed(None, fps=2)
+    for ask in (
+        lambda: processor.show(valueless, [chosen]),
+        lambda: processor(chosen, messages=valueless),
+        lambda: processor(state, messages=valueless),
+        lambda: focused.answer([{"messages": windowed(state, fps=2)}]),
+        lambda: focused.answer([{"messages": valueless, "video": state}]),
+    ):
+        with pytest.raises(ValueError, match="`fps` of a video "):
+            ask()
+
+
+@dataclass
+class Message:
+    role: str
+    content: object
+
+
+def test_messages_may_be_objects_and_questions_are_strings(focused, film):
+    processor = focused.focus_processor
+    expected = processor(film, QUESTION)["input_ids"].tolist()
+    message = Message("user", windowed(film)[0]["content"])
+    assert processor(messages=[message])["input_ids"].tolist() == expected
+    chosen = processor._chosen(film, QUESTION, None)[1]
+    assert processor.show([message], chosen).inputs["input_ids"].tolist() == expected
+    (answer,) = focused.answer([{"messages": [message]}], max_new_tokens=2)
+    assert answer.answer == focused.answer([{"video": film, "question": QUESTION}], max_new_tokens=2)[0].answer
+    for question in (b"What?", 7, ["What?"]):
+        for ask in (
+            lambda question=question: processor(film, question),
+            lambda question=question: focused.answer([{"video": film, "question": question}]),
+            lambda question=question: focused.answer([{"messages": windowed(film), "question": question}]),
+            lambda question=question: focused.prepare({"video": film}, question=question),
+        ):
+            with pytest.raises(ValueError, match=f"A question must be a string, got {type(question).__name__}"):
+                ask()
+
+
+def test_deep_pictures_beside_a_video_follow_the_rule_of_arrays(focused, state, tmp_path):
+    bits = (np.arange(56 * 56).reshape(56, 56) * 20).astype(np.uint16)
+    deep, floats = Image.fromarray(bits), Image.fromarray((bits / 65535).astype(np.float32))
+    deep.save(tmp_path / "deep.png")
+    processor = focused.focus_processor
+    chosen = [processor.choose_for(state, QUESTION).frames]
+
+    def pixels(picture):
+        content = [{"type": "video"}, {"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+        return processor.show([{"role": "user", "content": content}], chosen).inputs["pixel_values"]
+
+    for picture in (deep, str(tmp_path / "deep.png"), (tmp_path / "deep.png").read_bytes()):
+        with pytest.raises(ValueError, match="those of more than 8 bits scaled to"):
+            pixels(picture)
+    gray = Image.fromarray(np.rint(bits / 65535 * 255).astype(np.uint8))
+    assert torch.equal(pixels(floats), pixels(gray)) and pixels(gray).std() > 0.1
+
+
+def test_a_video_in_memory_is_read_again_for_its_key_frames(focused, film):
+    data = Path(film).read_bytes()
+    expected = focused.focus_processor(film, QUESTION)["input_ids"].tolist()
+    for video in (data, io.BytesIO(data), {"path": "gone.mp4", "bytes": data}, f"file://{quote(film)}"):
+        assert focused.focus_processor(video, QUESTION)["input_ids"].tolist() == expected
+        state = focused.encode_video(video)
+        assert len(focused.answer([(state, QUESTION)], max_new_tokens=1)[0].key_frames) > 0
