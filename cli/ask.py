@@ -15,10 +15,17 @@ from rich.console import Console
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 
 from . import wording
-from .checks import check_is_file, check_sampling, rate_note
-from .loading import load_pipeline
+from .loading import (
+    check_is_file,
+    check_made_by,
+    check_sampling,
+    is_state,
+    load_pipeline,
+    load_state,
+    rate_note,
+    video_of_state,
+)
 from .report import print_report
-from .states import check_made_by, is_state, load_state, video_of_state
 from .terminal import UserError, print_note, quiet, shown_warnings, spinner
 
 _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")

@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from .ask import Setup, answer, check_plot, check_setup, draw, in_options, open_pipeline, plot_line, shown_name
-from .checks import rate_note
 from .encode import encoding_bar
-from .report import print_report
-from .states import STATE_ENDING, check_made_by, is_state, load_state, video_of_state
+from .loading import STATE_ENDING, check_made_by, is_state, load_state, rate_note, video_of_state
+from .report import clock_time, print_report
 from .terminal import UserError, print_error, print_note, quiet, shown_warnings, spinner
-from .times import clock_time
 
 _PROMPT = "? "
 _COMMANDS = {

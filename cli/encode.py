@@ -15,11 +15,9 @@ from rich.text import Text
 from dynfocus.checkpoints import embedded_model
 
 from .ask import check_video
-from .checks import check_sampling, rate_note
-from .loading import load_pipeline
-from .states import STATE_ENDING, is_state
+from .loading import STATE_ENDING, check_sampling, is_state, load_pipeline, rate_note
+from .report import clock_time, counted
 from .terminal import UserError, print_note, quiet, shown_warnings, spinner
-from .times import clock_time, counted
 from .wording import in_options
 
 

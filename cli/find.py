@@ -10,10 +10,9 @@ from rich.table import Table
 
 from .ask import in_options
 from .encode import encoding_bar
-from .loading import find_device, find_dtype
-from .states import is_state, load_state
+from .loading import find_device, find_dtype, is_state, load_state
+from .report import clock_time
 from .terminal import UserError, quiet, spinner
-from .times import clock_time
 
 # Seconds of a clip before and after its moment.
 _CLIP_SECONDS = 2.0

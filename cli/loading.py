@@ -1,13 +1,17 @@
-"""From the words of the command line to a pipeline, with a sentence for all that may be wrong with them."""
+"""From the words of the command line to a pipeline or a video state, with a sentence for what is wrong with them."""
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from .terminal import UserError
+
+STATE_ENDING = ".safetensors"
 
 _DTYPES = {
     "float32": "float32",
@@ -179,4 +183,95 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
     return f"it cannot be loaded: {text.strip().rstrip('.') or type(error).__name__}"
 
 
-__all__ = ["check_kind", "check_model_name", "find_device", "find_dtype", "load_pipeline", "loading_errors"]
+def check_sampling(sampling: Mapping[str, Any]) -> None:
+    """Raises a `UserError` for numbers of frames that are none. The token budget is checked where it is known."""
+    for name in ("fps", "num_frames", "max_frames"):
+        value = sampling.get(name)
+        if value is not None and not 0 < value < math.inf:
+            what = "finite" if value == math.inf else "above 0"
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {what}.")
+
+
+def check_is_file(video: str) -> None:
+    """Raises a `UserError` for what is there but is no file: a pipe can be read only once, and from its beginning."""
+    try:
+        mode = Path(video).stat().st_mode
+    except (OSError, ValueError):
+        if video != "-":
+            return
+        mode = stat.S_IFIFO
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{video}: is a folder; name a video file in it.")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{video}: a video cannot be read from a pipe; save it to a file, and name that.")
+
+
+def rate_note(times: Sequence[float], fps: float | None) -> str | None:
+    """What to say where a video has fewer frames a second than were asked for, or than its length allows."""
+    if fps is None or len(times) < 2 or times[-1] <= times[0]:
+        return None
+    rate = (len(times) - 1) / (times[-1] - times[0])
+    if rate > 0.9 * fps:
+        return None
+    return (
+        f"--fps {fps:g} is more than the video has, or than --max-frames allows: {len(times)} frames were read, "
+        f"{rate:.3g} a second."
+    )
+
+
+def is_state(video: str) -> bool:
+    """Whether a name on the command line is that of a state, and not of a video."""
+    return video.lower().endswith(STATE_ENDING) and "://" not in video
+
+
+def load_state(path: str) -> Any:
+    """The `VideoState` of one video. Raises a `UserError` where the file holds anything else."""
+    from dynfocus import VideoState
+
+    try:
+        state = VideoState.load(path)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    if len(state) != 1:
+        raise UserError(f"{path}: holds {len(state)} videos, and a question is about one: encode each by itself.")
+    return state
+
+
+def check_made_by(state: Any, pipe: Any, path: str) -> None:
+    """Raises a `UserError` where a state was not encoded by the model of `pipe`."""
+    try:
+        pipe.video_qa.check_state(state)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def video_of_state(state: Any, path: str) -> tuple[str | None, str]:
+    """The file that a state was encoded from, if it is still there unchanged, and else why it cannot be shown."""
+    sampling = state.sampling or {}
+    source = sampling.get("source")
+    if source is None:
+        return None, "the state does not say which video it is of"
+    for file in (Path(source), Path(path).parent / Path(source).name):
+        if file.is_file():
+            if sampling.get("size") in (None, file.stat().st_size):
+                return str(file), ""
+            return None, f"{file} has changed since it was encoded"
+    return None, f"{source} is not here"
+
+
+__all__ = [
+    "STATE_ENDING",
+    "check_is_file",
+    "check_kind",
+    "check_made_by",
+    "check_model_name",
+    "check_sampling",
+    "find_device",
+    "find_dtype",
+    "is_state",
+    "load_pipeline",
+    "load_state",
+    "loading_errors",
+    "rate_note",
+    "video_of_state",
+]

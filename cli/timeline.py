@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from .times import clock_time, counted
+from .report import clock_time, counted
 
 MAX_THUMBNAILS = 32
 

@@ -1,6 +1,6 @@
 """Reads damaged copies of small videos, and says which of them were not read as they should be.
 
-    python scripts/fuzz_reading.py --files 2000            # for minutes
+    python scripts/fuzz_reading.py --files 100000          # for minutes
     python scripts/fuzz_reading.py --files 1 --first 1234  # one of them again
 
 A file must give as many frames as were sampled, at rising times, or one sentence that names it; with

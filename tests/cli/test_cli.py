@@ -30,10 +30,9 @@ from dynfocus.cli import ask as ask_module
 from dynfocus.cli import loading, terminal
 from dynfocus.cli.app import app
 from dynfocus.cli.ask import read_thumbnails
-from dynfocus.cli.report import _key_frames
+from dynfocus.cli.report import _key_frames, clock_time, counted
 from dynfocus.cli.terminal import UserError
 from dynfocus.cli.timeline import _ThumbnailGrid, spread, timeline_figure
-from dynfocus.cli.times import clock_time, counted
 
 QUESTION = "which number is it?"
 

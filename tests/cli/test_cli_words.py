@@ -13,7 +13,7 @@ from videos import barcode_frames, cut_file, write_video
 
 from dynfocus.cli import ask as ask_module
 from dynfocus.cli.app import app, main
-from dynfocus.cli.checks import rate_note
+from dynfocus.cli.loading import rate_note
 from dynfocus.cli.timeline import _heading, timeline_figure
 from dynfocus.cli.wording import in_options, looks_like_option, of_the_system
 
