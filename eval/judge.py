@@ -8,7 +8,6 @@ verdicts[0].correct, verdicts[0].score, judge.record()
 """
 
 import hashlib
-import importlib
 import json
 import os
 import threading
@@ -19,12 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from dynfocus.adoption.openai_server import OpenAIServer, ServerError
 
 from .judge_prompts import JudgePrompt, get_prompt, is_refusal, parse_verdict
 
 LOCAL = "local:"
-_OPENAI = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,9 @@ class Judge:
             self.concurrency = 1
             self._backend = _LocalModel(model.removeprefix(LOCAL))
         else:
-            self._backend = _Server(base_url, api_key, max_retries, timeout)
+            self._backend = _Server(
+                OpenAIServer(base_url, owner="The judge", api_key=api_key, max_retries=max_retries, timeout=timeout)
+            )
 
     def verdicts(
         self, rows: Iterable[Mapping[str, Any]], on_progress: Callable[[int, int], None] | None = None
@@ -230,64 +231,18 @@ class _Reply:
 class _Server:
     """An OpenAI-compatible server."""
 
-    def __init__(self, base_url: str | None, api_key: str | None, max_retries: int, timeout: float):
-        try:
-            self._openai: Any = importlib.import_module("openai")
-        except ImportError:
-            raise ImportError(
-                "A judge on a server needs the `openai` package: pip install 'dynfocus[eval]'."
-            ) from None
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
-        parts = urlsplit(base_url)
-        if not parts.hostname:
-            raise ValueError("The judge's base URL has no host: give one like http://localhost:8000/v1.")
-        if parts.username or parts.password:
-            raise ValueError(
-                "The judge's base URL holds a user name or password: give the key by OPENAI_API_KEY instead."
-            )
-        self.address = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
-        self._key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        if not self._key and base_url == _OPENAI:
-            raise ValueError("The judge has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own.")
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise ValueError(
-                "The judge's key holds signs that no key has, such as a line break: set OPENAI_API_KEY again."
-            )
-        # The client insists on a key, where a server of one's own does not.
-        self._client = self._openai.OpenAI(
-            api_key=self._key or "none", base_url=base_url, max_retries=max_retries, timeout=timeout
-        )
+    def __init__(self, server: OpenAIServer):
+        self._server = server
+        self.address = server.address
 
     def ask(self, model: str, messages: list[dict[str, str]], request: Mapping[str, Any]) -> _Reply:
-        openai = self._openai
         try:
-            response = self._client.chat.completions.create(model=model, messages=messages, **request)
-            choice = response.choices[0]
-        # The chain of exceptions would hold the request, and with it the key.
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise ValueError(
-                f"The judge's server {self.address} refuses the key (status {error.status_code}): set "
-                f"OPENAI_API_KEY to one that it takes for {model}."
-            ) from None
-        except openai.NotFoundError as error:
-            raise ValueError(
-                f"The judge's server {self.address} knows no {model}, or the base URL is wrong: {self._clean(error)}"
-            ) from None
-        except openai.APIStatusError as error:
-            refused = error.code == "content_filter"
-            return _Reply(self._clean(error), status="refused" if refused else "failed")
-        except (openai.OpenAIError, ValueError, TypeError, IndexError) as error:
-            # Also replies that are no JSON, or have another form.
-            return _Reply(self._clean(error) or type(error).__name__, status="failed")
-        served = self._clean(response.model) if response.model else None
-        if choice.finish_reason == "content_filter" or choice.message.refusal:
-            return _Reply(self._clean(choice.message.refusal or choice.message.content or ""), served, "refused")
-        return _Reply(self._clean(choice.message.content or ""), served)
-
-    def _clean(self, text: object) -> str:
-        """`text` as it may be written: servers repeat the key in their errors."""
-        # What is shorter stands for no secret ("none", "EMPTY"), and may well be a word of the reply.
-        return str(text).replace(self._key, "[key]") if len(self._key) >= 8 else str(text)
+            reply = self._server.chat(model, messages, request)
+        except ServerError as error:
+            return _Reply(error.quote, status="refused" if error.code == "content_filter" else "failed")
+        if reply.refusal is not None:
+            return _Reply(reply.refusal, reply.served_model, "refused")
+        return _Reply(reply.text, reply.served_model)
 
 
 class _LocalModel:
