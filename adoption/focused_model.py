@@ -195,17 +195,7 @@ class FocusedModel(VideoQA):
         }
 
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
-        chats, chosen, shown = [], [], []
-        for row in rows:
-            states = [one if is_state(one) else self.encode_video(one) for one in row["videos"]]
-            budget = row["max_visual_tokens"] or self.focus_processor.max_visual_tokens
-            # Several videos share the budget.
-            each = budget // max(1, len(states))
-            asked = row["inputs"]["question"], row["inputs"]["options"]
-            found = [self._choose(state, *asked, each, rule) for state in states]
-            chats.append(row["inputs"]["messages"])
-            chosen.append([choice.frames for _, choice in found])
-            shown.append(_shown(states, found))
+        chats, chosen, shown = self.chosen_for(rows, rule)
         processor = copy.copy(self.focus_processor)
         processor.max_visual_tokens = max(
             [row["max_visual_tokens"] or processor.max_visual_tokens for row in rows], default=0
@@ -218,6 +208,23 @@ class FocusedModel(VideoQA):
             for name, value in result.inputs.items()
         }
         return {name: self._cast(value) for name, value in batch.items()}, shown
+
+    def chosen_for(
+        self, rows: Sequence[dict[str, Any]], rule: str | Rule | None
+    ) -> tuple[list[Any], list[list[ChosenFrames]], list[Shown]]:
+        """For each prepared row its chat, the chosen frames of its videos, and what is known of the choice."""
+        chats, chosen, shown = [], [], []
+        for row in rows:
+            states = [one if is_state(one) else self.encode_video(one) for one in row["videos"]]
+            budget = row["max_visual_tokens"] or self.focus_processor.max_visual_tokens
+            # Several videos share the budget.
+            each = budget // max(1, len(states))
+            asked = row["inputs"]["question"], row["inputs"]["options"]
+            found = [self._choose(state, *asked, each, rule) for state in states]
+            chats.append(row["inputs"]["messages"])
+            chosen.append([choice.frames for _, choice in found])
+            shown.append(_shown(states, found))
+        return chats, chosen, shown
 
     def decode(self, new_tokens: torch.Tensor) -> list[str]:
         return [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
@@ -261,7 +268,15 @@ def _shown(states: Sequence[VideoState], found: Sequence[tuple[Focus, Choice]]) 
         frame_times=[frame_times(state) for state in states],
         num_visual_tokens=0,
         num_dense_tokens=dense,
+        relevance=[choice.relevance.tolist() for _, choice in found],
+        coarse_frames=[_places(state, choice.frames.coarse) for state, (_, choice) in zip(states, found, strict=True)],
     )
+
+
+def _places(state: VideoState, coarse: Sequence[Sequence[int]]) -> list[int]:
+    """The frames of coarse pictures, by their places among the sampled frames."""
+    place = {number: index for index, number in enumerate(frame_numbers(state))}
+    return [place[number] for group in coarse for number in group]
 
 
 __all__ = ["FocusedModel"]

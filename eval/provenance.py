@@ -26,7 +26,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """All of run.json. Keys and tokens are no part of it: settings have none."""
     benchmark, video_qa = settings.benchmark, pipe.video_qa
-    processor, defaults = pipe.processor, video_qa.defaults
+    record, defaults = video_qa.record(), video_qa.defaults
     return {
         "benchmark": benchmark.name,
         "about": {
@@ -41,9 +41,9 @@ def run_settings(
         "options": dict(benchmark.options),
         "model": {
             "id": settings.model_name,
-            # Local models have no such attribute at all.
-            "revision": vars(pipe.model.config).get("_commit_hash"),
-            "weights": weights_hash(settings.model or str(embedded_model())),
+            "revision": record["revision"],
+            # Of a server's model, the name is all that is known.
+            "weights": weights_hash(settings.model or str(embedded_model())) if settings.server is None else None,
         },
         "data": source,
         "num_questions": len(questions),
@@ -56,12 +56,12 @@ def run_settings(
         "prompts": {
             "example": questions[0].prompt,
             "hash": prompts_hash(questions),
-            "chat_template_hash": _digest(processor.chat_template or ""),
+            "chat_template_hash": _digest(record["chat_template"]),
         },
         "generation": dict(benchmark.generation),
         "batch_size": settings.batch_size,
         "seed": settings.seed,
-        "dtype": str(pipe.model.dtype).removeprefix("torch."),
+        "dtype": record["dtype"],
         "device": pipe.device.type,
         "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
         "device_name": _device_name(pipe.device),

@@ -232,7 +232,7 @@ def _setup(run: Run) -> list[str]:
     tokens = _result(run)["mean_visual_tokens"]
     parts += [] if tokens is None else [f"{tokens:,.0f} visual tokens a question on average"]
     parts += [name if value is True else f"{name}: {value}" for name, value in settings["options"].items() if value]
-    return [*parts, settings["dtype"]]
+    return [*parts, settings["dtype"] or "on a server"]
 
 
 def _provisos(result: Mapping[str, Any]) -> list[str]:

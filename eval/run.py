@@ -50,7 +50,8 @@ class EvalSettings:
 
     Args:
         benchmark: see `dynfocus.eval.benchmarks`.
-        model: a folder or a Hub id; by default the model that comes with the package.
+        model: a folder or a Hub id; by default the model that comes with the package. With `server`, its name there.
+        server: an OpenAI-compatible server that answers, up to `/v1`.
         revision, dataset_revision: branch, tag or commit on the Hub.
         videos: the folder with the videos.
         out: the run's folder; by default `runs/BENCHMARK-MODEL`.
@@ -66,6 +67,7 @@ class EvalSettings:
 
     benchmark: Benchmark
     model: str | None = None
+    server: str | None = None
     revision: str | None = None
     dataset_revision: str | None = None
     videos: str | None = None
@@ -148,7 +150,8 @@ def evaluate(
     # Of all, as the first few may well have none.
     check_subtitles(all_questions, settings.videos)
     pipe = (load or load_pipeline)(settings, processes.device(settings.device))
-    pipe.model.eval()
+    if settings.server is None:
+        pipe.model.eval()
     folder = settings.folder
     if processes.is_main:
         claim_run(folder, run_settings(settings, pipe, questions, rows.source, processes.world_size))

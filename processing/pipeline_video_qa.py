@@ -48,6 +48,8 @@ class VideoQAPipeline(Pipeline):
             own.
         dual_encoder, coarse, keep_frames, …: only of the pipeline, for a stock video language model such as Qwen3-VL:
             see `FocusedModel`.
+        server (`str`): only of this class itself (`VideoQAPipeline("NAME", server="http://localhost:8000/v1")`): the
+            OpenAI-compatible server on which the model named by `model` answers, see `ServedModel`.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
             with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}` and costs nothing else.
         return_details (`bool`, defaults to `False`): return more, see below.
@@ -60,14 +62,17 @@ class VideoQAPipeline(Pipeline):
     Returns, for each row, a dict:
         answer (`str`).
         score (`float`): geometric mean of the probabilities that the model gave to the answer's tokens (its end
-            included).
+            included); `None` for a server that does not give them.
         key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
             frames, seconds from the start of the video, sigmoid of its event's score. With several videos also
             `"video"`, its number.
-        num_visual_tokens (`int`): what the language model read of the videos.
+        num_visual_tokens (`int`): what the language model read of the videos; `None` for a server.
         With `return_details=True` also:
         num_frames (`int`) and frame_times (`list[float]`, or one list for each of several videos): the sampled frames.
         num_dense_tokens (`int`): visual tokens if every frame were kept in full (cones and rods).
+        relevance (`list[float]`) and coarse_frames (`list[int]`), of a stock model: how well each sampled frame fits
+            the question, and which of them are shown coarsely.
+        num_prompt_tokens (`int`), of a server that counts them: tokens of the whole prompt.
         events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`; an
             event may return, so `frames` lists its frames; `end` is when the frame after its last one begins.
         timings (`dict`): seconds of `"decode"` (reading and preparing), `"encode"` and `"generate"`; those of a batch
@@ -96,10 +101,17 @@ class VideoQAPipeline(Pipeline):
     # all of them come through `_sanitize_parameters` instead.
     _pipeline_calls_generate = False
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, model: Any, *args: Any, server: str | None = None, **kwargs: Any):
         self._adoption = {name: kwargs.pop(name) for name in _ADOPTION if name in kwargs}
         self._video_qa: VideoQA | None = None
-        super().__init__(*args, **kwargs)
+        if server is not None:
+            # Not in a folder of remote code, where all models are of one kind.
+            adoption: Any = importlib.import_module("dynfocus.adoption.served_model")
+            processor = kwargs.pop("processor", None)
+            model = self._video_qa = adoption.ServedModel(server, model, processor=processor, **self._adoption)
+            super().__init__(model, device=model.device, **kwargs)
+            return
+        super().__init__(model, *args, **kwargs)
         if self._adoption and self.model.config.model_type == "dynfocus":
             raise TypeError(
                 f"`{next(iter(self._adoption))}` is for stock video language models: a DynFocus model chooses frames "
@@ -194,6 +206,8 @@ class VideoQAPipeline(Pipeline):
     @property
     def video_qa(self) -> VideoQA:
         """The model and its processor, which encode videos, choose frames and answer: see [`VideoQA`]."""
+        if isinstance(self.model, VideoQA):  # on a server
+            return self.model
         if self._video_qa is None or self._video_qa.model is not self.model:
             if self.model.config.model_type == "dynfocus":
                 self._video_qa = DynFocusVideoQA(self.model, self.processor)

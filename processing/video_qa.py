@@ -67,25 +67,34 @@ class Answer:
 
     Args:
         answer (`str`).
-        score (`float`): geometric mean of the probabilities of the answer's tokens (its end included).
+        score (`float`, *optional*): geometric mean of the probabilities of the answer's tokens (its end included);
+            `None` where they are not known.
         key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
             frames, seconds from the start of the video, how well it fits the question in 0…1. With several videos also
             `"video"`, its number.
-        num_visual_tokens, num_dense_tokens (`int`): what the language model read of the videos, and what it would read
-            of them if every frame were kept in full.
+        num_visual_tokens, num_dense_tokens (`int`, *optional*): what the language model read of the videos, and what
+            it would read of them if every frame were kept in full; `None` where that is not known.
         frame_times (`list[list[float]]`): seconds of the sampled frames of each video.
         events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`.
         timings (`dict`): seconds of `"decode"`, `"encode"` and `"generate"`.
+        relevance (`list[list[float]]`, *optional*): of each sampled frame of each video, how well it fits the question
+            in 0…1; `None` where single frames have no score.
+        coarse_frames (`list[list[int]]`, *optional*): places among the sampled frames of those shown coarsely, where
+            not all are.
+        num_prompt_tokens (`int`, *optional*): of the whole prompt, words included, as a server counted them.
     """
 
     answer: str
-    score: float
+    score: float | None
     key_frames: list[dict[str, Any]]
-    num_visual_tokens: int
-    num_dense_tokens: int
+    num_visual_tokens: int | None
+    num_dense_tokens: int | None
     frame_times: list[list[float]]
     events: list[dict[str, Any]]
     timings: dict[str, float] = field(default_factory=dict)
+    relevance: list[list[float]] | None = None
+    coarse_frames: list[list[int]] | None = None
+    num_prompt_tokens: int | None = None
 
     def as_dict(self, details: bool = True) -> dict[str, Any]:
         """What the `video-qa` pipeline returns, which describes it."""
@@ -103,6 +112,11 @@ class Answer:
                 "events": self.events,
                 "timings": self.timings,
             }
+            for name in ("relevance", "coarse_frames"):
+                if (found := getattr(self, name)) is not None:
+                    result[name] = found[0] if len(found) == 1 else found
+            if self.num_prompt_tokens is not None:
+                result["num_prompt_tokens"] = self.num_prompt_tokens
         return result
 
 
@@ -113,8 +127,19 @@ class Shown:
     key_frames: list[dict[str, Any]]
     events: list[dict[str, Any]]
     frame_times: list[list[float]]
-    num_visual_tokens: int
-    num_dense_tokens: int
+    num_visual_tokens: int | None
+    num_dense_tokens: int | None
+    relevance: list[list[float]] | None = None
+    coarse_frames: list[list[int]] | None = None
+
+
+@dataclass
+class Said:
+    """What a language model said to one prompt; see [`Answer`]."""
+
+    text: str
+    score: float | None
+    num_prompt_tokens: int | None = None
 
 
 class VideoQA(ABC):
@@ -155,6 +180,15 @@ class VideoQA(ABC):
     def description(self, rule: str | Rule | None, question: str) -> dict[str, Any]:
         """What else makes an answer, for the record of an evaluation; `question` is one of its questions."""
         return {"rule": rule or "dpe"}
+
+    def record(self) -> dict[str, Any]:
+        """Which model answers, for the record of an evaluation: `revision`, `dtype` and `chat_template`."""
+        return {
+            # Local models have no such attribute at all.
+            "revision": vars(self.model.config).get("_commit_hash"),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "chat_template": self.processor.chat_template or "",
+        }
 
     @abstractmethod
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
@@ -272,26 +306,38 @@ class VideoQA(ABC):
         start = self._now()
         batch, shown = self.show(prepared, rule)
         encoded = self._now()
-        options = self._generate_options(generate)
-        output = self.model.generate(**batch, **options)
+        said = self.generate(batch, generate)
         done = self._now()
-        new_tokens = output.sequences[:, batch["input_ids"].shape[1] :]
-        texts = self.decode(new_tokens)
-        scores = sequence_scores(self.model, output, new_tokens, self._end_tokens(options))
         seconds = {"encode": (encoded - start) / len(rows), "generate": (done - encoded) / len(rows)}
         return [
             Answer(
-                answer=text,
-                score=score,
+                answer=reply.text,
+                score=reply.score,
                 key_frames=one.key_frames,
                 num_visual_tokens=one.num_visual_tokens,
                 num_dense_tokens=one.num_dense_tokens,
                 frame_times=one.frame_times,
                 events=one.events,
                 timings={"decode": row.get("decode", 0.0), **seconds},
+                relevance=one.relevance,
+                coarse_frames=one.coarse_frames,
+                num_prompt_tokens=reply.num_prompt_tokens,
             )
-            for row, one, text, score in zip(prepared, shown, texts, scores, strict=True)
+            for row, one, reply in zip(prepared, shown, said, strict=True)
         ]
+
+    def generate(self, batch: dict[str, Any], given: dict[str, Any]) -> list[Said]:
+        """
+        What the model says to the prompts that `show` made.
+
+        Args:
+            given: parameters of `generate`, as `answer` was given them.
+        """
+        options = self._generate_options(given)
+        output = self.model.generate(**batch, **options)
+        new_tokens = output.sequences[:, batch["input_ids"].shape[1] :]
+        scores = sequence_scores(self.model, output, new_tokens, self._end_tokens(options))
+        return [Said(text, score) for text, score in zip(self.decode(new_tokens), scores, strict=True)]
 
     @abstractmethod
     def decode(self, new_tokens: torch.Tensor) -> list[str]:
@@ -665,6 +711,7 @@ __all__ = [
     "GENERATION_PARAMETERS",
     "Answer",
     "DynFocusVideoQA",
+    "Said",
     "Shown",
     "VideoQA",
     "end_of_frame",

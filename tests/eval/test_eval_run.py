@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
 from forked import Forked, run_in_two
-from judge_server import JudgeServer
 from tiny_models import save_question_aware
 
 from dynfocus.eval import run as run_module
@@ -497,7 +497,7 @@ def test_answers_are_judged_later_and_once(go, world, tmp_path, monkeypatch):
     first = rows[asked[0]]["prompt"]
     monkeypatch.setattr(DynFocusVideoQA, "answer", lambda *_, **__: pytest.fail("it was answered again"))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-3")
-    with JudgeServer(reply) as server:
+    with ChatServer(reply) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         run = go(tmp_path / "run", judge="grader", command="dynfocus eval --judge grader", **options)
         assert len(server.rows) == len(asked)

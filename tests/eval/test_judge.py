@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from chat_server import ChatServer
 from forked import Forked
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_server import JudgeServer
 from tiny import make_tiny_tokenizer
 from tiny_models import tiny_text_config
 from transformers import AutoModelForCausalLM
@@ -52,7 +52,7 @@ def of_parity(row: dict, attempt: int) -> str:
     return YES if int(row["question"][:-1].split()[-1]) % 2 else NO
 
 
-def make_judge(server: JudgeServer, cache: Path, **kwargs) -> Judge:
+def make_judge(server: ChatServer, cache: Path, **kwargs) -> Judge:
     return Judge("grader", cache=cache, base_url=server.url, **kwargs)
 
 
@@ -156,7 +156,7 @@ def test_verdicts_come_in_the_order_of_the_rows_however_many_are_open(tmp_path):
             time.sleep(0.005 * (hash(row["question"]) % 5))
             return of_parity(row, attempt)
 
-        with JudgeServer(reply) as server:
+        with ChatServer(reply) as server:
             judge = make_judge(server, tmp_path / f"{number}.jsonl", concurrency=concurrency)
             results.append(judge.verdicts(rows))
             assert server.most_open <= concurrency
@@ -169,7 +169,7 @@ def test_verdicts_come_in_the_order_of_the_rows_however_many_are_open(tmp_path):
 
 
 def test_several_questions_are_open_at_a_time(tmp_path):
-    with JudgeServer(lambda row, attempt: YES, seconds=0.1) as server:
+    with ChatServer(lambda row, attempt: YES, seconds=0.1) as server:
         make_judge(server, tmp_path / "v.jsonl", concurrency=4).verdicts(rows_of(8))
         assert 2 <= server.most_open <= 4
 
@@ -178,7 +178,7 @@ def test_nothing_is_judged_twice(tmp_path):
     cache = tmp_path / "deep" / "v.jsonl"
     rows = rows_of(4)
     twins = [{**row, "id": row["id"] + "twin"} for row in rows]
-    with JudgeServer(of_parity) as server:
+    with ChatServer(of_parity) as server:
         first = make_judge(server, cache).verdicts(rows + twins)
         assert len(server.rows) == 4
         again = make_judge(server, cache)
@@ -195,7 +195,7 @@ def test_nothing_is_judged_twice(tmp_path):
 
 
 def test_an_empty_answer_is_wrong_and_nobody_is_asked(tmp_path):
-    with JudgeServer(of_parity) as server:
+    with ChatServer(of_parity) as server:
         empty = [{**row, "prediction": value} for row, value in zip(rows_of(3), [None, "", " \n"], strict=True)]
         judge = make_judge(server, tmp_path / "v.jsonl")
         assert [verdict.prediction for verdict in judge.verdicts(empty)] == [
@@ -207,7 +207,7 @@ def test_an_empty_answer_is_wrong_and_nobody_is_asked(tmp_path):
 
 def test_consistency_shows_both_answers(tmp_path):
     pair = {**rows_of(1)[0], "question_2": "And now?", "prediction_2": "another thing"}
-    with JudgeServer(lambda row, attempt: '{"score": 2}') as server:
+    with ChatServer(lambda row, attempt: '{"score": 2}') as server:
         judge = make_judge(server, tmp_path / "v.jsonl", prompt="consistency")
         verdict = judge.verdicts([pair])[0]
         assert (verdict.correct, verdict.score) == (None, 2)
@@ -227,7 +227,7 @@ def test_refused_and_malformed_verdicts_are_counted_and_final(tmp_path):
         {"message": {"content": None}},
     ]
     statuses = ["judged", *["refused"] * 4, *["malformed"] * 2]
-    with JudgeServer(lambda row, attempt: replies[int(row["question"][:-1].split()[-1])]) as server:
+    with ChatServer(lambda row, attempt: replies[int(row["question"][:-1].split()[-1])]) as server:
         for _ in range(2):
             judge = make_judge(server, tmp_path / "v.jsonl")
             verdicts = judge.verdicts(rows_of(7))
@@ -245,7 +245,7 @@ def test_refused_and_malformed_verdicts_are_counted_and_final(tmp_path):
 
 def test_a_kept_reply_that_could_not_be_read_once_is_read_again(tmp_path):
     cache = tmp_path / "v.jsonl"
-    with JudgeServer(lambda row, attempt: "{'correct': 'yes', 'score': 4}") as server:
+    with ChatServer(lambda row, attempt: "{'correct': 'yes', 'score': 4}") as server:
         make_judge(server, cache).verdicts(rows_of(1))
         line = json.loads(cache.read_text())
         cache.write_text(json.dumps({**line, "status": "malformed", "correct": None, "score": None}) + "\n")
@@ -259,7 +259,7 @@ def test_a_kept_reply_that_could_not_be_read_once_is_read_again(tmp_path):
 def test_the_record_says_who_judged_by_which_prompt_and_when(tmp_path):
     cache = tmp_path / "v.jsonl"
     today = datetime.now(UTC).date().isoformat()
-    with JudgeServer(of_parity) as server:
+    with ChatServer(of_parity) as server:
         judge = make_judge(server, cache)
         assert judge.record()["date"] is None
         judge.verdicts(rows_of(2))
@@ -278,7 +278,7 @@ def test_the_record_says_who_judged_by_which_prompt_and_when(tmp_path):
 
 
 def test_progress_is_told(tmp_path):
-    with JudgeServer(of_parity) as server:
+    with ChatServer(of_parity) as server:
         reports = []
         make_judge(server, tmp_path / "v.jsonl").verdicts(rows_of(3), lambda *args: reports.append(args))
         assert reports == [(1, 3), (2, 3), (3, 3)]
@@ -296,7 +296,7 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(tmp_path, form):
         at = datetime.now(UTC) + timedelta(seconds=2)
         return 429, {"Retry-After": "1.2" if form == "seconds" else format_datetime(at, usegmt=True)}, {"error": {}}
 
-    with JudgeServer(limited) as server:
+    with ChatServer(limited) as server:
         verdicts = make_judge(server, tmp_path / "v.jsonl").verdicts(rows_of(1))
         assert [verdict.status for verdict in verdicts] == ["judged"]
         # The client's own first pause would be half a second.
@@ -314,7 +314,7 @@ def test_trouble_is_retried_then_recorded_and_asked_again_by_the_next_run(tmp_pa
             return (200, {}, "<html>") if trouble == "no json" else (500, {}, {"error": {"message": "overheated"}})
         return YES
 
-    with JudgeServer(reply) as server:
+    with ChatServer(reply) as server:
         judge = make_judge(server, tmp_path / "v.jsonl", max_retries=1, timeout=2)
         verdicts = judge.verdicts(rows_of(3))
         given_up.set()
@@ -331,14 +331,14 @@ def test_trouble_is_retried_then_recorded_and_asked_again_by_the_next_run(tmp_pa
 
 
 def test_one_error_is_no_failure(tmp_path):
-    with JudgeServer(lambda row, attempt: YES if attempt else (503, {}, "busy")) as server:
+    with ChatServer(lambda row, attempt: YES if attempt else (503, {}, "busy")) as server:
         assert make_judge(server, tmp_path / "v.jsonl").verdicts(rows_of(2))[1].status == "judged"
         assert len(server.rows) == 4
 
 
 def test_a_dead_server_ends_the_run_and_what_was_judged_is_kept(tmp_path):
     cache = tmp_path / "v.jsonl"
-    with JudgeServer(lambda row, attempt: of_parity(row, attempt) if row in early else (500, {}, "{}")) as server:
+    with ChatServer(lambda row, attempt: of_parity(row, attempt) if row in early else (500, {}, "{}")) as server:
         early = [{name: row[name] for name in ("question", "reference", "prediction")} for row in rows_of(5)]
         judge = make_judge(server, cache, max_retries=0, concurrency=1, give_up_after=3)
         with pytest.raises(ConnectionError, match=r"grader at 127.0.0.1:\d+ failed 3 times in a row.*v\.jsonl"):
@@ -354,7 +354,7 @@ def test_a_dead_server_ends_the_run_and_what_was_judged_is_kept(tmp_path):
     [(401, "refuses the key.*401.*OPENAI_API_KEY"), (403, "refuses the key.*403"), (404, "knows no grader")],
 )
 def test_what_no_retry_can_mend_is_said_at_once(tmp_path, status, message):
-    with JudgeServer(lambda row, attempt: (status, {}, {"error": {"message": f"bad {KEY}"}})) as server:
+    with ChatServer(lambda row, attempt: (status, {}, {"error": {"message": f"bad {KEY}"}})) as server:
         with pytest.raises(ValueError, match=message) as raised:
             make_judge(server, tmp_path / "v.jsonl", concurrency=1).verdicts(rows_of(20))
         assert len(server.rows) <= 2
@@ -380,7 +380,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
             killed.wait()
         return of_parity(row, attempt)
 
-    with JudgeServer(reply) as server:
+    with ChatServer(reply) as server:
         with Forked(script, server.url, cache, json.dumps(rows_of(40))) as process:
             process.until(lambda: cache.is_file() and len(cache.read_bytes().splitlines()) >= 6)
             process.kill()
@@ -404,7 +404,7 @@ def test_an_error_of_ones_own_loses_no_verdict(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
-    with JudgeServer(of_parity, seconds=0.05) as server:
+    with ChatServer(of_parity, seconds=0.05) as server:
         with pytest.raises(KeyboardInterrupt):
             make_judge(server, tmp_path / "v.jsonl", concurrency=3).verdicts(rows_of(20), stop)
         asked = len(server.rows)
@@ -432,7 +432,7 @@ def test_the_key_reaches_no_file_no_log_and_no_message(tmp_path, caplog, capfd, 
             (200, {}, KEY),
         ][number]
 
-    with JudgeServer(reply) as server:
+    with ChatServer(reply) as server:
         judge = make_judge(server, tmp_path / "v.jsonl", api_key=f" {KEY}\n", max_retries=1)
         verdicts = judge.verdicts(rows_of(7))
         statuses = ["judged", "malformed", "refused", "refused", "failed", "failed", "failed"]
@@ -450,13 +450,13 @@ def test_the_key_reaches_no_file_no_log_and_no_message(tmp_path, caplog, capfd, 
 
 def test_short_stand_ins_for_keys_are_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "yes")
-    with JudgeServer(lambda row, attempt: YES) as server:
+    with ChatServer(lambda row, attempt: YES) as server:
         assert make_judge(server, tmp_path / "v.jsonl").verdicts(rows_of(1))[0].reply == YES
 
 
 def test_a_server_of_ones_own_needs_no_key(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with JudgeServer(lambda row, attempt: YES) as server:
+    with ChatServer(lambda row, attempt: YES) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         assert Judge("grader", cache=tmp_path / "v.jsonl").verdicts(rows_of(1))[0].correct
     monkeypatch.delenv("OPENAI_BASE_URL")

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server on the loopback interface, which replies as a test says.
 
 ```python
-with JudgeServer(lambda row, attempt: '{"correct": "yes", "score": 5}') as server:
+with ChatServer(lambda row, attempt: '{"correct": "yes", "score": 5}') as server:
     …  # base_url=server.url
 ```
 """
@@ -10,17 +10,20 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-class JudgeServer:
+class ChatServer:
     """
     Args:
-        reply: is given what the judge is shown of a row, and how many times this row was asked before. It returns the
-            text of the reply; or a dict, which is put into the answer's `choices[0]`; or `(status, headers, body)`.
+        reply: is given the content of the last message (a judge's is JSON, and read), and how many times it was asked
+            before. It returns the text of the reply; or a dict, which is put into the answer's `choices[0]`; or
+            `(status, headers, body)`.
         seconds: how long every reply takes.
+        models: the names at `/models`; a status instead for a server that does not list them.
+        usage: what it counts.
 
     Attributes:
         url: for `base_url`.
@@ -30,10 +33,18 @@ class JudgeServer:
         most_open: requests that were open at a time.
     """
 
-    def __init__(self, reply: Callable[[dict[str, Any], int], Any], seconds: float = 0.0):
+    def __init__(
+        self,
+        reply: Callable[[Any, int], Any],
+        seconds: float = 0.0,
+        models: Sequence[str] | int = 404,
+        usage: Mapping[str, int] | None = None,
+    ):
         self.reply = reply
         self.seconds = seconds
-        self.rows: list[dict[str, Any]] = []
+        self.models = models
+        self.usage = usage
+        self.rows: list[Any] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.times: list[float] = []
@@ -45,7 +56,7 @@ class JudgeServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def __enter__(self) -> "JudgeServer":
+    def __enter__(self) -> "ChatServer":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,8 +64,8 @@ class JudgeServer:
         self._server.server_close()
 
     def answer(self, body: dict[str, Any], key: str) -> tuple[int, Mapping[str, str], Any]:
-        shown = body["messages"][-1]["content"]
-        row = json.loads(shown)
+        content = body["messages"][-1]["content"]
+        row, shown = (json.loads(content), content) if isinstance(content, str) else (content, json.dumps(content))
         with self._lock:
             attempt = self._asked[shown]
             self._asked[shown] += 1
@@ -75,16 +86,25 @@ class JudgeServer:
         choice = reply if isinstance(reply, dict) else {"message": {"content": reply}}
         choice = {"index": 0, "finish_reason": "stop", **choice, "message": {"role": "assistant", **choice["message"]}}
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": f"{body['model']}-0801"}
-        return 200, {}, {**answer, "choices": [choice]}
+        return 200, {}, {**answer, "choices": [choice], **({"usage": self.usage} if self.usage else {})}
 
 
-def _handler_of(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
+def _handler_of(server: ChatServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, headers, answer = server.answer(body, self.headers["Authorization"].removeprefix("Bearer "))
+            self.send(*server.answer(body, self.headers["Authorization"].removeprefix("Bearer ")))
+
+        def do_GET(self) -> None:
+            if isinstance(server.models, int):
+                self.send(server.models, {}, {"error": {"message": "not here"}})
+            else:
+                names = [{"id": name, "object": "model", "created": 0, "owned_by": ""} for name in server.models]
+                self.send(200, {}, {"object": "list", "data": names})
+
+        def send(self, status: int, headers: Mapping[str, str], answer: Any) -> None:
             content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             try:
                 self.send_response(status)
@@ -102,4 +122,4 @@ def _handler_of(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-__all__ = ["JudgeServer"]
+__all__ = ["ChatServer"]

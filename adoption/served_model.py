@@ -1,0 +1,243 @@
+"""
+A video language model on an OpenAI-compatible server, behind the interface `VideoQA`: frames are chosen here, and the
+server (vLLM, SGLang, `transformers serve`, a hosted one) is sent a chat with pictures and their times.
+
+    model = ServedModel("http://localhost:8000/v1", "Qwen/Qwen3-VL-4B-Instruct")
+    state = model.encode_video("lecture.mp4")
+    (answer,) = model.answer([(state, "When does she draw the second graph?")])
+"""
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerFast, Qwen2VLVideoProcessor
+
+from dynfocus.processing.video_qa import DEFAULT_NEW_TOKENS, Said, Shown
+from dynfocus.selecting.rules import Rule
+from dynfocus.states.video_state import VideoState
+from dynfocus.towers.dual_encoder import DualEncoder
+
+from .families import Family
+from .focus_processor import FocusProcessor
+from .focused_model import FocusedModel
+from .openai_server import OpenAIServer, Reply, ServerError
+
+_AT_ONCE = 8  # requests; servers make batches of them
+# A picture costs more tokens than these, and the words of its time fewer.
+_LEAST_PER_PICTURE = 10
+# What chat templates write between turns and for pictures. A server's own tokens are not known here.
+_MARKS = (
+    *("<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>", "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>"),
+    *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|start_header_id|>", "<|end_header_id|>"),
+    *("<start_of_turn>", "<end_of_turn>", "<end_of_utterance>", "[INST]", "[/INST]", "<|turn>", "<turn|>"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|channel|>", "<|message|>", "<|end|>"),
+    *("<image>", "<video>", "<|image|>", "<|video|>", "<|image_pad|>", "<|video_pad|>", "<|image>", "<image|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<fake_token_around_image>"),
+    *("<start_of_image>", "<end_of_image>", "<image_soft_token>", "[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+    *("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
+)
+_ABOUT_PICTURES = re.compile(r"image|picture|vision|multi-?modal|content type", re.IGNORECASE)
+_ABOUT_LENGTH = re.compile(r"context|too long|too large|maximum.{0,20}(?:length|tokens)|max_model_len", re.IGNORECASE)
+
+
+class ServedModel(FocusedModel):
+    """
+    A model on an OpenAI-compatible server, for which frames are chosen here; see [`FocusedModel`].
+
+    The key is that of `OPENAI_API_KEY` alone. What the server does with the size of pictures is set there, so that it
+    decides what they cost: the budget counts what is sent.
+
+    Args:
+        server (`str`): its address up to `/v1`.
+        model (`str`): the model's name there.
+        dual_encoder, use_options, keep_frames: see [`FocusedModel`].
+        processor (`str` or processor, *optional*):
+            the model's stock processor, or its folder or Hub id. Frames are then sized and counted, and their times
+            written, as for the model itself. By default frames are sized in steps of 28 pixels, a square of 28 x 28
+            pixels and a byte of text count as a token, and `12.5s: ` stands before each frame.
+        max_retries, timeout: see [`OpenAIServer`]; the first request to some servers loads the model.
+        options: of [`FocusProcessor`], such as `max_visual_tokens`. Without `processor`, `coarse` is `"panels"` by
+            default: servers enlarge small pictures.
+
+    Raises:
+        `ValueError`: an address that is none, or options that make no sense. `ImportError`: `openai` is missing.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        model: str,
+        dual_encoder: str | os.PathLike[str] | DualEncoder | None = None,
+        *,
+        processor: Any = None,
+        use_options: bool = False,
+        keep_frames: bool = False,
+        max_retries: int = 2,
+        timeout: float = 300.0,
+        **options: Any,
+    ):
+        self._server = OpenAIServer(server, owner="The model", max_retries=max_retries, timeout=timeout)
+        self.name = model
+        config = None
+        if processor is None:
+            processor = _PicturesAlone()
+            options = {"family": _PICTURES, "time_words": True, "coarse": "panels", **options}
+        elif isinstance(processor, (str, os.PathLike)):
+            config = AutoConfig.from_pretrained(processor)
+            processor = AutoProcessor.from_pretrained(processor)
+        focused = FocusProcessor(processor, config=config, dual_encoder=dual_encoder, **options)
+        super().__init__(None, focused, use_options=use_options, keep_frames=keep_frames)
+        self._gives_log_probs = True
+
+    @property
+    def device(self) -> torch.device:
+        """Of the dual encoder: nothing else is computed here."""
+        return self.dual_encoder.device
+
+    def check_server(self) -> None:
+        """
+        That the server is there and takes the key, before a video is looked at.
+
+        Raises:
+            `ConnectionError`, `ValueError`: in one sentence.
+        """
+        self._server.models()
+
+    def description(self, rule: str | Rule | None, question: str) -> dict[str, Any]:
+        return {**super().description(rule, question), "server": self._server.url}
+
+    def record(self) -> dict[str, Any]:
+        return {"revision": None, "dtype": None, "chat_template": ""}
+
+    def questions_at_once(self, state: VideoState, settings: Mapping[str, Any]) -> int:
+        return _AT_ONCE
+
+    def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
+        """Chats for the server, `{"messages": […]}`, and what each row shows; its tokens are for the server to say."""
+        chats, chosen, shown = self.chosen_for(rows, rule)
+        for one in shown:
+            one.num_visual_tokens = one.num_dense_tokens = None
+        messages = [self.focus_processor.messages(*pair) for pair in zip(chats, chosen, strict=True)]
+        return {"messages": messages}, shown
+
+    def generate(self, batch: dict[str, Any], given: dict[str, Any]) -> list[Said]:
+        ask = partial(self._ask, request=_request(given))
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="server") as pool:
+            return list(pool.map(ask, batch["messages"]))
+
+    def _ask(self, messages: list[dict[str, Any]], request: dict[str, Any]) -> Said:
+        num_pictures = sum(
+            part["type"] == "image_url"
+            for turn in messages
+            if isinstance(turn["content"], list)
+            for part in turn["content"]
+        )
+        try:
+            reply = self._reply(messages, request)
+        except ServerError as error:
+            if error.status in (400, 413, 415, 422):
+                raise ServerError(
+                    str(error) + self._way_out(error.quote, num_pictures), error.quote, error.status
+                ) from None
+            raise
+        self._warn(reply, num_pictures)
+        return Said((reply.text or reply.refusal or "").strip(), _score(reply.log_probs), reply.num_prompt_tokens)
+
+    def _reply(self, messages: list[dict[str, Any]], request: dict[str, Any]) -> Reply:
+        if self._gives_log_probs:
+            try:
+                return self._server.chat(self.name, messages, {**request, "logprobs": True})
+            except ServerError as error:
+                # Some servers refuse what they do not have, others leave it out.
+                if error.status not in (400, 422) or "logprob" not in error.quote:
+                    raise
+                self._gives_log_probs = False
+        return self._server.chat(self.name, messages, request)
+
+    def _way_out(self, quote: str, num_pictures: int) -> str:
+        if _ABOUT_LENGTH.search(quote):
+            return " Spend fewer tokens (`max_visual_tokens`)."
+        if _ABOUT_PICTURES.search(quote):
+            return f" Frames are sent as pictures: {self.name} must take them, {num_pictures} in this prompt."
+        return ""
+
+    def _warn(self, reply: Reply, num_pictures: int) -> None:
+        """Of answers that are none."""
+        if reply.refusal is not None:
+            message = f"{self.name} refused to answer."
+        elif not reply.text.strip():
+            cut = " after its greatest length: raise `max_new_tokens`" if reply.is_cut else ""
+            message = f"{self.name} gave an empty answer{cut}."
+        elif reply.num_prompt_tokens is not None and reply.num_prompt_tokens < _LEAST_PER_PICTURE * num_pictures:
+            message = (
+                f"The model's server counted {reply.num_prompt_tokens} tokens in a prompt with {num_pictures} "
+                f"pictures: {self.name} seems to take no pictures, and answered from the words alone."
+            )
+        else:
+            return
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _request(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a request for parameters of `generate`."""
+    request: dict[str, Any] = {"max_tokens": DEFAULT_NEW_TOKENS, "temperature": 0}
+    for name, value in given.items():
+        if name == "max_new_tokens":
+            request["max_tokens"] = value
+        elif name == "do_sample":
+            if value and "temperature" not in given:
+                del request["temperature"]  # the server's own
+        elif name in ("temperature", "top_p"):
+            request[name] = value
+        else:
+            raise ValueError(
+                f"`{name}` is not available with a model on a server, which takes `max_new_tokens`, `do_sample`, "
+                "`temperature` and `top_p`: leave it out."
+            )
+    return request
+
+
+def _score(log_probs: Sequence[float] | None) -> float | None:
+    """The geometric mean of the probabilities of a reply's tokens."""
+    if log_probs is None:
+        return None
+    score = math.exp(min(0.0, math.fsum(log_probs) / len(log_probs)))
+    return None if math.isnan(score) else score
+
+
+_PICTURES = Family("pictures", (), "images", native=True)
+
+
+class _PicturesAlone:
+    """
+    What [`FocusProcessor`] asks of a stock processor, for a model of which nothing is known but that it takes
+    pictures: a token is 28 x 28 pixels, or a byte of text.
+    """
+
+    image_token, chat_template = "<image>", None
+
+    def __init__(self) -> None:
+        self.video_processor = Qwen2VLVideoProcessor(patch_size=14, merge_size=2)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        inner = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in _MARKS])
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+
+    def image_processor(self, pictures: list[Image.Image], **_: Any) -> dict[str, Any]:
+        return {}
+
+    def replace_image_token(self, pictures: Mapping[str, Any], number: int) -> str:
+        return self.image_token
+
+
+__all__ = ["ServedModel"]
