@@ -49,6 +49,10 @@ _ABOUT_PICTURES = re.compile(r"image|picture|vision|multi-?modal|content type", 
 _ABOUT_LENGTH = re.compile(r"context|too long|too large|maximum.{0,20}(?:length|tokens)|max_model_len", re.IGNORECASE)
 
 
+class DoubtfulAnswer(UserWarning):
+    """What a server sent for an answer is empty, a refusal, or does not rest on the pictures."""
+
+
 class ServedModel(FocusedModel):
     """
     A model on an OpenAI-compatible server, for which frames are chosen here; see [`FocusedModel`].
@@ -87,13 +91,19 @@ class ServedModel(FocusedModel):
     ):
         self._server = OpenAIServer(server, owner="The model", max_retries=max_retries, timeout=timeout)
         self.name = model
+        #: Of the server, without secrets.
+        self.url = self._server.url
         config = None
         if processor is None:
             processor = _PicturesAlone()
             options = {"family": _PICTURES, "time_words": True, "coarse": "panels", **options}
         elif isinstance(processor, (str, os.PathLike)):
-            config = AutoConfig.from_pretrained(processor)
-            processor = AutoProcessor.from_pretrained(processor)
+            name = str(processor)
+            try:
+                config, processor = AutoConfig.from_pretrained(name), AutoProcessor.from_pretrained(name)
+            except (OSError, ValueError, KeyError) as error:
+                reason = " ".join(str(error).strip().partition("\n")[0].split()).rstrip(".")
+                raise ValueError(f"The processor {name} cannot be loaded: {reason}.") from error
         focused = FocusProcessor(processor, config=config, dual_encoder=dual_encoder, **options)
         super().__init__(None, focused, use_options=use_options, keep_frames=keep_frames)
         self._gives_log_probs = True
@@ -103,17 +113,17 @@ class ServedModel(FocusedModel):
         """Of the dual encoder: nothing else is computed here."""
         return self.dual_encoder.device
 
-    def check_server(self) -> None:
+    def models(self) -> list[str] | None:
         """
-        That the server is there and takes the key, before a video is looked at.
+        The names of the server's models; `None` where it does not list them.
 
         Raises:
-            `ConnectionError`, `ValueError`: in one sentence.
+            `ConnectionError`, `ValueError`: it cannot be reached, or does not take the key.
         """
-        self._server.models()
+        return self._server.models()
 
     def description(self, rule: str | Rule | None, question: str) -> dict[str, Any]:
-        return {**super().description(rule, question), "server": self._server.url}
+        return {**super().description(rule, question), "server": self.url}
 
     def record(self) -> dict[str, Any]:
         return {"revision": None, "dtype": None, "chat_template": ""}
@@ -179,12 +189,12 @@ class ServedModel(FocusedModel):
             message = f"{self.name} gave an empty answer{cut}."
         elif reply.num_prompt_tokens is not None and reply.num_prompt_tokens < _LEAST_PER_PICTURE * num_pictures:
             message = (
-                f"The model's server counted {reply.num_prompt_tokens} tokens in a prompt with {num_pictures} "
-                f"pictures: {self.name} seems to take no pictures, and answered from the words alone."
+                f"{self.name} seems to take no pictures: its server counts fewer tokens than they would cost, so that "
+                "it answered from the words alone."
             )
         else:
             return
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warnings.warn(message, DoubtfulAnswer, stacklevel=2)
 
 
 def _request(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,4 +250,4 @@ class _PicturesAlone:
         return self.image_token
 
 
-__all__ = ["ServedModel"]
+__all__ = ["DoubtfulAnswer", "ServedModel"]

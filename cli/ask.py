@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import DEFAULT_MODEL
 
 from . import wording
 from .loading import (
@@ -43,7 +43,7 @@ class Setup:
         video: a video file, its URL, or a state's file.
         sampling: `fps`, `max_frames`, `max_visual_tokens`, `decoder` and `on_truncated`.
         rule: of choice, by its name.
-        adoption: `dual_encoder` and `coarse`, of a stock model.
+        adoption: `dual_encoder` and `coarse`, of a stock model, and `server` and `processor`.
     """
 
     video: str
@@ -160,9 +160,10 @@ def check_plot(plot: Path, option: str = "") -> None:
 
 def open_pipeline(setup: Setup) -> Any:
     """The `video-qa` pipeline that was asked for."""
-    model = setup.model or str(embedded_model())
     with spinner("Loading the model"):
-        return load_pipeline(model, setup.device, setup.dtype, setup.revision, setup.trust_remote_code, setup.adoption)
+        return load_pipeline(
+            setup.model, setup.device, setup.dtype, setup.revision, setup.trust_remote_code, setup.adoption
+        )
 
 
 def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]
             settings = sampling if isinstance(video, str) else setup.budget
             with shown_warnings():
                 prepared = video_qa.prepare({"video": video, "question": question}, **settings)
-        with spinner("Looking and answering"):
+        with spinner("Looking and answering"), shown_warnings():
             (found,) = video_qa.answer([prepared], rule=setup.rule, max_new_tokens=setup.max_new_tokens)
     return found.as_dict()
 

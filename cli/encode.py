@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from dynfocus.checkpoints import embedded_model
-
 from .ask import check_video
 from .loading import STATE_ENDING, check_sampling, is_state, load_pipeline, rate_note
 from .report import clock_time, counted
@@ -42,14 +40,13 @@ class Request:
 def run(request: Request) -> None:
     """Encodes, and says what was written. Ends with exit code 130 where Ctrl-C stopped it."""
     _check(request)
-    model = request.model or str(embedded_model())
     err = Console(stderr=True, soft_wrap=True, highlight=False)
     options = {name: value for name, value in request.sampling.items() if value is not None}
     try:
         with quiet(request.verbose):
             with spinner("Loading the model"):
                 pipe = load_pipeline(
-                    model,
+                    request.model,
                     request.device,
                     request.dtype,
                     request.revision,

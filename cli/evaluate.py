@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dynfocus.checkpoints import embedded_model
-
 from .loading import load_pipeline
 from .terminal import UserError, quiet, spinner
 
@@ -40,9 +38,9 @@ def run(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
 
     def load(settings: EvalSettings, device: str | None) -> Any:
-        model = settings.model or str(embedded_model())
+        given = {**adoption, "server": settings.server}
         with spinner("Loading the model"), quiet(verbose):
-            return load_pipeline(model, device, settings.dtype, settings.revision, trust_remote_code, adoption)
+            return load_pipeline(settings.model, device, settings.dtype, settings.revision, trust_remote_code, given)
 
     if not verbose:
         datasets.disable_progress_bars()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from .ask import in_options
 from .encode import encoding_bar
-from .loading import find_device, find_dtype, is_state, load_state
+from .loading import is_state, load_encoder, load_state
 from .report import clock_time
 from .terminal import UserError, quiet, spinner
 
@@ -43,7 +43,8 @@ def run(request: Request) -> None:
     with quiet(request.verbose):
         from dynfocus.adoption.moments import find_moments, look_at, write_clip
 
-        encoder = _load(request)
+        with spinner("Loading the dual encoder"):
+            encoder = load_encoder(request.dual_encoder, request.device, request.dtype)
         options = {name: value for name, value in request.sampling.items() if value is not None}
         with in_options():
             if is_state(request.video):
@@ -71,21 +72,6 @@ def run(request: Request) -> None:
     for entry in found:
         table.add_row(clock_time(entry["time"], decimals=True), f"{entry['score']:.3f}", entry.get("clip", ""))
     Console(highlight=False).print(table)
-
-
-def _load(request: Request) -> Any:
-    from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
-
-    name = request.dual_encoder or DEFAULT_DUAL_ENCODER
-    options: dict[str, Any] = {} if request.dtype is None else {"dtype": find_dtype(request.dtype)}
-    if request.device is not None:
-        options["device"] = find_device(request.device)
-    try:
-        with spinner("Loading the dual encoder"):
-            return DualEncoder.from_pretrained(name, **options)
-    except (OSError, ValueError, ImportError) as error:
-        words = str(error).strip().partition("\n")[0]
-        raise UserError(f"--dual-encoder {name}: {words}") from error
 
 
 __all__ = ["Request", "run"]

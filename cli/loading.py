@@ -9,6 +9,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from dynfocus.checkpoints import embedded_model
+
 from .terminal import UserError
 
 STATE_ENDING = ".safetensors"
@@ -25,7 +27,7 @@ _DTYPES = {
 
 
 def load_pipeline(
-    model: str,
+    model: str | None,
     device: str | None,
     dtype: str | None,
     revision: str | None,
@@ -37,7 +39,9 @@ def load_pipeline(
     `trust_remote_code`, only the classes of this package and of transformers are used.
 
     Args:
-        adoption: of a stock model, `dual_encoder` and `coarse`; see `FocusedModel`.
+        model: by default the one that comes with the package.
+        adoption: of a stock model, `dual_encoder` and `coarse`, see `FocusedModel`; of one on a server also `server`
+            and `processor`, see `ServedModel`.
 
     Raises:
         `UserError`: a device, dtype or model that is not there.
@@ -46,6 +50,14 @@ def load_pipeline(
 
     from dynfocus import VideoQAPipeline
 
+    given = {name: value for name, value in (adoption or {}).items() if value is not None}
+    if "server" in given:
+        if revision is not None:
+            raise UserError(f"--revision {revision}: which weights it loads is for the server to say; leave it out.")
+        return VideoQAPipeline(_served(model, device, dtype, given))
+    if "processor" in given:
+        raise UserError(f"--processor {given['processor']}: goes with --server; a model here brings its own.")
+    model = model or str(embedded_model())
     options: dict[str, Any] = {"dtype": find_dtype(dtype)} if dtype is not None else {}
     if device is not None:
         options["device"] = find_device(device)
@@ -53,7 +65,6 @@ def load_pipeline(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     with loading_errors(model, revision):
         config = AutoConfig.from_pretrained(model, **hub)
-        given = {name: value for name, value in (adoption or {}).items() if value is not None}
         if config.model_type == "dynfocus" and given:
             raise UserError(
                 f"--{next(iter(given)).replace('_', '-')} is for stock video language models; {model} is a DynFocus "
@@ -69,6 +80,34 @@ def load_pipeline(
     if config.model_type != "dynfocus":
         load_dual_encoder(pipe, given.get("dual_encoder"))
     return pipe
+
+
+def _served(model: str | None, device: str | None, dtype: str | None, given: Mapping[str, Any]) -> Any:
+    """A model on a server, which was reached, and the dual encoder that looks for it."""
+    from dynfocus.adoption.served_model import ServedModel
+
+    options = {**given, "dual_encoder": load_encoder(given.get("dual_encoder"), device, dtype)}
+    served = ServedModel(options.pop("server"), model or "", **options)
+    names = served.models()
+    if model is None:
+        offered = f"; it offers {', '.join(names[:8])}" if names else ""
+        raise UserError(f"--server {served.url}: name one of its models by --model{offered}.")
+    return served
+
+
+def load_encoder(name: str | None, device: str | None, dtype: str | None) -> Any:
+    """A dual encoder by itself."""
+    from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
+
+    name = name or DEFAULT_DUAL_ENCODER
+    options: dict[str, Any] = {} if dtype is None else {"dtype": find_dtype(dtype)}
+    if device is not None:
+        options["device"] = find_device(device)
+    try:
+        return DualEncoder.from_pretrained(name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        words = str(error).strip().partition("\n")[0]
+        raise UserError(f"--dual-encoder {name}: {words}") from error
 
 
 def check_kind(model: str, config: Any) -> None:
@@ -269,6 +308,7 @@ __all__ = [
     "find_device",
     "find_dtype",
     "is_state",
+    "load_encoder",
     "load_pipeline",
     "load_state",
     "loading_errors",

@@ -79,6 +79,23 @@ CoarseOption = Annotated[
         help="For a stock model: how frames that are no key frames are shown.", show_default="as suits the model"
     ),
 ]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask a model of an OpenAI-compatible server instead, such as http://localhost:8000/v1; --model is its "
+        "name there, and the key is read from OPENAI_API_KEY.",
+        show_default=False,
+    ),
+]
+ProcessorOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --server: the model's own processor, a folder or a Hub id, by which frames are sized and their "
+        "times written.",
+        show_default="pictures with their times",
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
 ]
@@ -104,8 +121,10 @@ __all__ = [
     "FpsOption",
     "FramesOption",
     "ModelOption",
+    "ProcessorOption",
     "RevisionOption",
     "RuleOption",
+    "ServerOption",
     "Split",
     "TokensOption",
     "Truncated",

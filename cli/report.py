@@ -19,17 +19,27 @@ def print_report(console: Console, result: Mapping[str, Any]) -> None:
     """
     console.print(Text(result["question"], style="italic"))
     answer = Text(result["answer"], style="bold green") if result["answer"] else Text("(no answer)", style="dim")
-    score = Text.assemble(("score ", "dim"), f"{result['score']:.2f}")
-    console.print(Panel(Group(answer, score), expand=False, padding=(0, 2), border_style="green"))
+    lines = [answer]
+    if result["score"] is not None:  # a server may give no probabilities
+        lines.append(Text.assemble(("score ", "dim"), f"{result['score']:.2f}"))
+    console.print(Panel(Group(*lines), expand=False, padding=(0, 2), border_style="green"))
     console.print(_key_frames(result))
+    if (tokens := _tokens(result)) is not None:
+        console.print(tokens)
+    console.print(_timings(result["timings"]))
+
+
+def _tokens(result: Mapping[str, Any]) -> Text | None:
+    """What was read; of a server's model only what the server counts."""
     spent, dense = result["num_visual_tokens"], result["num_dense_tokens"]
-    console.print(
-        Text.assemble(
+    if spent is not None:
+        return Text.assemble(
             (f"{spent}", "bold"), f" visual tokens of {dense} ", (f"({_percent(spent, dense)})", "bold"),
             " a dense model would take",
-        )
-    )  # fmt: skip
-    console.print(_timings(result["timings"]))
+        )  # fmt: skip
+    if "num_prompt_tokens" not in result:
+        return None
+    return Text.assemble((f"{result['num_prompt_tokens']}", "bold"), " tokens in the prompt, by the server's count")
 
 
 def _key_frames(result: Mapping[str, Any]) -> Table:

@@ -197,12 +197,15 @@ def _heading(result: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], float
     text, style, height = lines[-1]
     lines[-1] = (text, style, height + 0.1)
     spent, dense = result["num_visual_tokens"], result["num_dense_tokens"]
-    facts = [
-        f"score {result['score']:.2f}",
-        f"{spent} visual tokens of {dense} ({spent / dense:.0%}) that a dense model would take",
+    facts = [] if result["score"] is None else [f"score {result['score']:.2f}"]
+    if spent is not None:
+        facts.append(f"{spent} visual tokens of {dense} ({spent / dense:.0%}) that a dense model would take")
+    elif "num_prompt_tokens" in result:
+        facts.append(f"{result['num_prompt_tokens']} tokens in the prompt, by the server's count")
+    facts.append(
         f"{counted(len(result['key_frames']), 'key frame')} of {counted(result['num_frames'], 'frame')}, "
-        f"{counted(len(result['events']), 'event')}",
-    ]
+        f"{counted(len(result['events']), 'event')}"
+    )
     lines.append(("   ·   ".join(facts), {"size": 10.5, "color": _FAINT}, 0.42))
     return lines
 

@@ -8,11 +8,15 @@ An evaluation: `dynfocus eval BENCHMARK`, or with many processes
 import argparse
 import shlex
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dynfocus.adoption.served_model import DoubtfulAnswer
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 
 from .answering import Answer, Answerer, VideoTask
@@ -164,7 +168,8 @@ def evaluate(
     processes.wait()
     done = read_answers(folder)
     processes.wait()
-    _answer_share(session, pipe, done)
+    with _doubts(log):
+        _answer_share(session, pipe, done)
     processes.wait()
     if processes.is_main:
         _finish(session, log)
@@ -212,6 +217,17 @@ def _answer_share(session: _Session, pipe: Any, done: Mapping[str, Any]) -> None
             append_lines(settings.folder, TIMINGS_FILE, processes.rank, timings)
             append_lines(settings.folder, ANSWERS_FILE, processes.rank, lines)
             progress.update([line["correct"] for line in lines])
+
+
+@contextmanager
+def _doubts(log: Callable[[str], None]) -> Iterator[None]:
+    """Logs what was odd about a server's answers, and how often."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", DoubtfulAnswer)
+        yield
+    for message, count in Counter(str(one.message) for one in noted).items():
+        log(f"{message} ({count} of the answers)")
 
 
 def _open_tasks(session: _Session, done: Mapping[str, Any]) -> Iterator[VideoTask]:

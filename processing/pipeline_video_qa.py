@@ -108,8 +108,9 @@ class VideoQAPipeline(Pipeline):
             # Not in a folder of remote code, where all models are of one kind.
             adoption: Any = importlib.import_module("dynfocus.adoption.served_model")
             processor = kwargs.pop("processor", None)
-            model = self._video_qa = adoption.ServedModel(server, model, processor=processor, **self._adoption)
-            super().__init__(model, device=model.device, **kwargs)
+            model = adoption.ServedModel(server, model, processor=processor, **self._adoption)
+        if isinstance(model, VideoQA):
+            super().__init__(model, device=model.device, **kwargs)  # type: ignore[arg-type]
             return
         super().__init__(model, *args, **kwargs)
         if self._adoption and self.model.config.model_type == "dynfocus":

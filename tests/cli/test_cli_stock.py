@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
 from tiny_dual_encoders import save_dual_encoder
 from typer.testing import CliRunner
 from videos import barcode_frames, write_video
@@ -13,6 +14,13 @@ from dynfocus.cli.app import app
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adoption"))
 from adopted_models import stock  # noqa: E402
+
+pytest.importorskip("openai")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +103,58 @@ def test_states_of_the_other_road_are_refused(run):
     assert "was encoded by a DynFocus model of its own" in " ".join(
         run("ask", "own.safetensors", "a?", *STOCK, fails=True).split()
     )
+
+
+# A model on a server.
+
+
+@pytest.fixture(scope="module")
+def server():
+    def reply(content, attempt):
+        return content[-1]["text"].upper() if isinstance(content, list) else "yes"
+
+    with ChatServer(reply, models=["big", "small"], usage={"prompt_tokens": 345}) as server:
+        yield server
+
+
+def test_a_model_on_a_server_is_asked(run, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-tellnobody-0123456789")
+    there = ("--server", server.url, "--model", "big", "--dual-encoder", "siglip")
+    found = json.loads(run("ask", "a film.mp4", "which one?", *there, "--max-visual-tokens", "900", "--json"))
+    assert (found["answer"], found["model"], found["num_prompt_tokens"]) == ("WHICH ONE?", "big", 345)
+    assert found["score"] is found["num_visual_tokens"] is found["num_dense_tokens"] is None and found["key_frames"]
+    printed = run("ask", "a film.mp4", "which one?", *there, "--plot", "served.png")
+    assert "WHICH ONE?" in printed and "345 tokens in the prompt, by the server's count" in printed
+    assert "score " not in printed.partition("key frame")[0]
+    run("encode", "a film.mp4", "-o", "served.safetensors", *there)
+    # With the processor of the model here, the same frames are chosen as for the model itself.
+    words = ("served.safetensors", "which one?", "--max-visual-tokens", "200", "--max-new-tokens", "1", "--json")
+    mine = json.loads(run("ask", *words, *there, "--processor", "vlm"))
+    assert mine["key_frames"] == json.loads(run("ask", *words, *STOCK))["key_frames"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "/v1: name one of its models by --model; it offers big, small."),
+        (("--model", "big", "--revision", "main"), "--revision main: which weights it loads is for the server to say"),
+        (("--model", "big", "--processor", "no/such"), "The processor no/such cannot be loaded: "),
+        (("--model", "big", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
+        (
+            ("--model", "big", "--server", "http://127.0.0.1:1/v1"),
+            "http://127.0.0.1:1/v1 cannot be reached (Connection",
+        ),
+        (("--model", "big", "--server", "http://me:pass@host/v1"), "base URL holds a user name or password"),
+        (("--model", "big", "--max-visual-tokens", "3"), "is too small: one key frame costs 22 tokens"),
+    ],
+)
+def test_mistakes_about_servers_are_one_sentence(run, server, words, message):
+    text = " ".join(
+        run("ask", "a film.mp4", "a?", "--server", server.url, "--dual-encoder", "siglip", *words, fails=True).split()
+    )
+    assert message in text and "Traceback" not in text and "pass@" not in text
+    assert text.count("error:") == 1
+
+
+def test_a_processor_alone_is_refused(run):
+    assert "--processor vlm: goes with --server" in run("ask", "a film.mp4", "a?", "--processor", "vlm", fails=True)

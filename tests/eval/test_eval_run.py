@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer
 from forked import Forked, run_in_two
+from tiny_dual_encoders import save_dual_encoder
 from tiny_models import save_question_aware
 
+from dynfocus import VideoQAPipeline
 from dynfocus.eval import run as run_module
 from dynfocus.eval.answering import Answerer
 from dynfocus.eval.benchmarks import get_benchmark
@@ -17,6 +19,7 @@ from dynfocus.eval.benchmarks.base import SUBTITLES_MARK, Benchmark, Question
 from dynfocus.eval.processes import Processes
 from dynfocus.eval.progress import AnsweringProgress
 from dynfocus.eval.provenance import prompts_hash
+from dynfocus.eval.report import write_report
 from dynfocus.eval.run import EvalSettings, evaluate, load_pipeline, main
 from dynfocus.eval.run_folder import append_lines, claim_run, read_run, write_lines
 from dynfocus.eval.synthetic.builder import synthesize
@@ -528,6 +531,37 @@ def test_the_record_says_what_made_the_answers(go, model, world, tmp_path, monke
     assert run.timings[0].keys() == {"id", "decode", "encode", "generate"}
     everything = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
     assert "secret" not in everything
+
+
+def test_a_model_on_a_server_is_evaluated(world, tmp_path, monkeypatch):
+    """Through the interface alone: its answers, its record, its report; what is odd about them is said."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    encoder, told = save_dual_encoder("siglip", tmp_path / "siglip"), []
+    question = choice_rows(4)
+
+    def reply(content, attempt):
+        return "" if content[-1]["text"].endswith(" 3") else "A"
+
+    with ChatServer(reply) as server:
+        settings = EvalSettings(
+            choice_benchmark(tmp_path, question),
+            "big",
+            server.url,
+            videos=str(world),
+            out=tmp_path / "run",
+            rule="topk",
+        )
+        run = evaluate(
+            settings, lambda *_: VideoQAPipeline("big", server=server.url, dual_encoder=encoder), told.append
+        )
+    assert [line["output"] for line in run.answers] == ["A", "A", "A", ""] and run.result["total"] == 4
+    assert [line["num_visual_tokens"] for line in run.answers] == [None] * 4
+    assert run.result["mean_visual_tokens"] is None and all(line["key_frames"] for line in run.answers)
+    assert told == ["big gave an empty answer. (1 of the answers)"]
+    recorded = run.settings
+    assert recorded["model"] == {"id": "big", "revision": None, "weights": None} and recorded["dtype"] is None
+    assert (recorded["choice"]["server"], recorded["choice"]["rule"]) == (server.url, "topk")
+    assert "on a server" in "".join(path.read_text() for path in write_report(run) if path.suffix != ".png")
 
 
 def test_the_hash_of_the_prompts_heeds_every_question(tmp_path):
