@@ -26,8 +26,9 @@ from dynfocus.towers.dual_encoder import DualEncoder
 
 from .chats import last_words
 from .focus_processor import Choice, FocusProcessor
-from .looking import SAMPLING, frame_times, look, open_frames
+from .looking import SAMPLING, frame_numbers, frame_times, look, open_frames
 from .relevance import texts_of
+from .video_frames import ChosenFrames
 
 
 class FocusedModel(VideoQA):

@@ -17,10 +17,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerFast, Qwen2VLVideoProcessor
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
 
+from dynfocus.hub.load_errors import unusable
 from dynfocus.processing.video_qa import DEFAULT_NEW_TOKENS, Said, Shown
 from dynfocus.selecting.rules import Rule
 from dynfocus.states.video_state import VideoState
@@ -102,8 +108,7 @@ class ServedModel(FocusedModel):
             try:
                 config, processor = AutoConfig.from_pretrained(name), AutoProcessor.from_pretrained(name)
             except (OSError, ValueError, KeyError) as error:
-                reason = " ".join(str(error).strip().partition("\n")[0].split()).rstrip(".")
-                raise ValueError(f"The processor {name} cannot be loaded: {reason}.") from error
+                raise unusable(f"The processor {name!r} cannot be used", error) from error
         focused = FocusProcessor(processor, config=config, dual_encoder=dual_encoder, **options)
         super().__init__(None, focused, use_options=use_options, keep_frames=keep_frames)
         self._gives_log_probs = True
@@ -236,15 +241,13 @@ class _PicturesAlone:
     image_token, chat_template = "<image>", None
 
     def __init__(self) -> None:
-        self.video_processor = Qwen2VLVideoProcessor(patch_size=14, merge_size=2)
+        sizes = {"patch_size": 14, "merge_size": 2}
+        self.image_processor, self.video_processor = Qwen2VLImageProcessor(**sizes), Qwen2VLVideoProcessor(**sizes)
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         inner = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in _MARKS])
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
-
-    def image_processor(self, pictures: list[Image.Image], **_: Any) -> dict[str, Any]:
-        return {}
 
     def replace_image_token(self, pictures: Mapping[str, Any], number: int) -> str:
         return self.image_token

@@ -29,6 +29,8 @@ dynfocus ask lecture.mp4 "Who speaks first?" --fps 0.5 --max-visual-tokens 400 -
 
 dynfocus ask https://example.org/film.webm "How does it end?" --model some-user/some-model --json
 
+dynfocus ask lecture.mp4 "Who speaks first?" --server http://localhost:8000/v1 --model Qwen/Qwen3-VL-4B-Instruct
+
 dynfocus ask lecture.safetensors "When does she draw the second graph?\""""
 
 FIND_EXAMPLES = """[bold]Examples[/bold]

@@ -138,7 +138,7 @@ def test_a_model_on_a_server_is_asked(run, server, monkeypatch):
     [
         ((), "/v1: name one of its models by --model; it offers big, small."),
         (("--model", "big", "--revision", "main"), "--revision main: which weights it loads is for the server to say"),
-        (("--model", "big", "--processor", "no/such"), "The processor no/such cannot be loaded: "),
+        (("--model", "big", "--processor", "no/such"), "The processor 'no/such' cannot be used: "),
         (("--model", "big", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
         (
             ("--model", "big", "--server", "http://127.0.0.1:1/v1"),
