@@ -241,7 +241,7 @@ class _PicturesAlone:
     image_token, chat_template = "<image>", None
 
     def __init__(self) -> None:
-        sizes = {"patch_size": 14, "merge_size": 2}
+        sizes: Any = {"patch_size": 14, "merge_size": 2}
         self.image_processor, self.video_processor = Qwen2VLImageProcessor(**sizes), Qwen2VLVideoProcessor(**sizes)
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         inner = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
