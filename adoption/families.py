@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.video_utils import VideoMetadata
 
 
@@ -103,6 +104,11 @@ FAMILIES = (
 )
 
 
+def reads_videos(config: Any) -> bool:
+    """Whether a model of transformers with this configuration may be one that reads videos or pictures."""
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
 def known_family(processor: Any) -> Family | None:
     """The row of a processor's class, or of the nearest class that it derives from; `None` if there is none."""
     for kind in type(processor).__mro__:
@@ -186,8 +192,8 @@ def explicit_positions(
     All else is as in the stock model's M-RoPE (Qwen2-VL, arXiv 2409.12191, section 2.1).
 
     Args:
-        inputs: of one row: `input_ids` and `mm_token_type_ids` `(1, S)`, `video_grid_thw` `(blocks, 3)`,
-            and, for pictures, `image_grid_thw`.
+        inputs: of one row: `input_ids` and `mm_token_type_ids` `(1, S)`, for videos `video_grid_thw` `(blocks, 3)`,
+            and for pictures `image_grid_thw`.
         times: for each video of the prompt the start of each of its blocks in seconds.
         config: of the model.
 
@@ -197,7 +203,8 @@ def explicit_positions(
     vision = config.vision_config
     merge, rate = vision.spatial_merge_size, getattr(vision, "tokens_per_second", 1)
     images = iter(inputs.get("image_grid_thw", torch.zeros(0, 3, dtype=torch.long)).tolist())
-    grids, videos = iter(inputs["video_grid_thw"].tolist()), iter(times)
+    grids = iter(inputs.get("video_grid_thw", torch.zeros(0, 3, dtype=torch.long)).tolist())
+    videos = iter(times)
     parts, next_position = [], 0
     for kind, group in groupby(inputs["mm_token_type_ids"][0].tolist()):
         length = len(list(group))
@@ -232,6 +239,7 @@ __all__ = [
     "frames_per_block",
     "known_family",
     "placeholder_pattern",
+    "reads_videos",
     "time_metadata",
     "token_side",
     "video_arguments",

@@ -15,15 +15,19 @@ Only inputs are made here: the model is neither changed nor wrapped. Chat templa
 times are written are those of the stock processor, so that with all frames in full the inputs are its own.
 """
 
+import copy
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import BatchFeature
+from transformers import AutoConfig, AutoProcessor, BatchFeature
+from transformers.utils import cached_file
 
 from dynfocus.processing.reading.decoded_frames import flatten_videos
 from dynfocus.processing.rows.blocks import is_message
@@ -31,7 +35,7 @@ from dynfocus.processing.rows.conversations import checked_question
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
 from dynfocus.processing.video_qa import find_rule
-from dynfocus.selecting.rules import Rule
+from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
 
@@ -63,6 +67,18 @@ from .stock_prompt import StockPrompt
 from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
 
 Coarse = Literal["low", "panels", "none"]
+#: Beside a saved stock processor: with which settings its model was trained, see [`saved_settings`].
+SETTINGS_FILE = "focus_config.json"
+_SAVED = (
+    "fps",
+    "max_visual_tokens",
+    "tokens_per_key_frame",
+    "tokens_per_coarse_frame",
+    "coarse",
+    "coarse_per_key_frame",
+    "num_key_frames",
+    "time_words",
+)
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,52 @@ class FocusProcessor:
         # Where the tower merges pairs, the second frame is what the stock processor would have sampled next.
         is_paired = frames_per_block(family, processor) == 2
         self.pair_seconds = 1.0 / (processor.video_processor.fps or 2.0) if is_paired else None
+
+    # ------------------------------------------------------------------------------------------- loading and saving
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None, **options: Any):
+        """
+        In front of the stock processor of a model: with the settings that were saved with it, if any.
+
+        Args:
+            name: Hub id or folder of the model.
+            revision: on the Hub.
+            options: of the class, which take precedence.
+
+        Raises:
+            `ValueError`, `OSError`: there is no such processor, or it is of no known family.
+        """
+        processor: Any = AutoProcessor.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        return cls(processor, **{"config": config, **saved_settings(name, revision), **options})
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Save the stock processor, and beside it the settings that the pipeline then takes for its own."""
+        self.processor.save_pretrained(folder)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: str | os.PathLike[str]) -> None:
+        """Save the settings alone, as `focus_config.json`."""
+        Path(folder, SETTINGS_FILE).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes this processor, beside the stock one. `ValueError` for a rule without a name."""
+        rule = next((name for name, known in RULES.items() if known is self.rule), None)
+        if rule is None:
+            raise ValueError("A rule of your own cannot be saved: take one of those in `selecting/rules.py`.")
+        found = self._dual_encoder
+        encoder = found.name if isinstance(found, DualEncoder) else os.fspath(found)
+        if os.path.isdir(encoder):
+            encoder = os.path.abspath(encoder)
+        return {"dual_encoder": encoder, "rule": rule, **{name: getattr(self, name) for name in _SAVED}}
+
+    def with_dual_encoder(self, encoder: DualEncoder) -> "FocusProcessor":
+        """The same, with a dual encoder that is loaded already."""
+        found = copy.copy(self)
+        found._dual_encoder = encoder
+        return found
 
     # ------------------------------------------------------------------------------------------------- the budget
 
@@ -328,9 +390,9 @@ class FocusProcessor:
         chat, chosen = self._chosen(video, question, messages)
         return self.messages(chat, chosen, **options)
 
-    def look(self, video: Any) -> VideoState:
-        """Looks at a video once, whatever the questions are."""
-        return look(open_frames(video, self.dual_encoder, fps=self.fps), self.dual_encoder)
+    def look(self, video: Any, *, save_to: str | os.PathLike[str] | None = None) -> VideoState:
+        """Looks at a video once, whatever the questions are; `save_to` as in [`VideoQA.encode_video`]."""
+        return look(open_frames(video, self.dual_encoder, fps=self.fps), self.dual_encoder, save_to=save_to)
 
     def choose_for(
         self,
@@ -400,6 +462,8 @@ class FocusProcessor:
         videos: Sequence[Any],
         *,
         labels: bool = False,
+        learn_from: Literal["all", "last"] = "all",
+        padding_side: Literal["left", "right"] = "left",
     ) -> Shown:
         """
         Stock inputs of one prompt or a batch.
@@ -412,6 +476,8 @@ class FocusProcessor:
                 user's words.
             videos: the chosen frames of the prompt's videos, in order; for a list of prompts, a list for each.
             labels: add `labels`: the assistant's turns; all else is -100. The chat then ends with its answer.
+            learn_from: with `labels`, `"all"` turns of the assistant, or the `"last"`.
+            padding_side: of a batch; `generate` needs `"left"`.
 
         Raises:
             `ValueError`: more tokens than the budget, a chat that the template refuses, or videos that the model
@@ -422,9 +488,32 @@ class FocusProcessor:
         chosen = [list(videos)] if is_single else [list(row) for row in videos]
         if len(batch) != len(chosen):
             raise ValueError(f"{len(batch)} prompts came with the videos of {len(chosen)}.")
-        rows = [self._row(chat, row, labels) for chat, row in zip(batch, chosen, strict=True)]
-        inputs = collate([row.inputs for row in rows], self.processor.tokenizer.pad_token_id or 0, self.family)
+        learned = learn_from if labels else None
+        rows = [self._row(chat, row, learned) for chat, row in zip(batch, chosen, strict=True)]
+        inputs = self.collate([row.inputs for row in rows], padding_side)
         return Shown(inputs, [r.num_visual_tokens[0] for r in rows], [r.entries[0] for r in rows])
+
+    def collate(self, rows: Sequence[BatchFeature], padding_side: Literal["left", "right"] = "left") -> BatchFeature:
+        """A batch of the inputs of single prompts; see [`show`]."""
+        return collate(rows, self.processor.tokenizer.pad_token_id or 0, self.family, padding_side)
+
+    def num_text_tokens(self, chat: str | Sequence[Any]) -> int:
+        """Tokens of a chat without its videos and pictures."""
+        parsed = read_chat(chat, len(videos_of(chat)), self._prompt.plain)
+        pieces = self._prompt.placeholder.split(self.render(parsed.messages))
+        ids = self.processor.tokenizer(pieces, add_special_tokens=False)["input_ids"]
+        return sum(map(len, ids)) + self.processor.tokenizer.num_special_tokens_to_add()
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the stock processor."""
+        return self.processor.tokenizer
+
+    @property
+    def placeholder_ids(self) -> set[int]:
+        """The tokens that stand for visual features."""
+        vocabulary = self.tokenizer.get_added_vocab()
+        return {number for token, number in vocabulary.items() if self._prompt.placeholder.fullmatch(token)}
 
     def messages(
         self, chat: str | Sequence[Any], videos: Sequence[ChosenFrames], *, image_format: ImageFormat = "jpeg"
@@ -466,13 +555,13 @@ class FocusProcessor:
             parts += [{"type": "text", "text": word}, picture_part(as_image(picture[0]), image_format)]
         return [*parts, {"type": "text", "text": words[-1]}]
 
-    def _row(self, chat: Any, videos: list[ChosenFrames], labels: bool) -> Shown:
+    def _row(self, chat: Any, videos: list[ChosenFrames], learned: Literal["all", "last"] | None) -> Shown:
         parsed = read_chat(chat, len(videos), self._prompt.plain)
-        if labels:
-            text, spans = answer_spans(self.render, parsed.messages)
+        if learned is not None:
+            text, spans = answer_spans(self.render, parsed.messages, only_last=learned == "last")
         else:
             text, spans = render_or_refuse(self.render, parsed.messages, add_generation_prompt=True), []
-        shown = self.encode_text(text, videos, parsed, spans if labels else None)
+        shown = self.encode_text(text, videos, parsed, None if learned is None else spans)
         (counts,) = shown.num_visual_tokens
         if sum(counts) > self.max_visual_tokens:
             raise ValueError(
@@ -558,4 +647,50 @@ class FocusProcessor:
         return "".join([*parts, text[end:]]), moves
 
 
-__all__ = ["Choice", "ChosenFrames", "Entry", "FocusProcessor", "Shown", "VideoFrames"]
+def saved_settings(name: str | os.PathLike[str], revision: str | None = None) -> dict[str, Any]:
+    """
+    The settings of a [`FocusProcessor`] that were saved with a model; empty for a model without any.
+
+    Args:
+        name: Hub id or folder of the model.
+        revision: on the Hub.
+
+    Raises:
+        `ValueError`: the file is damaged.
+    """
+    name = os.fspath(name)
+    if os.path.isdir(name):
+        path: str | None = os.path.join(name, SETTINGS_FILE)
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        path = cached_file(
+            name,
+            SETTINGS_FILE,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    else:
+        path = None
+    if path is None or not os.path.isfile(path):
+        return {}
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{SETTINGS_FILE} of {name} is no JSON file: save the model again.") from error
+    if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - {"dual_encoder", "rule", *_SAVED})):
+        what = f"has unknown settings {', '.join(unknown)}" if isinstance(settings, dict) else "is no JSON object"
+        raise ValueError(f"{SETTINGS_FILE} of {name} {what}: it was saved by another version, or changed.")
+    return settings
+
+
+__all__ = [
+    "SETTINGS_FILE",
+    "Choice",
+    "ChosenFrames",
+    "Entry",
+    "FocusProcessor",
+    "Shown",
+    "VideoFrames",
+    "saved_settings",
+]

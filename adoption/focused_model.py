@@ -25,7 +25,7 @@ from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
 from .chats import last_words
-from .focus_processor import Choice, FocusProcessor
+from .focus_processor import Choice, FocusProcessor, saved_settings
 from .looking import SAMPLING, frame_numbers, frame_times, look, open_frames
 from .relevance import texts_of
 from .video_frames import ChosenFrames
@@ -41,13 +41,14 @@ class FocusedModel(VideoQA):
     Args:
         model (`PreTrainedModel`): any of the families of `families.py`; it is neither changed nor wrapped.
         processor: its stock processor, or a [`FocusProcessor`].
-        dual_encoder (`str` or [`DualEncoder`], *optional*): by default `google/siglip2-base-patch16-224`, loaded when
-            it is needed.
+        dual_encoder (`str` or [`DualEncoder`], *optional*): by default what was saved with the model, or else
+            `google/siglip2-base-patch16-224`; loaded when it is needed.
         use_options (`bool`, defaults to `False`): whether the options of a multiple-choice question take part in the
             choice of frames.
         keep_frames (`bool`, defaults to `False`): whether states keep the sampled frames (at most 448 pixels high or
             wide on the shorter side), so that questions can be asked when the video is gone.
-        options: of [`FocusProcessor`], such as `max_visual_tokens` and `coarse`.
+        options: of [`FocusProcessor`], such as `max_visual_tokens` and `coarse`; by default those that were saved with
+            the model.
 
     Raises:
         `ValueError`: a model of no known family, or options that it cannot take.
@@ -69,7 +70,11 @@ class FocusedModel(VideoQA):
                 raise ValueError(f"`{name}` is an option of the `FocusProcessor` that was given.")
             focused = processor
         else:
-            focused = FocusProcessor(processor, config=model.config, dual_encoder=dual_encoder, **options)
+            # As the model was trained, where it was trained on such inputs.
+            saved = saved_settings(model.name_or_path, getattr(model.config, "_commit_hash", None))
+            if dual_encoder is not None:
+                options["dual_encoder"] = dual_encoder
+            focused = FocusProcessor(processor, config=model.config, **{**saved, **options})
         super().__init__(model, focused.processor)
         self.focus_processor: FocusProcessor = focused
         self.use_options, self.keep_frames = use_options, keep_frames

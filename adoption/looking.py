@@ -138,6 +138,23 @@ def look(stream: FrameStream, encoder: DualEncoder, *, dtype: torch.dtype | None
     return state
 
 
+def whole_video(video: Any, fps: float = 1.0) -> VideoFrames:
+    """
+    All frames of one video in any form; those of a file are decoded when they are asked for.
+
+    Args:
+        fps: of frames that are decoded already.
+
+    Raises:
+        `ValueError`, `FileNotFoundError`: a video that cannot be opened.
+    """
+    (flat,) = flatten_videos(video)
+    if is_decoded(flat):
+        frames = as_rgb_frames(flat)
+        return VideoFrames.decoded(frames, np.arange(len(frames)) / fps)
+    return VideoFrames.opened(open_video(flat, on_truncated="warn"))
+
+
 def frames_of(state: VideoState) -> VideoFrames:
     """
     The frames of the video of a state, by their numbers, to be shown in full size.
@@ -205,4 +222,4 @@ def frame_times(state: VideoState) -> list[float]:
     return state.frame_times[0, : state.num_frames[0]].tolist()
 
 
-__all__ = ["SAMPLING", "frame_numbers", "frame_times", "frames_of", "look", "open_frames"]
+__all__ = ["SAMPLING", "frame_numbers", "frame_times", "frames_of", "look", "open_frames", "whole_video"]

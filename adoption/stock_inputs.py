@@ -1,7 +1,7 @@
 """Calls of a stock processor: its inputs for one text, which of their tokens belong to what, and batches of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import BatchFeature
@@ -131,9 +131,11 @@ def answer_labels(input_ids: torch.Tensor, offsets: Sequence[Span], spans: Seque
     return labels
 
 
-def collate(rows: Sequence[BatchFeature], pad_token_id: int, family: Family) -> BatchFeature:
+def collate(
+    rows: Sequence[BatchFeature], pad_token_id: int, family: Family, side: Literal["left", "right"] = "left"
+) -> BatchFeature:
     """
-    Rows padded on the left; all that belongs to pictures is put one after another.
+    Rows padded on one side; all that belongs to pictures is put one after another.
 
     Raises:
         `ValueError`: videos that the family cannot take in one batch.
@@ -142,13 +144,14 @@ def collate(rows: Sequence[BatchFeature], pad_token_id: int, family: Family) -> 
     fillers = {"input_ids": pad_token_id, "labels": -100}
     batch: dict[str, Any] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row[name] for row in rows if name in row]
+        having = [row for row in rows if name in row]
+        values = [row[name] for row in having]
         if name.endswith("_token_pooling"):
-            values = _renumbered(values, [row for row in rows if name in row], name)
+            values = _renumbered(values, having, name)
         if name == "position_ids":
-            batch[name] = torch.cat([_padded(value, length, 0) for value in values], 1)
-        elif values[0].shape == rows[0]["input_ids"].shape:
-            batch[name] = torch.cat([_padded(value, length, fillers.get(name, 0)) for value in values])
+            batch[name] = torch.cat([_padded(value, length, 0, side) for value in values], 1)
+        elif all(value.shape == row["input_ids"].shape for value, row in zip(values, having, strict=True)):
+            batch[name] = torch.cat([_padded(value, length, fillers.get(name, 0), side) for value in values])
         else:
             batch[name] = _concatenated(values, family)
     return BatchFeature(batch)
@@ -174,8 +177,9 @@ def _renumbered(values: list[torch.Tensor], rows: list[BatchFeature], name: str)
     return [torch.where(value >= 0, value + before, value) for value, before in zip(values, counts[:-1], strict=True)]
 
 
-def _padded(value: torch.Tensor, length: int, filler: int) -> torch.Tensor:
-    return torch.nn.functional.pad(value, (length - value.shape[-1], 0), value=filler)
+def _padded(value: torch.Tensor, length: int, filler: int, side: Literal["left", "right"]) -> torch.Tensor:
+    missing = length - value.shape[-1]
+    return torch.nn.functional.pad(value, (missing, 0) if side == "left" else (0, missing), value=filler)
 
 
 __all__ = ["Span", "StockCall", "answer_labels", "collate", "moved", "spans_of_videos", "tokens_within"]

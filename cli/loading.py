@@ -118,9 +118,9 @@ def check_kind(model: str, config: Any) -> None:
 
 def check_stock_kind(model: str, config: Any) -> None:
     """That a stock model may be one that reads videos or pictures."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    from dynfocus.adoption.families import reads_videos
 
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    if not reads_videos(config):
         raise UserError(
             f"{model} is a {config.model_type} model, which reads no videos: --model takes a DynFocus model, or a "
             "video language model such as Qwen/Qwen3-VL-4B-Instruct."
@@ -186,6 +186,11 @@ def check_model_name(model: str) -> None:
     """That a name is a saved model's folder, or may be a model on the Hub."""
     path = Path(model)
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise UserError(
+                f"--model {model}: is an adapter alone; name the folder of a whole model, such as the one that "
+                "`dynfocus train` writes beside it."
+            )
         if not (path / "config.json").is_file():
             raise UserError(f"--model {model}: the folder holds no config.json, so it is no saved model.")
     elif path.exists():

@@ -9,13 +9,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from dynfocus.eval.synthetic.score import normalize_answer
-from dynfocus.processing import DynFocusCollator
+from dynfocus.processing.rows.collator import RowCollator
 
 
 def generate_answers(
     model: Any,
     rows: Sequence[Mapping[str, Any]],
-    collator: DynFocusCollator,
+    collator: RowCollator,
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -47,13 +47,21 @@ def generate_answers(
         if not kept:
             # Of these rows no video can be read, but the others wait for this process to generate.
             batch = {name: torch.ones(1, 1, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-        moved = {name: value.to(device) for name, value in batch.items()}
+        moved = in_dtype({name: value.to(device) for name, value in batch.items()}, model.dtype)
         with torch.no_grad():
             generated = model.generate(**moved, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-        texts = collator.processor.post_process_generation(generated, moved["input_ids"])
+        texts = collator.decode(generated, moved["input_ids"])
         if indices and kept:
             answered += [(indices[k], text, right) for k, text, right in zip(kept, texts, answers, strict=True)]
     return sorted(gather_object(answered))
+
+
+def in_dtype(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Inputs with their pixels in the precision of a model's weights."""
+    return {
+        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
 
 
 def answer_accuracy(answered: Sequence[tuple[int, str, str]], num_rows: int) -> float:
@@ -62,4 +70,4 @@ def answer_accuracy(answered: Sequence[tuple[int, str, str]], num_rows: int) -> 
     return right / max(1, num_rows)
 
 
-__all__ = ["answer_accuracy", "generate_answers"]
+__all__ = ["answer_accuracy", "generate_answers", "in_dtype"]

@@ -1,7 +1,7 @@
 """What a recipe would do, found out without training: rows as the model sees them, lengths, and memory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
@@ -10,16 +10,24 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from dynfocus.adoption.focus_collator import FocusCollator
+from dynfocus.adoption.focus_processor import FocusProcessor
+from dynfocus.processing.rows.collator import RowCollator
 from dynfocus.processing.rows.labels import label_table
 
+from .looking_ahead import with_dual_encoder
+from .parts import is_stock, part_sizes
 from .recipe import Recipe
-from .setup import Data, load_data, load_model, training_arguments, with_lora
+from .setup import Data, fit_arguments, load_data, load_model, training_arguments, with_lora
 from .train import describe_model, describe_run
 
 
 @dataclass(frozen=True)
 class RowLength:
-    """Tokens of a row (`text` and `visual`), those of them that are learned, and sampled frames of its videos."""
+    """
+    Tokens of a row (`text` and `visual`), those of them that are learned, and frames of its videos: the sampled ones,
+    or, of a stock model, those that are shown.
+    """
 
     text: int
     visual: int
@@ -94,6 +102,11 @@ def check_recipe(
     args = training_arguments(recipe)
     model, processor = load_model(recipe)
     data = load_data(recipe, processor, bad_rows="raise")
+    if is_stock(model):
+        fit_arguments(args, recipe, processor)
+        # Nothing is kept of what is looked at.
+        data.collator = with_dual_encoder(data.collator, args.device)
+        data.eval_collator = data.collator
     model = with_lora(model, recipe)
     num_rows = num_rows if recipe.data.streaming else min(num_rows, len(data.train))
     lengths: list[RowLength] = []
@@ -101,11 +114,12 @@ def check_recipe(
     examples: list[list[tuple[str, bool]]] = []
     for number, row in enumerate(_first(data.train, num_rows)):
         try:
+            row = _with_frames(data.collator, row)
             encoded = data.collator.encode(row)
         except (ValueError, OSError) as error:
             bad_rows.append(f"Row {number}: {error}")
         else:
-            lengths.append(_length(encoded, processor.video_token_id))
+            lengths.append(_length(encoded, processor, row))
             if len(examples) < num_examples:
                 examples.append(label_table(processor, encoded))
         if on_row is not None:
@@ -137,8 +151,7 @@ def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> 
     weights = sum(p.numel() * p.element_size() for p in parameters)
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     size = 2 if args.bf16 or args.fp16 else parameters[0].element_size()
-    config = model.config
-    text, question, vision = config.text_config, config.question_config, config.vision_config
+    text = model.config.get_text_config()
     again = bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
     def of_layers(tokens: int, width: int, inner: int, layers: int) -> int:
@@ -149,16 +162,30 @@ def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> 
     words = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     bytes_of_row = of_layers(longest.total, text.hidden_size, words, text.num_hidden_layers)
     bytes_of_row += longest.learned * text.vocab_size * (2 * 4 + size)
+    vision = model.config.vision_config
+    if is_stock(model):
+        trained_tower = part_sizes(model)["vision_tower"][1] > 0
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        layers = getattr(vision, "depth", None) or vision.num_hidden_layers
+        # Most towers give one token for four patches.
+        bytes_of_row += trained_tower * of_layers(4 * longest.visual, width, 4 * width, layers)
+    else:
+        bytes_of_row += _bytes_of_parts(model.config, longest, size, of_layers)
+    return MemoryEstimate(weights, trained, 2 * trained, args.train_batch_size * bytes_of_row)
+
+
+def _bytes_of_parts(config: Any, longest: RowLength, size: int, of_layers: Callable[[int, int, int, int], int]) -> int:
+    """What the parts of a DynFocus model keep for a row, beside its language model."""
+    question, vision = config.question_config, config.vision_config
     # The question encoder reads the question beside every frame; 32 tokens stand for a long one.
     read = longest.frames * (config.num_question_queries + 32)
-    bytes_of_row += of_layers(read, 2 * question.hidden_size, question.intermediate_size, question.num_hidden_layers)
+    found = of_layers(read, 2 * question.hidden_size, question.intermediate_size, question.num_hidden_layers)
     tokens_of_frame = config.pooling_grid**2 + sum(config.spatial_clusters)
-    bytes_of_row += longest.frames * tokens_of_frame * vision.hidden_size * 6 * size
+    found += longest.frames * tokens_of_frame * vision.hidden_size * 6 * size
     if vision.trainable:
         patches = longest.frames * vision.num_patches
-        bytes_of_row += of_layers(patches, vision.hidden_size, 4 * vision.hidden_size, vision.num_layers_run)
-    bytes_of_row += longest.frames * 3 * vision.image_size**2 * 4
-    return MemoryEstimate(weights, trained, 2 * trained, args.train_batch_size * bytes_of_row)
+        found += of_layers(patches, vision.hidden_size, 4 * vision.hidden_size, vision.num_layers_run)
+    return found + longest.frames * 3 * vision.image_size**2 * 4
 
 
 def _first(rows: Any, number: int) -> Any:
@@ -167,11 +194,21 @@ def _first(rows: Any, number: int) -> Any:
     return islice(rows, number)
 
 
-def _length(encoded: dict[str, torch.Tensor], video_token_id: int) -> RowLength:
-    visual = int((encoded["input_ids"] == video_token_id).sum())
-    frames = int(encoded["video_frame_mask"].sum()) if "video_frame_mask" in encoded else 0
-    learned = int((encoded["labels"] != -100).sum())
-    return RowLength(len(encoded["input_ids"]) - visual, visual, learned, frames)
+def _length(encoded: dict[str, torch.Tensor], processor: Any, row: Mapping[str, Any]) -> RowLength:
+    ids, learned = encoded["input_ids"], int((encoded["labels"] != -100).sum())
+    if isinstance(processor, FocusProcessor):
+        visual = int(torch.isin(ids, torch.tensor(sorted(processor.placeholder_ids))).sum())
+        videos = row["chosen_frames"]
+        frames = sum(len(video["key_frames"]) + sum(map(len, video["coarse"])) for video in videos)
+    else:
+        visual = int((ids == processor.video_token_id).sum())
+        frames = int(encoded["video_frame_mask"].sum()) if "video_frame_mask" in encoded else 0
+    return RowLength(ids.numel() - visual, visual, learned, frames)
+
+
+def _with_frames(collator: RowCollator, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row, for a stock model with the frames that are shown of its videos."""
+    return {**row, **collator.choose(row)} if isinstance(collator, FocusCollator) else row
 
 
 def _steps(args: TrainingArguments, data: Data) -> int:
@@ -200,7 +237,7 @@ def _warnings(model: Any, lengths: list[RowLength], held_out: list[str]) -> list
         found.append(f"{len(held_out)} rows of `data.eval` cannot be read, the first: {held_out[0]}")
     longest = max(one.total for one in lengths)
     # Some families have no such limit.
-    limit = getattr(model.config.text_config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         found.append(
             f"The longest row has {longest} tokens, but the language model has positions for {limit}: set "

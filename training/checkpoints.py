@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from dynfocus.eval.files import claim_folder
 
+from .looking_ahead import STATES
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -34,6 +35,7 @@ _FREE = (
     "training.save_total_limit",
     "training.dataloader_num_workers",
     "training.disable_tqdm",
+    "training.eval_on_start",
 )
 
 
@@ -66,7 +68,8 @@ def claim_run(recipe: Recipe) -> None:
     )
     if not is_same:
         # Of a run that broke off before anything was trained.
-        shutil.rmtree(folder / "base", ignore_errors=True)
+        for name in ("base", STATES):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 class SaveOnSignal(TrainerCallback):

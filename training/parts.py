@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 #: Each part's modules. The names are those of recipes: `freeze: [vision_tower]`, `learning_rates: {selector: 1e-4}`.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -20,6 +21,32 @@ PARTS: dict[str, tuple[str, ...]] = {
 NEW_PARTS = ("question_encoder", "selector", "encoder")
 
 
+def parts_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """
+    The modules of each part of a model, however wrapped: `PARTS` of a DynFocus model; of a stock video language model
+    `vision_tower`, `language_model` (with its head) and, if anything else has parameters, `projector`.
+    """
+    inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    if inner.config.model_type == "dynfocus":
+        return PARTS
+    names = {id(module): name for name, module in inner.named_modules()}
+    tower, language = names[id(inner.get_encoder(modality="image"))], names[id(inner.get_decoder())]
+    head = names.get(id(inner.get_output_embeddings()))
+    parts = {"vision_tower": (tower,), "language_model": (language, *([head] if head else []))}
+    found = {plain_name(name) for name, _ in inner.named_parameters()}
+    known = [module for modules in parts.values() for module in modules]
+    rest = sorted(name for name in found if not any(name.startswith(f"{module}.") for module in known))
+    if rest:
+        # A module of the model each, or a parameter.
+        parts["projector"] = tuple(dict.fromkeys(".".join(name.split(".")[:2]) for name in rest))
+    return parts
+
+
+def is_stock(model: Any) -> bool:
+    """Whether a model is a video language model of transformers, and not one of DynFocus."""
+    return model.config.model_type != "dynfocus"
+
+
 def plain_name(parameter: str) -> str:
     """A parameter's name in the model itself, without what peft and distributed wrappers put into it."""
     parameter = parameter.removeprefix("module.").removeprefix("base_model.model.")
@@ -28,13 +55,14 @@ def plain_name(parameter: str) -> str:
 
 def names_in(model: nn.Module, pattern: str) -> set[str]:
     """
-    The parameters that a name stands for: a part of `PARTS`, a module such as `model.language_model.layers.0`, or a
-    pattern such as `*.layers.[01].*`.
+    The parameters that a name stands for: a part of the model, see `parts_of`; a module such as
+    `model.language_model.layers.0`, or a pattern such as `*.layers.[01].*`.
 
     Raises:
         `ValueError`: where it stands for none.
     """
-    modules = PARTS.get(pattern, (pattern.removesuffix("."),))
+    parts = parts_of(model)
+    modules = parts.get(pattern, (pattern.removesuffix("."),))
     found = set()
     for name, _ in model.named_parameters():
         plain = plain_name(name)
@@ -43,7 +71,7 @@ def names_in(model: nn.Module, pattern: str) -> set[str]:
             found.add(name)
     if not found:
         raise ValueError(
-            f"{pattern!r} names no part and no parameter of the model: the parts are {', '.join(PARTS)}; a module's "
+            f"{pattern!r} names no part and no parameter of the model: the parts are {', '.join(parts)}; a module's "
             "name or a pattern such as '*.layers.0.*' will do, too."
         )
     return found
@@ -54,16 +82,17 @@ def freeze(model: Any, patterns: Iterable[str]) -> None:
     Take the named parts out of training, and let everything else train, the vision tower included.
 
     Args:
-        model ([`DynFocusForConditionalGeneration`]).
+        model ([`DynFocusForConditionalGeneration`], or a stock video language model).
         patterns: see `names_in`.
 
     Raises:
         `ValueError`: for a name that stands for nothing, or where nothing is left to train.
     """
     frozen = set().union(*(names_in(model, pattern) for pattern in patterns), set())
-    tower = {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
     model.requires_grad_(True)
-    model.model.vision_tower.set_trainable(not tower <= frozen)
+    if not is_stock(model):
+        tower = {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
+        model.model.vision_tower.set_trainable(not tower <= frozen)
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
@@ -99,7 +128,8 @@ def split_by_learning_rate(
 
 def lora_config(model: nn.Module, rank: int, alpha: float, dropout: float, target_modules: str | None = None) -> Any:
     """
-    peft's settings for LoRA on the language model, with the new parts trained in full and saved with the adapter.
+    peft's settings for LoRA on the language model; parts that DynFocus adds are trained in full and saved with the
+    adapter.
 
     Args:
         target_modules: a regular expression of module names; all linear layers of the language model by default.
@@ -111,32 +141,36 @@ def lora_config(model: nn.Module, rank: int, alpha: float, dropout: float, targe
         lora_alpha=alpha,  # type: ignore[arg-type]  # it only ever divides it
         lora_dropout=dropout,
         target_modules=target_modules or _linear_layers(model),
-        modules_to_save=[module.rpartition(".")[2] for part in NEW_PARTS for module in PARTS[part]],
+        modules_to_save=None
+        if is_stock(model)
+        else [module.rpartition(".")[2] for part in NEW_PARTS for module in PARTS[part]],
         task_type="CAUSAL_LM",
     )
 
 
 def _linear_layers(model: nn.Module) -> str:
     """A regular expression for all linear layers of the language model (and none of the head)."""
+    language = parts_of(model)["language_model"][0]
     leaves = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         # GPT-2 and similar models have a linear layer of their own.
-        if name.startswith("model.language_model.") and type(module).__name__ in ("Linear", "Conv1D")
+        if name.startswith(f"{language}.") and type(module).__name__ in ("Linear", "Conv1D")
     }
-    return rf"model\.language_model\..*\.({'|'.join(sorted(leaves))})"
+    return rf"{re.escape(language)}\..*\.({'|'.join(sorted(leaves))})"
 
 
 def part_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Numbers of parameters of each part: all, and those that are trained."""
-    sizes = {part: [0, 0] for part in PARTS}
+    parts = parts_of(model)
+    sizes = {part: [0, 0] for part in parts}
     for name, parameter in model.named_parameters():
         if ".original_module." in name:
             # What peft keeps of a part before training; it is not used.
             continue
         plain = plain_name(name)
-        for part, modules in PARTS.items():
-            if any(plain.startswith(f"{module}.") for module in modules):
+        for part, modules in parts.items():
+            if any(plain == module or plain.startswith(f"{module}.") for module in modules):
                 # DeepSpeed leaves empty tensors that know their size.
                 size = getattr(parameter, "ds_numel", parameter.numel())
                 sizes[part][0] += size
@@ -148,9 +182,11 @@ __all__ = [
     "NEW_PARTS",
     "PARTS",
     "freeze",
+    "is_stock",
     "lora_config",
     "names_in",
     "part_sizes",
+    "parts_of",
     "plain_name",
     "split_by_learning_rate",
 ]

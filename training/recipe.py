@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from dynfocus.processing.video_qa import find_rule
 
 from .rows import Source
 
@@ -21,10 +23,10 @@ class _Settings(BaseModel):
 
 class ModelSettings(_Settings):
     """
-    What is trained: either `checkpoint`, a DynFocus model, or `vision` and `language_model`, from which one is made.
+    What is trained: either `checkpoint`, or `vision` and `language_model`, from which a DynFocus model is made.
 
     Args:
-        checkpoint: a folder or Hub id.
+        checkpoint: folder or Hub id of a DynFocus model, or of a stock video language model such as Qwen3-VL.
         revision: of the checkpoint on the Hub.
         vision, language_model: see [`from_backbones`].
         vision_revision, language_model_revision: of the backbones on the Hub.
@@ -32,8 +34,11 @@ class ModelSettings(_Settings):
         dtype: of the weights: `float32` (right for training in mixed precision), `bfloat16`, or `auto`.
         seed: of the weights of the new parts.
         trust_remote_code: run code that comes with the language model.
-        config: further fields of `DynFocusConfig`.
-        processor: further settings of [`DynFocusProcessor`].
+        config: further fields of the model's configuration.
+        processor: further settings of [`DynFocusProcessor`], or, for a stock model, of [`FocusProcessor`], such as
+            `tokens_per_key_frame`.
+        dual_encoder: of a stock model: folder or id of what looks at the frames of its videos; as in
+            [`FocusProcessor`] by default.
     """
 
     checkpoint: str | None = None
@@ -48,6 +53,7 @@ class ModelSettings(_Settings):
     trust_remote_code: bool = False
     config: dict[str, Any] = Field(default_factory=dict)
     processor: dict[str, Any] = Field(default_factory=dict)
+    dual_encoder: str | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelSettings":
@@ -67,7 +73,8 @@ class DataSettings(_Settings):
         streaming: read rows while they are used; needs `training.max_steps`.
         shuffle_buffer: rows among which a stream is shuffled.
         fps, num_frames, max_frames, max_visual_tokens, num_prototypes, key_ratio: see [`DynFocusProcessor`]; as the
-            model was saved by default.
+            model was saved by default. A stock model takes `fps` and `max_visual_tokens`.
+        rule, coarse: of a stock model: the rule of choice, and the form of coarse frames; see [`FocusProcessor`].
         max_length: tokens of a row at most, visual ones included.
         on_too_long: `shrink` gives longer rows fewer visual tokens, `raise` counts them as bad.
         learn_from: `all` turns of the assistant, or the `last`.
@@ -85,6 +92,8 @@ class DataSettings(_Settings):
     max_visual_tokens: int | None = Field(default=None, ge=1)
     num_prototypes: int | None = Field(default=None, ge=1)
     key_ratio: float | None = Field(default=None, gt=0, le=1)
+    rule: str | None = None
+    coarse: Literal["low", "panels", "none"] | None = None
     max_length: int | None = Field(default=None, ge=1)
     on_too_long: Literal["raise", "shrink"] = "shrink"
     learn_from: Literal["all", "last"] = "all"
@@ -95,6 +104,13 @@ class DataSettings(_Settings):
     def _listed(cls, value: Any) -> Any:
         listed = value if isinstance(value, list) else [] if value is None else [value]
         return [{"path": one} if isinstance(one, str) else one for one in listed]
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, rule: str | None) -> str | None:
+        if rule is not None:
+            find_rule(rule)
+        return rule
 
     def sources(self, which: Literal["train", "eval"]) -> list[Source]:
         """The sources, each with its media root."""
@@ -155,6 +171,8 @@ class Recipe(_Settings):
     training: dict[str, Any]
     push_to_hub: str | None = None
     private: bool | None = None
+    #: Settings that a recipe of the package suggests; all others were given by the user.
+    _suggested: frozenset[str] = PrivateAttr(default=frozenset())
 
     @field_validator("training")
     @classmethod
@@ -198,7 +216,24 @@ class Recipe(_Settings):
     def output_dir(self) -> Path:
         return Path(self.training["output_dir"])
 
+    def refuse(self, settings: Sequence[str], why: str) -> None:
+        """
+        `ValueError` where the user gave one of these settings, such as `data.key_ratio`; what only a recipe of the
+        package suggests is passed over.
 
+        Args:
+            why: the rest of the sentence, behind their names.
+        """
+        given = [name for name in settings if not self.is_suggested(name) and _is_given(self, name)]
+        if given:
+            raise ValueError(f"{', '.join(f'`{name}`' for name in given)} {'are' if given[1:] else 'is'} {why}")
+
+    def is_suggested(self, setting: str) -> bool:
+        """Whether only a recipe of the package gives this setting, such as `data.max_frames`."""
+        return setting in self._suggested
+
+
+_OF_EVALUATION = ("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model")
 #: Fields of TrainingArguments that would work against the recipe's own.
 _OURS = {
     "push_to_hub": "`push_to_hub` of the recipe itself",
@@ -226,14 +261,23 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{path}: is no YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: is no recipe, which has the keys {', '.join(Recipe.model_fields)}.")
+    if path.parent == RECIPES:
+        settings = _suited(settings, overrides)
+    suggested = {*settings, *(f"{key}.{name}" for key, below in settings.items() for name in _names(below))}
     for override in overrides:
         _override(settings, override)
     try:
         for name in {"training", "learning_rates"} & settings.keys():
             settings[name] = _numbers(settings[name])
-        return Recipe.model_validate(settings)
+        recipe = Recipe.model_validate(settings)
     except ValidationError as error:
         raise ValueError(f"{path}: {_why_invalid(error)}.") from error
+    if path.parent == RECIPES:
+        changed = {override.partition("=")[0] for override in overrides}
+        recipe._suggested = frozenset(
+            name for name in suggested if not any(key == name or key.startswith(f"{name}.") for key in changed)
+        )
+    return recipe
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -266,6 +310,35 @@ def _override(settings: dict[str, Any], override: str) -> None:
             raise ValueError(f"{override!r}: `{name}` has no settings below it.")
         inner = below
     inner[last] = yaml.safe_load(value)
+
+
+def _suited(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recipe of the package without what the user's settings replace: its checkpoint where backbones are given, and
+    its evaluation where there are no rows for it."""
+    given = {override.partition("=")[0] for override in overrides}
+    model, training = dict(settings["model"]), dict(settings["training"])
+    if {"model.vision", "model.language_model"} & given and "model.checkpoint" not in given:
+        model.pop("checkpoint", None)
+    has_eval = settings["data"].get("eval") or any(name.startswith("data.eval") for name in given)
+    if not has_eval and "training.eval_strategy" not in given:
+        for name in _OF_EVALUATION:
+            training.pop(name, None)
+    return {**settings, "model": model, "training": training}
+
+
+def _names(settings: Any) -> list[str]:
+    return list(settings) if isinstance(settings, Mapping) else []
+
+
+def _is_given(recipe: Recipe, name: str) -> bool:
+    """Whether a setting, such as `freeze` or `data.key_ratio`, is another one than by default."""
+    found: Any = recipe
+    for key in name.split("."):
+        if key not in found.model_fields_set:
+            return False
+        default = type(found).model_fields[key].get_default(call_default_factory=True)
+        found = getattr(found, key)
+    return found != default
 
 
 def _numbers(value: Any) -> Any:

@@ -5,18 +5,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from transformers.utils import logging
 
 from dynfocus.adoption.backbones import from_backbones
+from dynfocus.adoption.families import reads_videos, token_side
+from dynfocus.adoption.focus_collator import FocusCollator
+from dynfocus.adoption.focus_processor import FocusProcessor
+from dynfocus.adoption.video_frames import VideoFrames
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 from dynfocus.hub.load_errors import unusable
 from dynfocus.processing import DynFocusCollator
+from dynfocus.processing.rows.collator import RowCollator
 
-from .parts import freeze, lora_config, names_in, plain_name
+from .parts import NEW_PARTS, freeze, is_stock, lora_config, names_in, plain_name
 from .recipe import Recipe
-from .rows import Rows, load_rows, stream_rows
+from .rows import load_rows, stream_rows
 
 logger = logging.get_logger(__name__)
 
@@ -31,6 +37,17 @@ _ARGUMENTS: dict[str, Any] = {
     "report_to": "none",
 }
 _OF_FRAMES = ("fps", "num_frames", "max_frames")
+#: Settings that have a meaning on one of the two roads only.
+_OF_DYNFOCUS = (
+    "selection_noise",
+    "model.preset",
+    "model.seed",
+    "data.num_frames",
+    "data.max_frames",
+    "data.num_prototypes",
+    "data.key_ratio",
+)
+_OF_STOCK = ("model.dual_encoder", "data.rule", "data.coarse")
 
 
 @dataclass
@@ -39,20 +56,22 @@ class Data:
     What is learned from.
 
     Args:
-        train: [`Rows`], or a stream.
-        eval ([`Rows`], *optional*).
-        collator, eval_collator ([`DynFocusCollator`]): each counts its own rows.
+        train: [`Rows`], or a stream; of a stock model [`ChosenRows`].
+        eval: the same, *optional*.
+        collator, eval_collator ([`DynFocusCollator`], or [`FocusCollator`] of a stock model): each counts its own
+            rows.
     """
 
     train: Any
-    eval: Rows | None
-    collator: DynFocusCollator
-    eval_collator: DynFocusCollator
+    eval: Any
+    collator: RowCollator
+    eval_collator: RowCollator
 
 
 def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
     """
-    The model and the processor with which a run starts, frozen as the recipe says, without LoRA.
+    The model and the processor with which a run starts, frozen as the recipe says, without LoRA. The processor is a
+    [`DynFocusProcessor`], or, of a stock model, a [`FocusProcessor`].
 
     Args:
         base (`Path`, *optional*): a folder where the model, if made of backbones, was kept by `keep_base`.
@@ -64,12 +83,15 @@ def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
         model, processor = _loaded(recipe, base)
     except TypeError as error:
         raise ValueError(f"`model.config` or `model.processor`: {error}") from error
-    for name, value in recipe.data.processor_kwargs.items():
-        # Kept with the processor: the trained model is asked as it was trained.
-        setattr(processor.video_processor if name in _OF_FRAMES else processor, name, value)
-    processor.token_budget()
-    check_fit(model, processor)
+    if not is_stock(model):
+        for name, value in recipe.data.processor_kwargs.items():
+            # Kept with the processor: the trained model is asked as it was trained.
+            setattr(processor.video_processor if name in _OF_FRAMES else processor, name, value)
+        processor.token_budget()
+        check_fit(model, processor)
     freeze(model, recipe.freeze)
+    for pattern in learning_rates(recipe, model):
+        names_in(model, pattern)
     return model, processor
 
 
@@ -82,15 +104,14 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
         except (OSError, ValueError) as error:
             raise unusable(f"`model.checkpoint` {start}", error, settings.revision) from error
         if config.model_type != "dynfocus":
-            raise ValueError(
-                f"{start} is a {config.model_type} model: `model.checkpoint` takes a DynFocus model; other models go "
-                "under `model.vision` and `model.language_model`."
-            )
+            return _loaded_stock(recipe, start, config)
+        recipe.refuse(_OF_STOCK, f"for stock video language models, and {start} is a DynFocus model: leave it out.")
         model: Any = AutoModelForImageTextToText.from_pretrained(
             start, revision=settings.revision, dtype=settings.dtype, **(settings.config if settings.checkpoint else {})
         )
         processor = AutoProcessor.from_pretrained(start, revision=settings.revision, **settings.processor)
     else:
+        recipe.refuse(_OF_STOCK, "for stock video language models, and backbones make a DynFocus model: leave it out.")
         assert settings.vision is not None and settings.language_model is not None
         model, processor = from_backbones(
             settings.vision,
@@ -103,6 +124,37 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
             trust_remote_code=settings.trust_remote_code,
             **{**settings.config, **settings.processor},
         )
+    return model, processor
+
+
+def _loaded_stock(recipe: Recipe, start: str, config: Any) -> tuple[Any, FocusProcessor]:
+    settings, data = recipe.model, recipe.data
+    if not reads_videos(config):
+        raise ValueError(
+            f"{start} is a {config.model_type} model, which reads no videos: `model.checkpoint` takes a DynFocus "
+            "model, or a video language model such as Qwen/Qwen3-VL-4B-Instruct; other models go under "
+            "`model.vision` and `model.language_model`."
+        )
+    recipe.refuse(_OF_DYNFOCUS, f"for DynFocus models, and {start} is a {config.model_type} model: leave it out.")
+    recipe.refuse(
+        ["data.streaming"],
+        "not possible with a stock model, whose videos are looked at before its training: leave it out.",
+    )
+    recipe.refuse(["push_to_hub"], f"for DynFocus models: upload {recipe.output_dir / 'model'} with `hf upload`.")
+    given = {"fps": data.fps, "max_visual_tokens": data.max_visual_tokens, "rule": data.rule, "coarse": data.coarse}
+    given = {"dual_encoder": settings.dual_encoder, **given}
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        start, revision=settings.revision, dtype=settings.dtype, **settings.config
+    )
+    processor = FocusProcessor.from_pretrained(
+        start,
+        revision=settings.revision,
+        config=model.config,
+        **{**settings.processor, **{name: value for name, value in given.items() if value is not None}},
+    )
+    # A budget that is too small for any video is known before hours of looking.
+    side = token_side(processor.processor) if processor.family.native else 1
+    processor.plan(VideoFrames.decoded(np.zeros((1, side, side, 3), np.uint8), [0.0]), [0])
     return model, processor
 
 
@@ -132,8 +184,6 @@ def check_fit(model: Any, processor: Any) -> None:
 
 def with_lora(model: Any, recipe: Recipe) -> Any:
     """The model with LoRA, if the recipe has it: all else frozen but the new parts."""
-    for pattern in recipe.learning_rates:
-        names_in(model, pattern)
     if recipe.lora is None:
         return model
     from peft import get_peft_model
@@ -142,9 +192,10 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     # Parts that the recipe freezes stay frozen.
     config = lora_config(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    config.modules_to_save = [
-        module for module in config.modules_to_save if any(f"model.{module}." in name for name in trained)
-    ]
+    if config.modules_to_save is not None:
+        config.modules_to_save = [
+            module for module in config.modules_to_save if any(f"model.{module}." in name for name in trained)
+        ]
     wrapped = get_peft_model(model, config)
     for name, parameter in wrapped.named_parameters():
         # peft lets all of a part train again that it saves in full.
@@ -153,13 +204,20 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     return wrapped
 
 
+def learning_rates(recipe: Recipe, model: Any) -> dict[str, float]:
+    """Those of the recipe, but for parts that a recipe of the package names and a stock model does not have."""
+    of_dynfocus = {name for name in NEW_PARTS if is_stock(model) and recipe.is_suggested(f"learning_rates.{name}")}
+    return {name: rate for name, rate in recipe.learning_rates.items() if name not in of_dynfocus}
+
+
 def load_data(recipe: Recipe, processor: Any, bad_rows: str = "skip") -> Data:
     """The rows of a recipe, and the collator. Raises as [`load_rows`] does."""
     settings = recipe.data
+    kind: Any = FocusCollator if isinstance(processor, FocusProcessor) else DynFocusCollator
     collator, eval_collator = (
-        DynFocusCollator(
+        kind(
             processor,
-            on_error=bad_rows,  # type: ignore[arg-type]
+            on_error=bad_rows,
             max_length=settings.max_length,
             on_too_long=settings.on_too_long,
             max_bad_fraction=settings.max_bad_fraction,
@@ -174,6 +232,29 @@ def load_data(recipe: Recipe, processor: Any, bad_rows: str = "skip") -> Data:
         train = load_rows(sources)
     held_out = load_rows(settings.sources("eval")) if settings.eval else None
     return Data(train, held_out, collator, eval_collator)
+
+
+def fit_arguments(args: TrainingArguments, recipe: Recipe, processor: FocusProcessor) -> None:
+    """
+    Change, in place, what a stock model needs otherwise.
+
+    Raises:
+        `ValueError`: several rows a batch for a model whose videos must then all show the same number of pictures.
+    """
+    if "per_device_eval_batch_size" not in recipe.training:
+        # The library's own default is 8, whatever fits in training.
+        args.per_device_eval_batch_size = args.per_device_train_batch_size
+    if recipe.lora is None:
+        # Rows without a video leave the tower or the projector of some models out.
+        args.ddp_find_unused_parameters = True
+    family, is_one_size = processor.family, processor.num_key_frames is not None and processor.coarse == "none"
+    if family.layout == "video" and not family.drops_empty_frames and not is_one_size:
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(args, name) > 1:
+                raise ValueError(
+                    f"{family.name} takes only videos that show the same number of pictures in one batch: set "
+                    f"`training.{name}=1`, and a larger `training.gradient_accumulation_steps` instead."
+                )
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -194,6 +275,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         old, new = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
         if old in settings and new in known:
             settings[new] = settings.pop(old)
+    # The score before training, to which that after it is compared.
+    settings.setdefault("eval_on_start", bool(recipe.data.eval))
     # Started once, not for each epoch.
     settings.setdefault("dataloader_persistent_workers", settings["dataloader_num_workers"] > 0)
     if settings.get("load_best_model_at_end") and settings.get("save_total_limit") == 1:
@@ -210,4 +293,14 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     return args
 
 
-__all__ = ["Data", "check_fit", "load_data", "load_model", "resolve_checkpoint", "training_arguments", "with_lora"]
+__all__ = [
+    "Data",
+    "check_fit",
+    "fit_arguments",
+    "learning_rates",
+    "load_data",
+    "load_model",
+    "resolve_checkpoint",
+    "training_arguments",
+    "with_lora",
+]

@@ -20,15 +20,26 @@ from transformers import AutoModelForImageTextToText, TrainingArguments, set_see
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
+from dynfocus.adoption.focus_processor import FocusProcessor
 from dynfocus.hub.card import make_model_card
 from dynfocus.hub.upload import PushedModel, push_model
 
 from .checkpoints import SaveOnSignal, claim_run, last_checkpoint
 from .lengths import row_lengths
-from .parts import part_sizes
+from .looking_ahead import ChosenRows, choose_ahead
+from .parts import is_stock, part_sizes
 from .recipe import Recipe, load_recipe
 from .selection_noise import SelectionNoiseSchedule
-from .setup import Data, load_data, load_model, resolve_checkpoint, training_arguments, with_lora
+from .setup import (
+    Data,
+    fit_arguments,
+    learning_rates,
+    load_data,
+    load_model,
+    resolve_checkpoint,
+    training_arguments,
+    with_lora,
+)
 from .trainer import DynFocusTrainer
 
 logger = logging.get_logger(__name__)
@@ -64,6 +75,12 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
     model, processor = _start(recipe, args)
     with args.main_process_first(desc="reading the rows"):
         data = load_data(recipe, processor)
+    stock = is_stock(model)
+    if stock:
+        fit_arguments(args, recipe, processor)
+        data.train = choose_ahead(data.train, data.collator, folder / "frames.jsonl", args, log)
+        if data.eval is not None:
+            data.eval = choose_ahead(data.eval, data.eval_collator, folder / "frames-eval.jsonl", args, log)
     checkpoint = last_checkpoint(folder, args.world_size)
     # LoRA starts at random, and so may what follows.
     set_seed(args.seed)
@@ -72,6 +89,7 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
     log(describe_run(recipe, args, data))
     if checkpoint is not None:
         log(f"Going on from {checkpoint}.")
+        args.eval_on_start = False
 
     stop = SaveOnSignal()
     trainer = DynFocusTrainer(
@@ -81,9 +99,9 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
         eval_dataset=data.eval,
         data_collator=data.collator,
         eval_collator=data.eval_collator,
-        processing_class=processor,
-        callbacks=[SelectionNoiseSchedule(**recipe.selection_noise.model_dump()), stop],
-        learning_rates=recipe.learning_rates,
+        processing_class=processor.processor if stock else processor,
+        callbacks=[stop] if stock else [SelectionNoiseSchedule(**recipe.selection_noise.model_dump()), stop],
+        learning_rates=learning_rates(recipe, model),
         lengths=_lengths(args, data, folder, log),
         generate_rows=recipe.evaluation.generate_rows,
         max_new_tokens=recipe.evaluation.max_new_tokens,
@@ -110,13 +128,32 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
         raise ValueError(
             "None of the rows could be read, so nothing was learned: `dynfocus train … --check` says why."
         )
+    scores = _before_and_after(trainer)
     trainer.save_state()
     _save_result(trainer, recipe, processor)
     log(f"The trained model is in {result}.")
+    if scores:
+        log(scores)
     if bad:
         log(f"{bad} of {seen} rows could not be read and were left out.")
     _push(recipe, args, result, log)
     return result
+
+
+def _before_and_after(trainer: DynFocusTrainer) -> str | None:
+    """The scores on the held-out rows before training, and those of the result."""
+    history = trainer.state.log_history
+    if not any(entry["step"] == 0 and "eval_loss" in entry for entry in history):
+        return None
+    step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    step = trainer.state.global_step if step is None else step
+    if not any(entry["step"] == step and "eval_loss" in entry for entry in history):
+        trainer.evaluate()
+    scores = {entry["step"]: entry for entry in history if "eval_loss" in entry}
+    names = [name for name in ("eval_accuracy", "eval_loss") if name in scores[0] and name in scores[step]]
+    before, after = scores[0], scores[step]
+    pairs = ", ".join(f"{name.removeprefix('eval_')} {before[name]:.3g} → {after[name]:.3g}" for name in names)
+    return f"On the held-out rows, before training → after: {pairs}."
 
 
 def _push(recipe: Recipe, args: TrainingArguments, result: Path, log: Callable[[str], None]) -> None:
@@ -175,6 +212,8 @@ def _start(recipe: Recipe, args: TrainingArguments) -> tuple[Any, Any]:
 def _lengths(args: TrainingArguments, data: Data, folder: Path, log: Callable[[str], None]) -> list[int] | None:
     if args.train_sampling_strategy != "group_by_length" or not hasattr(data.train, "__len__"):
         return None
+    if isinstance(data.train, ChosenRows):
+        return data.train.lengths
     with args.main_process_first(local=False, desc="measuring rows"):
         return row_lengths(data.train, data.collator, folder / "lengths.json", log)
 
@@ -185,7 +224,8 @@ def _keep_tower_whole(trainer: DynFocusTrainer) -> None:
         from deepspeed.utils import set_z3_leaf_modules
 
         whole = {type(m) for m in trainer.model.modules() if type(m).__name__ in ("VisionTower", "QuestionEncoder")}
-        set_z3_leaf_modules(trainer.model, list(whole))
+        if whole:
+            set_z3_leaf_modules(trainer.model, list(whole))
 
 
 def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> None:
@@ -204,10 +244,14 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> No
             # Anew on the CPU: the one in training may be sharded, and DeepSpeed gives weights other names.
             _load_trained(recipe, saved).save_pretrained(writing)
             processor.save_pretrained(writing)
-        (writing / "training_args.bin").unlink(missing_ok=True)
-        config = trainer.accelerator.unwrap_model(trainer.model).config
-        title = recipe.push_to_hub or str(result)
-        (writing / "README.md").write_text(make_model_card(config, processor, title), encoding="utf-8")
+        for path in {saved, writing}:
+            (path / "training_args.bin").unlink(missing_ok=True)
+            if isinstance(processor, FocusProcessor):
+                processor.save_settings(path)
+        if not isinstance(processor, FocusProcessor):
+            config = trainer.accelerator.unwrap_model(trainer.model).config
+            title = recipe.push_to_hub or str(result)
+            (writing / "README.md").write_text(make_model_card(config, processor, title), encoding="utf-8")
         shutil.rmtree(result, ignore_errors=True)
         writing.replace(result)
     trainer.accelerator.wait_for_everyone()

@@ -1,5 +1,6 @@
 """`Trainer` with what fine-tuning DynFocus needs beyond it; the plain one works, too."""
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sized
 from functools import partial
@@ -8,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from dynfocus.processing import DynFocusCollator
+from dynfocus.processing.rows.collator import RowCollator
 
-from .answer_evaluation import answer_accuracy, generate_answers
-from .parts import split_by_learning_rate
+from .answer_evaluation import answer_accuracy, generate_answers, in_dtype
+from .parts import is_stock, split_by_learning_rate
 from .sampling import EpochLengthGroupedSampler
 from .selection_noise import selector
 
@@ -38,7 +39,7 @@ def _start_worker(before: Callable[[int], None] | None, number: int) -> None:
 class DynFocusTrainer(Trainer):
     """
     transformers' `Trainer` with learning rates for single parts, logits of the answers alone, rows grouped by visual
-    and text tokens, and evaluation by generation.
+    and text tokens, and evaluation by generation. For DynFocus models, and for stock video language models.
 
     Args:
         learning_rates (`dict[str, float]`, *optional*): of parts or parameters, by the names of
@@ -48,8 +49,9 @@ class DynFocusTrainer(Trainer):
         generate_rows (`int`, defaults to 200): the first so many rows of the evaluation set are also answered, which
             gives the metric `eval_accuracy`: the part of exact answers. 0 answers none.
         max_new_tokens (`int`, defaults to 32): of such an answer.
-        eval_collator ([`DynFocusCollator`], *optional*): of the evaluation set; `data_collator` by default.
-        kwargs: of `Trainer`. `data_collator` has to be a [`DynFocusCollator`].
+        eval_collator (*optional*): of the evaluation set; `data_collator` by default.
+        kwargs: of `Trainer`. `data_collator` has to be a [`DynFocusCollator`], or, for a stock model, a
+            [`FocusCollator`].
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class DynFocusTrainer(Trainer):
         lengths: list[int] | None = None,
         generate_rows: int = 200,
         max_new_tokens: int = 32,
-        eval_collator: DynFocusCollator | None = None,
+        eval_collator: RowCollator | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -69,6 +71,9 @@ class DynFocusTrainer(Trainer):
         self.generate_rows = generate_rows
         self.max_new_tokens = max_new_tokens
         self.eval_collator: Any = eval_collator or self.data_collator
+        self._is_stock = is_stock(self.model)
+        inner = next(module for module in self.model.modules() if isinstance(module, PreTrainedModel))
+        self._keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
@@ -113,11 +118,23 @@ class DynFocusTrainer(Trainer):
         if self.label_smoother is not None or self.compute_loss_func is not None or self.compute_metrics is not None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         # Visual tokens and questions have no loss: with large vocabularies their logits cost more than anything else.
+        length = inputs["labels"].shape[1]
         learned = (inputs["labels"] != -100).any(0).nonzero()
-        first = int(learned[0]) if len(learned) else inputs["labels"].shape[1] - 1
+        first = int(learned[0]) if len(learned) else length - 1
         # The position before an answer predicts its first token.
-        kept = inputs["labels"].shape[1] - max(0, first - 1)
-        return super().compute_loss(model, {**inputs, "logits_to_keep": kept}, *args, **kwargs)
+        kept = length - max(0, first - 1) if self._keeps_logits else length
+        inputs = {**inputs, "logits_to_keep": kept} if self._keeps_logits else dict(inputs)
+        if self._is_stock:
+            # A DynFocus model cuts its labels itself.
+            inputs["labels"] = inputs["labels"][:, length - kept :]
+            if not len(learned):
+                # A loss of 0, not the mean of nothing.
+                args, kwargs = (), {**kwargs, "num_items_in_batch": torch.ones((), device=self.args.device)}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        prepared = super()._prepare_inputs(inputs)
+        return in_dtype(prepared, self.model.dtype) if self._is_stock else prepared
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(dataloader, *args, **kwargs)
@@ -143,8 +160,9 @@ class DynFocusTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs["selection_sigma"] = selector(self.model).selection_sigma
-            if isinstance(self.data_collator, DynFocusCollator) and self.data_collator.rows_bad:
+            if not self._is_stock:
+                logs["selection_sigma"] = selector(self.model).selection_sigma
+            if isinstance(self.data_collator, RowCollator) and self.data_collator.rows_bad:
                 logs["bad_rows"] = self.data_collator.rows_bad
         super().log(logs, *args, **kwargs)
 

@@ -1,6 +1,7 @@
 """Rows of a data set into padded batches: decoded in the data loader's worker, labels on the answers alone."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -78,7 +79,136 @@ def _padded_behind(tensor: torch.Tensor, length: int, fill: int | bool) -> torch
     return F.pad(tensor, [0, 0] * (tensor.ndim - 2) + [0, missing], value=fill) if missing else tensor
 
 
-class DynFocusCollator:
+class RowCollator(ABC):
+    """
+    What the collators of all models share: rows of any form that [`as_messages`] reads, and what a bad one costs.
+
+    Args: see [`DynFocusCollator`].
+
+    Attributes:
+        rows_seen, rows_bad (`int`): rows so far, in this process and the data loader's workers.
+    """
+
+    processor: Any
+
+    def __init__(
+        self,
+        on_error: Literal["raise", "skip"] = "raise",
+        *,
+        media_root: str | os.PathLike | None = None,
+        max_length: int | None = None,
+        on_too_long: Literal["raise", "shrink"] = "raise",
+        max_bad_fraction: float = 0.1,
+        learn_from: Literal["all", "last"] = "all",
+    ):
+        for name, value, allowed in (
+            ("on_error", on_error, ("raise", "skip")),
+            ("on_too_long", on_too_long, ("raise", "shrink")),
+            ("learn_from", learn_from, ("all", "last")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be {' or '.join(map(repr, allowed))}, got {value!r}.")
+        if media_root is not None and not os.path.isdir(media_root):
+            raise ValueError(f"There is no folder `media_root={os.fspath(media_root)!r}`.")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
+        self.on_error = on_error
+        self.media_root = media_root
+        self.max_length = max_length
+        self.on_too_long = on_too_long
+        self.learn_from = learn_from
+        self._rows = BadRows(max_bad_fraction)
+
+    @property
+    def rows_seen(self) -> int:
+        return self._rows.seen
+
+    @property
+    def rows_bad(self) -> int:
+        return self._rows.bad
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        encoded = [row for _, row in self._each(self._encode, rows)]
+        return self._merged(encoded or [self._empty_row()], "right")
+
+    def encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """One row, unpadded: `input_ids`, `attention_mask` and `labels` `(tokens,)`, and the inputs of its videos."""
+        with naming(row):
+            return self._encode(row)
+
+    def encode_prompt(self, row: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+        """
+        One row to be answered: all before its last assistant turn, with the generation prompt and without labels,
+        unpadded; and the text of that turn.
+        """
+        with naming(row):
+            return self._encode_prompt(row)
+
+    def collate_prompts(
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, torch.Tensor], list[str], list[int]]:
+        """
+        A batch for `generate`, padded on the left; the answers that its rows should get; and the indices of these rows
+        (with `on_error="skip"`, bad ones are left out: a batch without any other is empty).
+        """
+        encoded = self._each(self._encode_prompt, rows)
+        inputs = [one for _, (one, _) in encoded]
+        batch = self._merged(inputs, "left") if inputs else {}
+        return batch, [answer for _, (_, answer) in encoded], [index for index, _ in encoded]
+
+    @abstractmethod
+    def decode(self, generated: torch.Tensor, prompts: torch.Tensor) -> list[str]:
+        """What was generated, `(rows, tokens)`, behind prompts `(rows, tokens)`, as texts."""
+
+    @abstractmethod
+    def _encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `encode`."""
+
+    @abstractmethod
+    def _encode_prompt(self, row: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+        """See `encode_prompt`."""
+
+    @abstractmethod
+    def _merged(self, rows: Sequence[dict[str, torch.Tensor]], side: Literal["left", "right"]) -> dict[str, Any]:
+        """One batch of encoded rows."""
+
+    def _empty_row(self) -> dict[str, torch.Tensor]:
+        ids = torch.full((2,), pad_token_id(self.processor.tokenizer))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.full_like(ids, -100)}
+
+    def _each(self, encode: Callable[[Any], Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Any]]:
+        """The good rows with their indices, encoded."""
+        encoded = []
+        for index, row in enumerate(rows):
+            try:
+                encoded.append((index, encode(row)))
+            except (ValueError, OSError) as error:
+                label = row_label(row, str(error))
+                if self.on_error == "raise":
+                    where = f"Row {index} of the batch" + (f" ({label})" if label else "")
+                    raise with_message(error, f"{where}: {error}") from error
+                self._rows.add_bad(f"{label}: {error}" if label else str(error))
+            else:
+                self._rows.add_good()
+        return encoded
+
+    def _conversation(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The row up to its last answer; what follows it has nothing to teach."""
+        messages = as_messages(row, row.get("media_root") or self.media_root)
+        answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if not answers:
+            if "question" in row and "messages" not in row:
+                raise ValueError("The row has no answer to learn from.")
+            raise ValueError("The conversation has no assistant turn to learn from.")
+        return messages[: answers[-1] + 1]
+
+    def _asked(self, messages: Sequence[Mapping[str, Any]], joined: bool) -> list[str]:
+        """What frames are chosen for: the user's last words, or, `joined`, the words of all turns."""
+        turns = [text_of(message).strip() for message in messages if message["role"] == "user"]
+        return [turn for turn in turns if turn][0 if joined else -1 :]
+
+
+class DynFocusCollator(RowCollator):
     """
     Makes training batches from rows of any form that [`as_messages`] reads, with labels on the assistant's turns
     alone, whatever the chat template.
@@ -121,78 +251,32 @@ class DynFocusCollator:
         max_bad_fraction: float = 0.1,
         learn_from: Literal["all", "last"] = "all",
     ):
-        for name, value, allowed in (
-            ("on_error", on_error, ("raise", "skip")),
-            ("on_too_long", on_too_long, ("raise", "shrink")),
-            ("learn_from", learn_from, ("all", "last")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be {' or '.join(map(repr, allowed))}, got {value!r}.")
-        if media_root is not None and not os.path.isdir(media_root):
-            raise ValueError(f"There is no folder `media_root={os.fspath(media_root)!r}`.")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
+        super().__init__(
+            on_error,
+            media_root=media_root,
+            max_length=max_length,
+            on_too_long=on_too_long,
+            max_bad_fraction=max_bad_fraction,
+            learn_from=learn_from,
+        )
         self.processor = processor
-        self.on_error = on_error
         self.processor_kwargs = processor_kwargs or {}
-        self.media_root = media_root
-        self.max_length = max_length
-        self.on_too_long = on_too_long
-        self.learn_from = learn_from
         settings = {**self.processor_kwargs, **self.processor_kwargs.get("videos_kwargs", {})}
         self._plan_settings = {
             name: settings.get(name) for name in ("max_visual_tokens", "num_prototypes", "key_ratio")
         }
         self._budget()
         self._frame_counts = FrameCounts(processor.video_processor, settings)
-        self._rows = BadRows(max_bad_fraction)
-
-    @property
-    def rows_seen(self) -> int:
-        return self._rows.seen
-
-    @property
-    def rows_bad(self) -> int:
-        return self._rows.bad
 
     def _budget(self) -> TokenBudget:
         return self.processor.token_budget(**self._plan_settings)
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        encoded = [row for _, row in self._each(self._encode, rows)]
-        return merge_rows(encoded or [self._empty_row()], pad_token_id(self.processor.tokenizer), "right")
-
-    def encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """One row, unpadded: `input_ids`, `attention_mask` and `labels` `(tokens,)`, and the inputs of its videos."""
-        with _naming(row):
-            return self._encode(row)
-
-    def encode_prompt(self, row: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
-        """
-        One row to be answered: all before its last assistant turn, with the generation prompt and without labels,
-        unpadded; and the text of that turn.
-        """
-        with _naming(row):
-            return self._encode_prompt(row)
-
-    def collate_prompts(
-        self, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[dict[str, torch.Tensor], list[str], list[int]]:
-        """
-        A batch for `generate`, padded on the left; the answers that its rows should get; and the indices of these rows
-        (with `on_error="skip"`, bad ones are left out: a batch without any other is empty).
-        """
-        encoded = self._each(self._encode_prompt, rows)
-        inputs = [one for _, (one, _) in encoded]
-        batch = merge_rows(inputs, pad_token_id(self.processor.tokenizer), "left") if inputs else {}
-        return batch, [answer for _, (_, answer) in encoded], [index for index, _ in encoded]
 
     def estimate_length(self, row: Mapping[str, Any]) -> int:
         """
         How many tokens `encode` gives for the row, from its text and its videos' packet indices, without decoding.
         With `on_error="skip"`, a video that cannot be opened counts nothing.
         """
-        with _naming(row):
+        with naming(row):
             messages = self._conversation(row)
             text = render_or_refuse(self.processor.apply_chat_template, without_media(messages))
             ids = self.processor.tokenizer(text, **self._text_options(text))["input_ids"]
@@ -206,25 +290,14 @@ class DynFocusCollator:
             num_text = len(ids) - len(media_of(messages))
             return num_text + sum(plan.num_visual_tokens for plan in self._fitting(counts, num_text, lenient=True))
 
-    def _each(self, encode: Callable[[Any], Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Any]]:
-        """The good rows with their indices, encoded."""
-        encoded = []
-        for index, row in enumerate(rows):
-            try:
-                encoded.append((index, encode(row)))
-            except (ValueError, OSError) as error:
-                label = row_label(row, str(error))
-                if self.on_error == "raise":
-                    where = f"Row {index} of the batch" + (f" ({label})" if label else "")
-                    raise with_message(error, f"{where}: {error}") from error
-                self._rows.add_bad(f"{label}: {error}" if label else str(error))
-            else:
-                self._rows.add_good()
-        return encoded
+    def decode(self, generated: torch.Tensor, prompts: torch.Tensor) -> list[str]:
+        return self.processor.post_process_generation(generated, prompts)
+
+    def _merged(self, rows: Sequence[dict[str, torch.Tensor]], side: Literal["left", "right"]) -> dict[str, Any]:
+        return merge_rows(rows, pad_token_id(self.processor.tokenizer), side)
 
     def _conversation(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The row up to its last answer; what follows it has nothing to teach."""
-        messages = as_messages(row, row.get("media_root") or self.media_root)
+        messages = super()._conversation(row)
         mark = self.processor.video_token
         for number, message in enumerate(messages):
             if mark in text_of(message):
@@ -232,12 +305,7 @@ class DynFocusCollator:
                     f"The text of turn {number} holds {mark!r}, which stands for a video: give the video as a block "
                     "of its own, or write the word differently."
                 )
-        answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if not answers:
-            if "question" in row and "messages" not in row:
-                raise ValueError("The row has no answer to learn from.")
-            raise ValueError("The conversation has no assistant turn to learn from.")
-        return messages[: answers[-1] + 1]
+        return messages
 
     def _encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         messages = self._conversation(row)
@@ -295,8 +363,7 @@ class DynFocusCollator:
 
     def _question(self, messages: list[dict[str, Any]], joined: bool) -> str | None:
         """What the frames are chosen for, within the processor's limit."""
-        turns = [text_of(message).strip() for message in messages if message["role"] == "user"]
-        turns = [turn for turn in turns if turn][0 if joined else -1 :]
+        turns = self._asked(messages, joined)
         question = cut_question(turns, self.processor.tokenizer, self.processor.max_question_tokens)
         if question != "\n".join(turns):
             logger.warning_once(
@@ -333,13 +400,9 @@ class DynFocusCollator:
             return row
         return with_plans(row, plans, old_costs, self.processor.video_token_id)
 
-    def _empty_row(self) -> dict[str, torch.Tensor]:
-        ids = torch.full((2,), pad_token_id(self.processor.tokenizer))
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.full_like(ids, -100)}
-
 
 @contextmanager
-def _naming(row: Mapping[str, Any]) -> Iterator[None]:
+def naming(row: Mapping[str, Any]) -> Iterator[None]:
     """An error about the row names it."""
     try:
         yield
@@ -354,4 +417,4 @@ def _moved(char: int, replacements: list[dict[str, Any]]) -> int:
     return char + (gained[-1] if gained else 0)
 
 
-__all__ = ["DynFocusCollator", "merge_rows", "pad_token_id"]
+__all__ = ["DynFocusCollator", "RowCollator", "merge_rows", "naming", "pad_token_id"]

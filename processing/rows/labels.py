@@ -79,23 +79,34 @@ def _around_stand_in(text: str, index: int) -> tuple[str, str]:
 
 def label_table(processor: Any, encoded_row: Mapping[str, torch.Tensor]) -> list[tuple[str, bool]]:
     """
-    A row as `DynFocusCollator.encode` returns it, to be read: (token, whether it is learned), a run of placeholders
-    being one entry such as `<video>×216`. Padding is left out.
+    A row as a collator's `encode` returns it, to be read: (token, whether it is learned), a run of placeholders being
+    one entry such as `<video>×216`. Padding is left out.
+
+    Args:
+        processor: with its `tokenizer`, and with `video_token_id` or `placeholder_ids`.
     """
-    ids, labels = encoded_row["input_ids"].tolist(), encoded_row["labels"].tolist()
-    mask = encoded_row["attention_mask"].tolist()
+    visual = getattr(processor, "placeholder_ids", None) or {processor.video_token_id}
+    ids, labels = encoded_row["input_ids"].flatten().tolist(), encoded_row["labels"].flatten().tolist()
+    mask = encoded_row["attention_mask"].flatten().tolist()
     table: list[tuple[str, bool]] = []
-    run = 0
     part: list[int] = []
+    run: tuple[int, int] | None = None
+
+    def end_run() -> None:
+        if run is not None:
+            table.append((f"{processor.tokenizer.convert_ids_to_tokens(run[0])}×{run[1]}", False))
+
     for token, label, is_real in zip(ids, labels, mask, strict=True):
         if not is_real:
             continue
-        if token == processor.video_token_id:
-            run += 1
+        if token in visual:
+            if run is not None and run[0] != token:
+                end_run()
+                run = None
+            run = (token, 1 if run is None else run[1] + 1)
             continue
-        if run:
-            table.append((f"{processor.video_token}×{run}", False))
-            run = 0
+        end_run()
+        run = None
         # Some tokens are parts of a character.
         part.append(token)
         text = processor.tokenizer.decode(part)
@@ -103,7 +114,8 @@ def label_table(processor: Any, encoded_row: Mapping[str, torch.Tensor]) -> list
             continue
         table.append((text, label != -100))
         part = []
-    return [*table, (f"{processor.video_token}×{run}", False)] if run else table
+    end_run()
+    return table
 
 
 __all__ = ["answer_spans", "label_table", "render_or_refuse"]

@@ -1,19 +1,15 @@
 """The command line with a stock video language model: ask, encode, find, and mistakes in one sentence each."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from adopted_models import stock
 from chat_server import ChatServer
 from tiny_dual_encoders import save_dual_encoder
 from typer.testing import CliRunner
 from videos import barcode_frames, write_video
 
 from dynfocus.cli.app import app
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "adoption"))
-from adopted_models import stock  # noqa: E402
 
 pytest.importorskip("openai")
 

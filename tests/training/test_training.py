@@ -153,12 +153,14 @@ def test_logits_of_the_answers_alone_give_the_same_loss(fit, monkeypatch):
 
 
 def test_evaluation_answers_and_keeps_the_best(by_heart):
-    _, folder, _ = by_heart
+    _, folder, said = by_heart
     state = json.loads((folder / "trainer_state.json").read_text())
     found = {entry["step"]: entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry}
-    assert list(found) == [15, 30, 45, 60] and found[60] == 1 and found[15] < 1
+    # Also before the first step, which is no candidate for the best.
+    assert list(found) == [0, 15, 30, 45, 60] and found[60] == 1 and found[15] < 1
     assert all(round(accuracy * 8) == pytest.approx(accuracy * 8) for accuracy in found.values())
     best = min(step for step, accuracy in found.items() if accuracy == 1)
+    assert said[-1].startswith(f"On the held-out rows, before training → after: accuracy {found[0]:.3g} → 1, loss ")
     assert state["best_global_step"] == best
     assert torch.equal(
         weights(folder / f"checkpoint-{best}")["lm_head.weight"], weights(folder / "model")["lm_head.weight"]

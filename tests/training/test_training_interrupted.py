@@ -154,7 +154,7 @@ def test_a_stop_in_mid_epoch_is_no_end_of_the_epoch(fit, rows, monkeypatch):
     assert result is None and "Stopped after step 4." in said[-1]
     assert signal.getsignal(signal.SIGTERM) is before
     state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
-    assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [3]
+    assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [0, 3]
     monkeypatch.undo()
     _, _, said = fit("run", change, **options)
     assert "checkpoint-4" in said[2] and "The trained model is in" in said[3]

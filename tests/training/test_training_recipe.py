@@ -181,7 +181,7 @@ def test_a_model_of_another_kind(settings, tmp_path):
     AutoModelForCausalLM.from_config(tiny_text_config()).save_pretrained(tmp_path / "llama")
     settings["model"]["checkpoint"] = str(tmp_path / "llama")
     code, said = dynfocus(write_recipe(tmp_path / "recipe.yaml", settings))
-    assert code == 1 and "is a llama model: `model.checkpoint` takes a DynFocus model" in said
+    assert code == 1 and "is a llama model, which reads no videos: `model.checkpoint` takes a DynFocus" in said
 
 
 def test_a_vocabulary_without_the_video_token():
@@ -386,7 +386,7 @@ def test_the_memory_estimate_is_within_a_factor_of_two(tmp_path):
     processor = make_tiny_processor(num_prototypes=8)
     video = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
     batch = DynFocusCollator(processor)([{"video": video, "question": QUESTION, "answer": "47"}])
-    row = _length({name: tensor[0] for name, tensor in batch.items()}, processor.video_token_id)
+    row = _length({name: tensor[0] for name, tensor in batch.items()}, processor, {})
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def kept() -> int:
