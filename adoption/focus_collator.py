@@ -173,8 +173,8 @@ class FocusCollator(RowCollator):
         for video in videos:
             state = self.look(video)
             try:
-                options = {"options": row.get("options"), "max_visual_tokens": share}
-                choice = processor.choose_for(state, question, **options)
+                options = row.get("options")
+                choice = processor.choose_for(state, question, options=options, max_visual_tokens=share)
             except ValueError as error:
                 if budget == processor.max_visual_tokens:
                     raise

@@ -18,7 +18,6 @@ from dynfocus.adoption.video_frames import VideoFrames
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 from dynfocus.hub.load_errors import unusable
 from dynfocus.processing import DynFocusCollator
-from dynfocus.processing.rows.collator import RowCollator
 
 from .parts import NEW_PARTS, freeze, is_stock, lora_config, names_in, plain_name
 from .recipe import Recipe
@@ -64,8 +63,8 @@ class Data:
 
     train: Any
     eval: Any
-    collator: RowCollator
-    eval_collator: RowCollator
+    collator: Any
+    eval_collator: Any
 
 
 def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
