@@ -56,11 +56,11 @@ def texture(seed: int) -> np.ndarray:
     return (total + 110).clip(16, 235).astype(np.uint8)
 
 
-def encode_part(path: Path, seconds: int) -> None:
-    """Encodes `seconds` of numbered frames."""
+def encode_part(path: Path, seconds: int, shrink: int = 1) -> None:
+    """Encodes `seconds` of numbered frames, of one pixel in `shrink` along each side."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH // shrink, HEIGHT // shrink, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "27", "keyint": str(KEY_FRAMES)}
         grain = np.random.default_rng(0).normal(0, GRAIN, _TEXTURE).astype(np.int16)
         places = np.random.default_rng(1).integers(0, (400, 700), (seconds * FPS, 2))
@@ -73,12 +73,14 @@ def encode_part(path: Path, seconds: int) -> None:
                 drift = random.uniform(0, 1.6, 2)
                 colour = random.integers(96, 160, 2)
             top, left = (drift * step).astype(int)
-            planes = np.empty((HEIGHT * 3 // 2, WIDTH), dtype=np.uint8)
             y, x = places[number]
             light = picture[top : top + HEIGHT, left : left + WIDTH] + grain[y : y + HEIGHT, x : x + WIDTH]
-            planes[:HEIGHT] = light.clip(16, 235)
-            burn_number(planes[:HEIGHT], number)
-            planes[HEIGHT : HEIGHT * 5 // 4], planes[HEIGHT * 5 // 4 :] = colour[0], colour[1]
+            luma = light.clip(16, 235).astype(np.uint8)
+            burn_number(luma, number)
+            height, width = HEIGHT // shrink, WIDTH // shrink
+            planes = np.empty((height * 3 // 2, width), dtype=np.uint8)
+            planes[:height] = luma[::shrink, ::shrink]
+            planes[height : height * 5 // 4], planes[height * 5 // 4 :] = colour[0], colour[1]
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(frame))
@@ -102,9 +104,10 @@ def repeat_packets(part: Path, path: Path, times: int) -> None:
                 target.mux(copy)
 
 
-def make_video(folder: Path, seconds: int, part_seconds: int = 120) -> tuple[Path, int]:
+def make_video(folder: Path, seconds: int, part_seconds: int = 120, shrink: int = 1) -> tuple[Path, int]:
     """
     A file of `seconds`, made unless `folder` has it, and how many frames its numbers count before they begin anew.
+    Each side has one pixel in `shrink`, which must divide 20.
 
     Raises:
         `ValueError`: where `seconds` is longer than the part, and no multiple of it.
@@ -113,12 +116,13 @@ def make_video(folder: Path, seconds: int, part_seconds: int = 120) -> tuple[Pat
     if seconds % part_seconds:
         raise ValueError(f"{seconds} s is no multiple of the {part_seconds} s that are repeated.")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{seconds}s-of-{part_seconds}s.mp4"
+    small = f"-{HEIGHT // shrink}p" if shrink > 1 else ""
+    path = folder / f"{seconds}s-of-{part_seconds}s{small}.mp4"
     if not path.exists():
-        part = folder / f"part-{part_seconds}s.mp4"
+        part = folder / f"part-{part_seconds}s{small}.mp4"
         unfinished = folder / f"unfinished-{os.getpid()}.mp4"
         if not part.exists():
-            encode_part(unfinished, part_seconds)
+            encode_part(unfinished, part_seconds, shrink)
             unfinished.replace(part)
         repeat_packets(part, unfinished, seconds // part_seconds)
         unfinished.replace(path)

@@ -71,10 +71,22 @@ def clock(device: str = "cpu") -> float:
     return time.perf_counter()
 
 
+def work_clock(device: str = "cpu") -> float:
+    """
+    Seconds that this process has used the processor, in all threads: other work on the machine changes them less than
+    the time that passes. On a GPU, which this process has to itself, the time that passes.
+    """
+    return clock(device) if torch.device(device).type == "cuda" else time.process_time()
+
+
 def in_turn(
-    contenders: Mapping[str, Callable[[], Any]], rounds: int = 5, warm_up: int = 1, device: str = "cpu"
+    contenders: Mapping[str, Callable[[], Any]],
+    rounds: int = 5,
+    warm_up: int = 1,
+    device: str = "cpu",
+    now: Callable[[str], float] = clock,
 ) -> dict[str, Spread]:
-    """Seconds of each contender: all of them run once a round, each round another one first."""
+    """Seconds of each contender, by `now`: all of them run once a round, each round another one first."""
     names = list(contenders)
     for name in names * warm_up:
         contenders[name]()
@@ -82,9 +94,9 @@ def in_turn(
     for number in range(rounds):
         first = number % max(1, len(names))
         for name in names[first:] + names[:first]:
-            start = clock(device)
+            start = now(device)
             contenders[name]()
-            seconds[name].append(clock(device) - start)
+            seconds[name].append(now(device) - start)
     return {name: Spread(tuple(times)) for name, times in seconds.items()}
 
 
@@ -379,4 +391,5 @@ __all__ = [
     "peak_tensor_bytes",
     "put_text",
     "results_as_text",
+    "work_clock",
 ]
