@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from adopted_models import ONEVISION, QWEN3, REDUCED, SIZES, Operations, Sizes, Work, build, build_dual_encoder
+from adopted_models import ONEVISION, QWEN2, QWEN3, REDUCED, SIZES, Operations, Sizes, Work, build, build_dual_encoder
 from made_videos import FOLDER, make_video
 from measuring import (
     GIB,
@@ -44,11 +44,14 @@ from dynfocus.adoption.focused_model import FocusedModel
 from dynfocus.adoption.looking import look, open_frames
 from dynfocus.adoption.video_frames import VideoFrames
 from dynfocus.processing.token_plan import FramePlan
+from dynfocus.towers.dual_encoder import DualEncoder
 
 QUESTION = "What does the man draw on the second board when the red light is on?"
 ANSWER = "a graph of three lines"
 #: Frames of a dense video at which the budget is this part of its tokens.
 BUDGET_FRAMES, BUDGET = 128, 0.17
+#: Small pictures for each key frame: as many as the budget has room for. Panels are too dear for it.
+COARSE = {QWEN2: 5, QWEN3: 1, ONEVISION: 0}
 FAR_FRAMES, CONTEXT = 512, 32768
 GOALS = {BUDGET_FRAMES: 4.0, FAR_FRAMES: 12.0}
 GOAL_STATE, GOAL_MEMORY, GOAL_FURTHER = 6.0, 0.25, 0.15
@@ -56,21 +59,24 @@ GOAL_FLAT, GOAL_FLAT_BYTES = 1.1, 6 * 10**6
 #: Further questions about a file in each round.
 NUM_FURTHER = 4
 #: Of the file that is asked about; it repeats a part of so many seconds.
-FILE_SECONDS, PART_SECONDS = 128, 32
+FILE_SECONDS, PART_SECONDS = 64, 32
 #: The files that are looked at have pictures of 320 x 180.
 SHRINK = 4
 
 
-def focus_processor(sizes: Sizes, processor: Any, config: Any) -> FocusProcessor:
-    """8 key pairs or 16 key frames in full; for the rest of the budget pictures of a sixteenth, or panels."""
-    start = dense_tokens(sizes, processor, BUDGET_FRAMES)
+def focus_processor(
+    sizes: Sizes, processor: Any, config: Any, dual_encoder: DualEncoder | None = None
+) -> FocusProcessor:
+    """8 key pairs or 16 key frames in full, and as many small pictures, for each the same number, as fit beside."""
     return FocusProcessor(
         processor,
         config=config,
+        dual_encoder=dual_encoder,
         num_key_frames=16 // sizes.pair,
         tokens_per_key_frame=sizes.frame_tokens,
         tokens_per_coarse_frame=max(1, sizes.frame_tokens // 16),
-        max_visual_tokens=int(BUDGET * start),
+        coarse_per_key_frame=COARSE[sizes.layout],
+        max_visual_tokens=int(BUDGET * dense_tokens(sizes, processor, BUDGET_FRAMES)),
     )
 
 
@@ -106,9 +112,8 @@ class Contest:
     def __init__(self, sizes: Sizes, device: str = "cpu"):
         self.sizes, self.device = sizes, device
         self.model, self.processor = build(sizes, device)
-        processor = focus_processor(sizes, self.processor, self.model.config)
-        processor._dual_encoder = build_dual_encoder(sizes, device)
-        self.focused = FocusedModel(self.model, processor)
+        encoder = build_dual_encoder(sizes, device)
+        self.focused = FocusedModel(self.model, focus_processor(sizes, self.processor, self.model.config, encoder))
 
     def frames(self, num_frames: int) -> np.ndarray:
         """Scenes of 16 frames that drift, `(T, side, side, 3)` uint8."""
@@ -162,7 +167,10 @@ def compare(contest: Contest, num_frames: int, rounds: int) -> dict[str, Any]:
     }
     peak = peak_tensor_bytes(contenders["focused"], device)
     try:
-        found["peaks"] = [peak_tensor_bytes(partial(contest.dense, frames), device), peak]
+        sequences: list[torch.Tensor] = []
+        most = peak_tensor_bytes(lambda: sequences.append(contest.dense(frames)), device)
+        found["peaks"] = [most, peak]
+        assert sequences[0].shape[1] == found["dense_positions"], "dense frames did not keep their size"
         contenders["dense"] = partial(contest.dense, frames)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -221,9 +229,8 @@ def memory_of_looking(path: Path, warm_up: Path) -> dict[str, Any]:
 class Counted:
     """Prompt and operations to the first token of both ways, from a model's sizes alone."""
 
-    def __init__(self, sizes: Sizes, num_frames: int):
-        self.sizes, self.num_frames = sizes, num_frames
-        self.operations = Operations(sizes)
+    def __init__(self, operations: Operations, num_frames: int):
+        self.operations, self.sizes, self.num_frames = operations, operations.sizes, num_frames
         self.processor = self.operations.processor
         self.words = len(self.processor.tokenizer(_text(self.processor, False))["input_ids"])
 
@@ -250,12 +257,19 @@ class Counted:
         return self.operations(every), self.operations(Work(pictures, focused, self.num_frames, texts=2))
 
 
-def counted_rows(frames: Sequence[int], sizes: Sequence[tuple[str, Sizes]]) -> list[list[str]]:
+def counted_sizes() -> list[Sizes]:
+    """The reduced models, the published ones, and Qwen3-VL with pairs of 256 tokens as well."""
+    published = [*SIZES["4b"], *SIZES["7b"]]
+    return [*SIZES[REDUCED], *published, *(replace(one, side=512) for one in published if one.layout == QWEN3)]
+
+
+def counted_rows(frames: Sequence[int], sizes: Sequence[Sizes]) -> list[list[Any]]:
     """A row for each model and number of frames."""
     rows = []
-    for name, one in sizes:
+    for one in sizes:
+        operations = Operations(one)
         for number in frames:
-            counted = Counted(one, number)
+            counted = Counted(operations, number)
             dense, focused = counted.parts()
             most, less = sum(dense.values()), sum(focused.values())
             looking, shares = (
@@ -264,7 +278,7 @@ def counted_rows(frames: Sequence[int], sizes: Sequence[tuple[str, Sizes]]) -> l
             )
             rows.append(
                 [
-                    f"{one.layout} {name}",
+                    one.name,
                     one.frame_tokens,
                     number,
                     *(f"{positions:,}" for positions in counted.positions),
@@ -345,7 +359,7 @@ def add_results(report: Report, results: dict[str, dict[int, dict[str, Any]]], a
     headings += ["peak above weights, focused / dense"]
     headings += ["ms, dense : focused", "ms from a state", "GiB above weights"] if absolute else []
     report.add_table("From decoded frames and a question to the first token", headings, rows)
-    headings = ["model", "frames", "looking", "choosing", "choosing, showing, first token"]
+    headings = ["model", "frames", "looking", "choosing", "from a state, choosing included"]
     report.add_table("Shares of the focused time", headings, parts)
 
 
@@ -384,7 +398,7 @@ def add_questions(report: Report, found: dict[str, dict[str, dict[str, Spread]]]
             sentence = f"{layout}, {name}: a further question takes {ratio.median:.3f} of the first {goal}"
             report.add_goal(sentence, ratio.median <= GOAL_FURTHER)
     headings = ["model", "state", "a further question / the first", "looking / the first"]
-    report.add_table(f"Questions about a 720p file of {FILE_SECONDS} s", headings, rows)
+    report.add_table("Questions about a 720p file", headings, rows)
 
 
 def add_memory(report: Report, found: dict[float, dict[str, Any]]) -> None:
@@ -447,12 +461,12 @@ def run(
         contest = Contest(sizes, device)
         contest.whole(contest.frames(2 * sizes.pair))
         contest.dense(contest.frames(2 * sizes.pair))
-        results[sizes.layout] = {number: compare(contest, number, rounds) for number in frames}
+        results[sizes.name] = {number: compare(contest, number, rounds) for number in frames}
         if file_seconds:
             path, _ = make_video(folder, file_seconds, min(PART_SECONDS, file_seconds))
-            asked[sizes.layout] = further_questions(contest, path, rounds)
+            asked[sizes.name] = further_questions(contest, path, rounds)
         if training:
-            trained[sizes.layout] = training_steps(contest, min(frames), rounds)
+            trained[sizes.name] = training_steps(contest, min(frames), rounds)
         del contest
         give_back_memory()
     add_results(report, results, absolute)
@@ -467,8 +481,6 @@ def run(
             path, _ = make_video(folder, round(60 * length), shrink=SHRINK)
             looked[length] = in_child(memory_of_looking, path, warm_up)
         add_memory(report, looked)
-    published = [(name, one) for name in ("4b", "7b") for one in SIZES[name]]
-    full = [(name, replace(one, side=2 * one.side)) for name, one in published if one.layout == QWEN3]
     report.add_table(
         "Counted operations to the first token",
         [
@@ -483,7 +495,7 @@ def run(
             "looking, of focused",
             "dual encoder : tower : language model, of dense",
         ],
-        counted_rows(frames, [*((REDUCED, one) for one in SIZES[REDUCED]), *published, *full]),
+        counted_rows(frames, counted_sizes()),
     )
     report.results = {layout: {str(n): as_json(one) for n, one in rows.items()} for layout, rows in results.items()}
     report.finish(json_file)
@@ -503,7 +515,9 @@ def main(
     layouts: Annotated[str, typer.Option(help="Families, with commas; by default all of the size.")] = "",
     device: str = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each; the median counts.")] = 5,
-    file_seconds: Annotated[int, typer.Option(help="Length of the file that is asked about; 0 for none.")] = 128,
+    file_seconds: Annotated[
+        int, typer.Option(help="Length of the file that is asked about; 0 for none.")
+    ] = FILE_SECONDS,
     minutes: Annotated[str, typer.Option(help="Lengths of the files that are looked at, with commas.")] = "10,60",
     training: Annotated[bool, typer.Option(help="Measure steps of training, too; needs peft.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the files are kept.")] = FOLDER,

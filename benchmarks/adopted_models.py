@@ -7,6 +7,7 @@ so that nothing is resized for a dense model. All tokenizers are made on the spo
 into pieces and numbers into digits, so that times cost about what they cost there.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -23,7 +24,7 @@ from training_throughput import SCALES
 from dynfocus.towers.dual_encoder import DualEncoder
 
 ONEVISION, QWEN2, QWEN3 = "LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL"
-#: The model that decides on which settings everything is reduced to.
+#: Of models for a CPU.
 REDUCED = "reduced"
 _WORDS = (
     "What does the man draw on the second board when the red light is on?",
@@ -38,6 +39,7 @@ class Sizes:
 
     Args:
         layout (`str`): the family, which decides the classes.
+        name (`str`): for tables.
         tower, words, look (`dict`): tower, language model, and the dual encoder (its two towers are alike), in the
             names of their configurations.
         side (`int`): of a frame, in pixels.
@@ -46,6 +48,7 @@ class Sizes:
     """
 
     layout: str
+    name: str
     tower: dict[str, Any]
     words: dict[str, Any]
     look: dict[str, Any]
@@ -113,8 +116,8 @@ _QWEN3_4B_TOWER = {
 }
 _QWEN3_4B_WORDS = {**_QWEN3_8B_WORDS, "hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True}
 # Widths are an eighth of those of the 7B and 8B models, and layers a fourteenth (Qwen2.5-VL, LLaVA-OneVision) or a
-# twelfth. The dual encoder is a little narrower than an eighth, since its pooling weighs more beside one layer.
-_SMALL_LOOK = {"hidden_size": 80, "intermediate_size": 320, "num_hidden_layers": 1, "num_attention_heads": 2}
+# twelfth. The dual encoder, whose pooling weighs more beside one layer, is narrower than an eighth.
+_SMALL_LOOK = {"hidden_size": 72, "intermediate_size": 288, "num_hidden_layers": 1, "num_attention_heads": 2}
 _SMALL_QWEN2_WORDS = {
     "vocab_size": 2048,
     "hidden_size": 448,
@@ -128,6 +131,7 @@ SIZES: dict[str, tuple[Sizes, ...]] = {
     REDUCED: (
         Sizes(
             QWEN2,
+            f"{QWEN2} reduced",
             {
                 "depth": 2,
                 "hidden_size": 160,
@@ -142,6 +146,7 @@ SIZES: dict[str, tuple[Sizes, ...]] = {
         ),
         Sizes(
             QWEN3,
+            f"{QWEN3} reduced",
             {
                 "depth": 2,
                 "hidden_size": 144,
@@ -158,14 +163,15 @@ SIZES: dict[str, tuple[Sizes, ...]] = {
                 "num_key_value_heads": 1,
                 "head_dim": 128,
             },
-            _SMALL_LOOK,
+            {**_SMALL_LOOK, "hidden_size": 80, "intermediate_size": 320},
             side=256,
             dtype=torch.float32,
         ),
-        # A quarter of the patches of a frame, here and for the dual encoder.
+        # A frame has a quarter of its patches, here and for the dual encoder; a narrower tower keeps the proportions.
         Sizes(
             ONEVISION,
-            {"hidden_size": 144, "intermediate_size": 538, "num_hidden_layers": 2, "num_attention_heads": 2},
+            f"{ONEVISION} reduced",
+            {"hidden_size": 120, "intermediate_size": 448, "num_hidden_layers": 2, "num_attention_heads": 2},
             _SMALL_QWEN2_WORDS,
             _SMALL_LOOK,
             side=196,
@@ -174,13 +180,24 @@ SIZES: dict[str, tuple[Sizes, ...]] = {
         ),
     ),
     # config.json of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
-    "0.5b": (Sizes(ONEVISION, SCALES["0.5b"].tower, SCALES["0.5b"].language_model, _SIGLIP_2_BASE, side=384),),
-    "4b": (Sizes(QWEN3, _QWEN3_4B_TOWER, _QWEN3_4B_WORDS, _SIGLIP_2_BASE, side=256),),
+    "0.5b": (
+        Sizes(
+            ONEVISION,
+            "LLaVA-OneVision 0.5B",
+            SCALES["0.5b"].tower,
+            SCALES["0.5b"].language_model,
+            _SIGLIP_2_BASE,
+            side=384,
+        ),
+    ),
+    "4b": (Sizes(QWEN3, "Qwen3-VL 4B", _QWEN3_4B_TOWER, _QWEN3_4B_WORDS, _SIGLIP_2_BASE, side=256),),
     # The last one is llava-hf/llava-onevision-qwen2-7b-ov-hf.
     "7b": (
-        Sizes(QWEN2, _QWEN2_TOWER, _QWEN2_WORDS, _SIGLIP_2_BASE, side=224),
-        Sizes(QWEN3, _QWEN3_8B_TOWER, _QWEN3_8B_WORDS, _SIGLIP_2_BASE, side=256),
-        Sizes(ONEVISION, SCALES["7b"].tower, SCALES["7b"].language_model, _SIGLIP_2_BASE, side=384),
+        Sizes(QWEN2, "Qwen2.5-VL 7B", _QWEN2_TOWER, _QWEN2_WORDS, _SIGLIP_2_BASE, side=224),
+        Sizes(QWEN3, "Qwen3-VL 8B", _QWEN3_8B_TOWER, _QWEN3_8B_WORDS, _SIGLIP_2_BASE, side=256),
+        Sizes(
+            ONEVISION, "LLaVA-OneVision 7B", SCALES["7b"].tower, SCALES["7b"].language_model, _SIGLIP_2_BASE, side=384
+        ),
     ),
 }
 
@@ -350,7 +367,7 @@ class Operations:
         """By part: dual encoder, vision tower, language model."""
         return {
             "dual encoder": self._look(work),
-            "vision tower": sum(self._picture(patches) for patches in work.pictures),
+            "vision tower": sum(n * self._picture(patches) for patches, n in Counter(work.pictures).items()),
             "language model": self._words(work.positions),
         }
 
