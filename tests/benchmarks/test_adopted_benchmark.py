@@ -1,6 +1,9 @@
 """The benchmark of stock models counts tokens and operations rightly, and runs; its numbers are not tested."""
 
+import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -141,3 +144,47 @@ def test_a_dense_model_beyond_the_memory_is_left_out(monkeypatch, contests):
 def test_an_unknown_size_is_refused():
     with pytest.raises(typer.BadParameter, match="'3b' is not one of reduced, 0.5b, 4b, 7b"):
         adopted.main(size="3b")
+
+
+# -------------------------------------------------------------------------------------------------------------- gpu.sh
+
+GPU = Path(adopted.__file__).with_name("gpu.sh")
+RECORDER = """#!/bin/bash
+case "$*" in *benchmarks/*) echo "$*" >> "$RECORDED";; esac
+case "$*" in *"$FAILING"*) exit 3;; esac
+"""
+
+
+def run_gpu(
+    folder: Path, *options: str, failing: str = "nothing fails"
+) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """The script with something else for Python, and the benchmarks that it would run."""
+    python = folder / "python"
+    python.write_text(RECORDER)
+    python.chmod(0o755)
+    (folder / "recorded").write_text("")
+    changed = {"PYTHON": str(python), "RECORDED": str(folder / "recorded"), "FAILING": failing}
+    command = ["bash", str(GPU), "--out", str(folder / "out"), *options]
+    done = subprocess.run(command, env={**os.environ, **changed}, capture_output=True, text=True)
+    return done, (folder / "recorded").read_text().splitlines()
+
+
+@pytest.mark.parametrize("options", [(), ("--cpu",)])
+def test_the_gpu_script_gives_options_that_the_benchmarks_have(tmp_path, options):
+    done, commands = run_gpu(tmp_path, *options)
+    assert done.returncode == 0 and len(commands) == (3 if options else 7)
+    for command in commands:
+        script, *words = command.removeprefix("-W ignore benchmarks/").split(" ")
+        app = typer.Typer()
+        app.command()(importlib.import_module(script.removesuffix(".py")).main)
+        given = typer.main.get_command(app).make_context(script, words).params
+        assert given["device"] == ("cpu" if options else "cuda") and given["json_file"].parent == tmp_path / "out"
+        assert given.get("size", given.get("scale")) in ("reduced", "tiny", "0.5b", "7b")
+
+
+def test_the_gpu_script_goes_on_after_a_failure_and_says_it(tmp_path):
+    done, commands = run_gpu(tmp_path, "--cpu", failing="versus_peers")
+    assert done.returncode == 1 and len(commands) == 3 and "trained-7b: stopped with 3" in done.stdout
+    done, commands = run_gpu(tmp_path, "--minutes", "0")
+    assert done.returncode == 1 and commands == [] and "adopted-7b: no time left" in done.stdout
+    assert run_gpu(tmp_path, "--gpu")[0].returncode == 2

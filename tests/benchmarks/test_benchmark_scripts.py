@@ -323,7 +323,7 @@ def test_results_are_put_into_the_page(tmp_path, capsys):
 
 def test_the_page_has_a_place_for_each_script():
     page = (write_performance.DOCS / write_performance.PAGE).read_text()
-    for name in ("selection", "versus_peers", "long_video", "ask_many", "decoders"):
+    for name in ("adopted", "selection", "versus_peers", "long_video", "ask_many", "decoders"):
         report = Report(name, {})
         filled = put_text(page, name, results_as_text(vars(report)))
         assert f"<!-- {name} -->\n\n`{report.machine['command']}`" in filled
