@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from .animated_webp import CONTAINER, AnimatedWebPDecoder
 from .index import UNKNOWN, Orientation, PacketIndex, import_av, is_repeat, open_stream, plan_reading
 from .sources import VideoSource
 
@@ -402,15 +403,20 @@ class TorchcodecDecoder:
 
 
 def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damaged: bool = False) -> VideoDecoder:
-    """The decoder called `name`; `"auto"` is PyAV, or else torchcodec where PyAV lacks the codec.
+    """The decoder called `name`; `"auto"` is PyAV, or else torchcodec where PyAV lacks the codec, or Pillow for an
+    animated WebP.
 
     Raises:
         ImportError: the decoder asked for is not installed; the message says what to install.
         ValueError: it cannot decode this file, or (`"auto"`) none of those installed can.
     """
+    if index.container == CONTAINER and name == "auto":
+        return AnimatedWebPDecoder(source, index, skip_damaged)
     reasons = []
     for candidate in _AUTOMATIC if name == "auto" else (name,):
         try:
+            if index.container == CONTAINER:
+                raise CannotDecode(f"{candidate} does not read animated WebP")
             if candidate == "pyav":
                 return PyAVDecoder(source, index, skip_damaged)
             kind = DecordDecoder if candidate == "decord" else TorchcodecDecoder
@@ -423,7 +429,8 @@ def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damage
             if name != "auto":
                 raise
             reasons.append(f"{candidate} is not installed")
-    way_out = "; use decoder='auto'" if name in ("decord", "torchcodec") else ""
+    has_other = name in ("decord", "torchcodec") or index.container == CONTAINER
+    way_out = "; use decoder='auto'" if has_other else ""
     raise ValueError(f"{source.name}: cannot be decoded: {', and '.join(reasons)}{way_out}.")
 
 

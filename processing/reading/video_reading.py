@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 from transformers.image_utils import PILImageResampling
 
+from .animated_webp import animation_index
 from .decoders import DECODERS, VideoDecoder, open_decoder
 from .index import PacketIndex, build_index
 from .limits import ReadingLimits
@@ -105,7 +106,8 @@ def read_video(
             given times.
         size: `(height, width)`, or the length of the shorter side, to which frames are resized (bicubic, antialiased,
             by the same function for every decoder); by default they are left as they are.
-        decoder: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"`: PyAV, or torchcodec for what PyAV cannot decode.
+        decoder: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"`: PyAV, or torchcodec for what PyAV cannot decode;
+            Pillow for an animated WebP.
         transform: called with each frame, `(height, width, 3)` uint8, after the resize; gives the array to keep.
         on_truncated: for a file that is cut off or damaged, raise an error (`"error"`), or warn and return the
             readable frames (`"warn"`). Formats that do not state their length (TS, live Matroska) cannot be seen to be
@@ -302,7 +304,7 @@ def _opened(
     on_truncated: str,
 ) -> OpenVideo:
     try:
-        index = build_index(file)
+        index = index_of(file)
     except ValueError:
         file.check_unchanged()
         raise
@@ -327,6 +329,11 @@ def _opened(
         decoder=reader.name,
     )
     return OpenVideo(file, index, wanted, metadata, reader, size, transform)
+
+
+def index_of(file: VideoSource) -> PacketIndex:
+    """The index of a video, or of an animated WebP."""
+    return animation_index(file) or build_index(file)
 
 
 def codec_key_frames(index: PacketIndex) -> np.ndarray:
@@ -369,6 +376,7 @@ __all__ = [
     "OpenVideo",
     "VideoMetadata",
     "frames_at",
+    "index_of",
     "open_video",
     "read_video",
     "resize_frame",

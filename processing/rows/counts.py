@@ -7,10 +7,9 @@ from PIL import Image
 
 from ..reading.chat_video import ChatVideo
 from ..reading.decoded_frames import flatten_videos, is_decoded
-from ..reading.index import build_index
 from ..reading.sampling import sample_indices
 from ..reading.sources import open_source
-from ..reading.video_reading import codec_key_frames
+from ..reading.video_reading import codec_key_frames, index_of
 from ..video_processing_dynfocus import SAMPLING_SETTINGS, DynFocusVideoProcessor
 
 
@@ -49,7 +48,7 @@ class FrameCounts:
         return self._known[known]
 
     def _count_file(self, source: Any, settings: dict[str, Any]) -> int:
-        index = build_index(open_source(source))
+        index = index_of(open_source(source))
         sampling = self._video_processor.sampling_of(**settings)
         if not sampling.pop("do_sample_frames"):
             return len(index.times)

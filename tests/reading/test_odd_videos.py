@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus.processing.reading.decoders import DecordDecoder, PyAVDecoder
 from dynfocus.processing.reading.index import build_index
+from dynfocus.processing.reading.limits import ReadingLimits
 from dynfocus.processing.reading.sources import open_source
-from dynfocus.processing.reading.video_reading import read_video
+from dynfocus.processing.reading.video_reading import frames_at, read_video
 
 EVERY_FRAME = 1000.0
 
@@ -329,3 +331,55 @@ def test_a_forked_process_reads_after_its_parent_did(tmp_path):
         process.start()
         process.join(100)
         assert process.exitcode == 0
+
+
+ANIMATED = {"webp": {"lossless": True}, "gif": {}, "png": {}, "avif": {"quality": 90}}
+
+
+@pytest.mark.parametrize("suffix", ANIMATED)
+def test_animated_images_are_videos_with_their_own_durations(tmp_path, suffix):
+    path, durations = tmp_path / f"animated.{suffix}", [100, 300, 200, 1000, 400, 500]
+    first, *others = [Image.fromarray(frame) for frame in barcode_frames(6)]
+    first.save(path, save_all=True, append_images=others, duration=durations, **ANIMATED[suffix])
+    for video in (path, path.read_bytes(), path.open("rb")):
+        found = read_video(video, fps=100)
+        assert [read_barcode(frame) for frame in found.frames] == list(range(6))
+        assert found.timestamps == pytest.approx([0.0, 0.1, 0.4, 0.6, 1.6, 2.0])
+        assert found.metadata.duration == pytest.approx(2.5) and found.metadata.total_num_frames == 6
+    assert [read_barcode(frame) for frame in read_video(path, fps=1, video_start=0.5).frames] == [2, 3]
+    assert [read_barcode(frame) for frame in frames_at(path, [5, 2, 0])] == [5, 2, 0]
+    assert [read_barcode(frame) for frame in frames_at(path, times=[1.7, 0.05])] == [4, 0]
+
+
+def test_animated_webp_that_is_odd(tmp_path):
+    path, frames = tmp_path / "a.webp", [Image.fromarray(frame) for frame in barcode_frames(5)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=0, lossless=True)
+    assert read_video(path, fps=100).timestamps == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    data = path.read_bytes()
+    with pytest.raises(ValueError, match="a.webp: its frames have 64 × 48 pixels, more than 3000"):
+        read_video(path, limits=ReadingLimits(max_pixels=3000))
+    with pytest.raises(ValueError, match="a.webp: holds more than 4 frames"):
+        read_video(path, limits=ReadingLimits(max_frames=4))
+    with pytest.raises(ValueError, match="pyav does not read animated WebP; use decoder='auto'"):
+        read_video(path, decoder="pyav")
+    for share in (0.3, 0.5, 0.9):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ValueError, match="a.webp: (is cut off|holds nothing to show)"):
+            read_video(path)
+    damaged = bytearray(data)
+    damaged[data.index(b"ANMF", 200) + 40 :] = bytes(len(data) - data.index(b"ANMF", 200) - 40)
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="a.webp: "):
+        read_video(path, fps=100)
+    frames[0].save(path, lossless=True)
+    with pytest.raises(ValueError, match="a.webp: is a still image"):
+        read_video(path)
+
+
+def test_packets_without_a_picture_make_the_one_before_last_longer():
+    """A still screen in Theora, which PyAV cannot write: 16 frames at ten a second, 4 with pictures of their own."""
+    path = Path(__file__).parents[1] / "fixtures" / "still_screen.ogv"
+    found = read_video(path, fps=100)
+    assert [read_barcode(frame) for frame in found.frames] == [3, 4, 5, 5]
+    assert found.timestamps == pytest.approx([0.0, 0.5, 0.6, 0.8]) and found.metadata.duration == pytest.approx(1.6)
+    assert [read_barcode(frame) for frame in frames_at(path, times=[0.0, 0.4, 0.5, 0.7, 1.5])] == [3, 3, 4, 5, 5]
