@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,7 @@ def _hub_rows(benchmark: Benchmark, name: str, revision: str | None) -> Rows:
             options["name"] = config
         table = datasets.load_dataset(name, **options)
         benchmark.check_fields(table.column_names)
-        # Without this, each row would open its video.
-        for column, kind in table.features.items():
-            if isinstance(kind, (datasets.Video, datasets.Image, datasets.Audio)):
-                table = table.cast_column(column, type(kind)(decode=False))
-        tables.append((config, table))
+        tables.append((config, undecoded(table)))
 
     def rows() -> Iterator[Mapping[str, Any]]:
         for config, table in tables:
@@ -102,6 +98,33 @@ def _hub_rows(benchmark: Benchmark, name: str, revision: str | None) -> Rows:
 
     named = list(benchmark.configs) or benchmark.config
     return Rows(rows(), {"id": name, "config": named, "split": benchmark.split, "revision": commit or revision})
+
+
+def undecoded(table: Any) -> Any:
+    """A table of `datasets`, streamed or not, whose videos, images and sounds stay files: no row opens them."""
+    import datasets
+
+    if table.features is None:
+        return table
+    if isinstance(table, datasets.IterableDataset):
+        # Streamed tables may have been set up to decode ahead, in threads.
+        return table.decode(False)
+    for column, kind in table.features.items():
+        if (plain := _undecoded_kind(kind)) != kind:
+            table = table.cast_column(column, plain)
+    return table
+
+
+def _undecoded_kind(kind: Any) -> Any:
+    import datasets
+
+    if isinstance(kind, dict):
+        return {name: _undecoded_kind(inner) for name, inner in kind.items()}
+    if isinstance(kind, (list, tuple)):
+        return [_undecoded_kind(inner) for inner in kind]
+    if isinstance(kind, (datasets.List, datasets.LargeList)):
+        return replace(kind, feature=_undecoded_kind(kind.feature))
+    return replace(kind, decode=False) if getattr(kind, "decode", None) else kind
 
 
 def _commit(name: str, revision: str | None) -> str | None:
@@ -151,4 +174,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-__all__ = ["Rows", "load_rows"]
+__all__ = ["Rows", "load_rows", "undecoded"]

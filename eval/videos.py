@@ -52,7 +52,7 @@ def subtitle_file(question: Question, folder: str | os.PathLike[str] | None) -> 
     """The file with a question's subtitles, if it has any and the file is there."""
     if question.subtitles is None or folder is None:
         return None
-    path = Path(folder) / question.subtitles
+    path = Path(existing_path(str(Path(folder) / question.subtitles)))
     return path if path.is_file() else None
 
 

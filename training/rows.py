@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dynfocus.eval.rows import undecoded
+
 #: Readers of `datasets` by the ends of files, and their settings. "NA" is an answer.
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".json": ("json", {}),
@@ -137,7 +139,7 @@ def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
             rows = load_dataset(
                 source.path, source.name, split=source.split, revision=source.revision, streaming=streaming
             )
-    rows = _undecoded(_with_plain_names(rows))
+    rows = _with_plain_names(undecoded(rows))
     if source.limit is not None:
         rows = rows.take(source.limit)
     _check_form(rows, source.path)
@@ -179,16 +181,6 @@ def _with_plain_names(rows: Any) -> Any:
 
 def _looks_local(path: str) -> bool:
     return path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).suffix.lower() in _READERS
-
-
-def _undecoded(rows: Any) -> Any:
-    """Videos as their files: the workers read them, with our own reader."""
-    from datasets import Image, Video
-
-    for name, feature in (rows.features or {}).items():
-        if isinstance(feature, (Video, Image)):
-            rows = rows.cast_column(name, type(feature)(decode=False))
-    return rows
 
 
 def _check_form(rows: Any, path: str) -> None:
