@@ -93,7 +93,7 @@ def ask(
     ],
     model: ModelOption = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw events, scores and key frames along the time axis into this file.")
+        Path | None, typer.Option(help="Draw key frames, and scores over time, into this file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
     max_visual_tokens: TokensOption = None,

@@ -48,7 +48,7 @@ def _key_frames(result: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", box=None)
     for heading in ("frame", "time"):
         table.add_column(heading, justify="right", header_style="dim")
-    table.add_column("event score", header_style="dim")
+    table.add_column("relevance" if "relevance" in result else "event score", header_style="dim")
     for frame in found:
         score = frame["score"]
         bar = "━" * round(score * _BAR_WIDTH) if score == score else ""

@@ -1,4 +1,4 @@
-"""Draws an answer along the time axis of its video: key frames, event scores, events."""
+"""Draws an answer along the time axis of its video: key frames, and event scores and events or relevance."""
 
 import textwrap
 import unicodedata
@@ -27,6 +27,7 @@ _SCORES_HEIGHT, _BANDS_HEIGHT, _CONNECTOR_HEIGHT = 1.7, 0.36, 0.5
 _LABEL_HEIGHT, _ROW_GAP = 0.22, 0.06
 _LARGEST_THUMBNAIL = (1.75, 1.45)  # width, height
 _ONE_ROW = 7
+_LEAST_BAR = 0.03  # width of the bar of a key frame
 _FILL = 0.88  # of the way from a thumbnail's centre to the next one's in its row, the part that it covers
 
 #: Of the answer: size in points, letters of a line, and the longest answer set like that.
@@ -34,7 +35,7 @@ _ANSWER_SIZES = ((26, 46, 40), (16, 76, 300), (12, 102, float("inf")))
 _QUESTION_LINES = 6
 
 _COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f")
-_INK, _FAINT, _LINE = "#1f2430", "#6b7280", "#d5d9e0"
+_INK, _FAINT, _LINE, _GROUND = "#1f2430", "#6b7280", "#d5d9e0", "#eef1f5"
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Devanagari")
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
@@ -45,7 +46,8 @@ def timeline_figure(result: Mapping[str, Any], thumbnails: Sequence[np.ndarray] 
 
     From top to bottom: question, answer and its score; the key frames, each joined to its time; each frame's event
     score (0 to 1), dots at the key frames; the events, a band for each contiguous run of frames, paler where an event
-    was not selected.
+    was not selected. Of a stock model, instead of the last two: the relevance of each frame as a line, dots at the key
+    frames; a bar for each key frame and a tick for each frame that was shown coarsely.
 
     Args:
         result: what `pipe(video, question=…, return_details=True)` returned; with `"question"`, that is the title.
@@ -86,8 +88,12 @@ def timeline_figure(result: Mapping[str, Any], thumbnails: Sequence[np.ndarray] 
         bands = add_axes(_BOTTOM, _BANDS_HEIGHT)
         scores = add_axes(_BOTTOM + _BANDS_HEIGHT, _SCORES_HEIGHT)
         colors = _colors(result["events"])
-        _draw_bands(bands, result["events"], colors, edges)
-        _draw_scores(scores, result, colors, edges, centres)
+        if "relevance" in result:
+            _draw_shown_frames(bands, result, colors, edges)
+            _draw_relevance(scores, result, colors, centres, joined=shown)
+        else:
+            _draw_events(bands, result["events"], colors, edges)
+            _draw_scores(scores, result, colors, edges, centres)
         if shown:
             strip = add_axes(_BOTTOM + _BANDS_HEIGHT + _SCORES_HEIGHT, grid.height)
             images = [thumbnails[i] for i in shown]
@@ -202,10 +208,12 @@ def _heading(result: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], float
         facts.append(f"{spent} visual tokens of {dense} ({spent / dense:.0%}) that a dense model would take")
     elif "num_prompt_tokens" in result:
         facts.append(f"{result['num_prompt_tokens']} tokens in the prompt, by the server's count")
-    facts.append(
-        f"{counted(len(result['key_frames']), 'key frame')} of {counted(result['num_frames'], 'frame')}, "
-        f"{counted(len(result['events']), 'event')}"
-    )
+    frames = f"{counted(len(result['key_frames']), 'key frame')} of {counted(result['num_frames'], 'frame')}"
+    if "relevance" not in result:
+        frames += f", {counted(len(result['events']), 'event')}"
+    elif result["coarse_frames"]:
+        frames += f", {len(result['coarse_frames'])} shown coarsely"
+    facts.append(frames)
     lines.append(("   ·   ".join(facts), {"size": 10.5, "color": _FAINT}, 0.42))
     return lines
 
@@ -224,7 +232,7 @@ def _draw_heading(figure: Figure, heading: list[tuple[str, dict[str, Any], float
         top -= line_height
 
 
-def _draw_bands(axes: Axes, events: Sequence[Mapping[str, Any]], colors: Sequence[str], edges: np.ndarray) -> None:
+def _draw_events(axes: Axes, events: Sequence[Mapping[str, Any]], colors: Sequence[str], edges: np.ndarray) -> None:
     inches = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
     for number, event in enumerate(events):
         for first, last in _runs(event["frames"]):
@@ -237,9 +245,26 @@ def _draw_bands(axes: Axes, events: Sequence[Mapping[str, Any]], colors: Sequenc
             if (end - start) * inches > 0.22:
                 color = ("white" if _is_dark(colors[number]) else _INK) if event["selected"] else _FAINT
                 axes.text((start + end) / 2, 0.48, str(number + 1), color=color, size=9, ha="center", va="center")
+    _set_time_axis(axes, "events", edges)
+
+
+def _draw_shown_frames(axes: Axes, result: Mapping[str, Any], colors: Sequence[str], edges: np.ndarray) -> None:
+    axes.axhline(1, color=_FAINT, linewidth=0.9)
+    least = _LEAST_BAR * (edges[-1] - edges[0]) / (_WIDTH - _LEFT - _RIGHT)
+    middles = (edges[:-1] + edges[1:]) / 2
+    axes.vlines(middles[result["coarse_frames"]], 0, 0.4, color=_FAINT, linewidth=0.9)
+    event_of = _event_of_frame(result["events"])
+    for index in (frame["index"] for frame in result["key_frames"]):
+        width = max(edges[index + 1] - edges[index], least)
+        left = np.clip(middles[index] - width / 2, edges[0], edges[-1] - width)
+        axes.add_patch(Rectangle((left, 0), width, 1, facecolor=colors[event_of[index]], edgecolor="none"))
+    _set_time_axis(axes, "shown", edges)
+
+
+def _set_time_axis(axes: Axes, label: str, edges: np.ndarray) -> None:
     axes.set_ylim(-0.12, 1)
     axes.set_yticks([])
-    axes.set_ylabel("events", rotation=0, ha="right", va="center", color=_FAINT, size=9.5)
+    axes.set_ylabel(label, rotation=0, ha="right", va="center", color=_FAINT, size=9.5)
     axes.spines[:].set_visible(False)
     step = next((step for step in _STEPS if (edges[-1] - edges[0]) / step <= 14), _STEPS[-1])
     ticks = np.arange(np.ceil(edges[0] / step) * step, edges[-1] + 1e-9, step)
@@ -270,9 +295,29 @@ def _draw_scores(
         # Not snapped to pixels: it goes on as a connector, which is not either.
         axes.vlines(x, frame["score"], 1.1, color=color, linewidth=0.9, snap=False)
         axes.plot(x, frame["score"], "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=1.2)
+    _set_score_axis(axes, "event score")
+
+
+def _draw_relevance(
+    axes: Axes, result: Mapping[str, Any], colors: Sequence[str], centres: np.ndarray, joined: Sequence[int]
+) -> None:
+    """`joined`: positions of the key frames that have a thumbnail."""
+    axes.fill_between(centres, result["relevance"], color=_GROUND, linewidth=0)
+    axes.plot(centres, result["relevance"], color=_INK, linewidth=1.3, solid_joinstyle="round")
+    event_of = _event_of_frame(result["events"])
+    size = 7 if len(result["key_frames"]) <= MAX_THUMBNAILS else 5
+    for position, frame in enumerate(result["key_frames"]):
+        x, color = centres[frame["index"]], colors[event_of[frame["index"]]]
+        if position in joined:
+            axes.vlines(x, frame["score"], 1.1, color=color, linewidth=0.9, snap=False)
+        axes.plot(x, frame["score"], "o", color=color, markersize=size, markeredgecolor="white", markeredgewidth=1)
+    _set_score_axis(axes, "relevance")
+
+
+def _set_score_axis(axes: Axes, label: str) -> None:
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_ylabel("event score", color=_FAINT, size=9.5)
+    axes.set_ylabel(label, color=_FAINT, size=9.5)
     axes.tick_params(axis="y", colors=_FAINT, labelsize=9.5, length=0)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.grid(axis="y", color=_LINE, linewidth=0.7)
