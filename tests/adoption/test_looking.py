@@ -111,7 +111,7 @@ def test_a_server_gets_the_same_frames(encoder, film):
         ({}, "Give `question` or `messages`, one of the two"),
         ({"question": QUESTION, "messages": [{"role": "user", "content": QUESTION}]}, "one of the two"),
         ({"question": QUESTION}, "There is no video: give `video`, or one in `messages`"),
-        ({"question": " "}, "There is no video"),
+        ({"question": " "}, "The question is empty"),
         ({"messages": [{"role": "user", "content": QUESTION}]}, "There is no video"),
     ],
 )
