@@ -1,4 +1,6 @@
-"""What the `dynfocus` command takes. What it does is in the other files, imported when needed."""
+"""
+Arguments and options of the `dynfocus` command. The commands are in the other files, which are imported when needed.
+"""
 
 import os
 import sys
@@ -79,7 +81,7 @@ def _command(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    # Who types an address may read from it; libraries in servers are given those of others.
+    # A user of the command line may read from any address; a library in a server gets addresses from other people.
     os.environ.setdefault("DYNFOCUS_ALLOW_PRIVATE_ADDRESSES", "1")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -89,7 +91,7 @@ def _command(
 def ask(
     video: VideoArgument,
     question: Annotated[
-        list[str], typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)
+        list[str], typer.Argument(metavar="QUESTION", help="The question about the video.", show_default=False)
     ],
     model: ModelOption = None,
     plot: Annotated[
@@ -113,14 +115,14 @@ def ask(
     trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Ask a question about a video: the answer, and the frames on which it rests."""
+    """Answer a question about a video, and print its key frames."""
     with user_errors(verbose):
         from . import ask as command
 
         command.run(
             command.Request(
                 video=video,
-                # Its words, where it is not quoted.
+                # A question without quotes comes as its words.
                 question=" ".join(question),
                 model=model,
                 plot=plot,
@@ -170,7 +172,7 @@ def chat(
     trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Look at a video once, then ask question after question about it."""
+    """Encode a video once, then answer one question after another."""
     with user_errors(verbose):
         from . import chat as command
         from .ask import Setup
@@ -207,7 +209,7 @@ def chat(
 def encode(
     video: Annotated[str, typer.Argument(help="A video file, or its URL.", show_default=False)],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The state's file, such as lecture.safetensors.", show_default=False)
+        Path, typer.Option("--out", "-o", help="File of the state, such as lecture.safetensors.", show_default=False)
     ],
     model: ModelOption = None,
     fps: FpsOption = None,
@@ -215,7 +217,7 @@ def encode(
         int | None, typer.Option(help="Frames to look at, evenly spread, instead of --fps.", show_default=False)
     ] = None,
     max_frames: FramesOption = None,
-    key_frames: Annotated[bool, typer.Option("--key-frames", help="Look at the codec's key frames instead.")] = False,
+    key_frames: Annotated[bool, typer.Option("--key-frames", help="Sample the codec's key frames instead.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Keep features in half precision (float16).")] = False,
     on_truncated: TruncatedOption = Truncated.error,
     force: Annotated[bool, typer.Option("--force", help="Overwrite another state.")] = False,
@@ -228,7 +230,9 @@ def encode(
     trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Encode a video once, to ask it later: its state. An interrupted encoding goes on where it stopped."""
+    """
+    Encode a video once and save its state, for questions later. An interrupted encoding continues where it stopped.
+    """
     with user_errors(verbose):
         from . import encode as command
 
@@ -260,15 +264,17 @@ def encode(
 @app.command(epilog=FIND_EXAMPLES)
 def find(
     video: VideoArgument,
-    text: Annotated[list[str], typer.Argument(metavar="TEXT", help="What is to be seen.", show_default=False)],
-    top: Annotated[int, typer.Option(min=1, help="How many moments.")] = 5,
+    text: Annotated[
+        list[str], typer.Argument(metavar="TEXT", help="A description of what the moments show.", show_default=False)
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Number of moments.")] = 5,
     clips: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a clip of each moment into this folder.")
     ] = None,
     dual_encoder: Annotated[
         str | None,
         typer.Option(
-            help="What compares frames with the text; a Hub id, a folder, or open_clip:NAME/TAG.",
+            help="Dual encoder that compares frames and text: a Hub id, a folder, or open_clip:NAME/TAG.",
             show_default="google/siglip2-base-patch16-224",
         ),
     ] = None,
@@ -280,7 +286,7 @@ def find(
     dtype: DtypeOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Find the moments of a video that fit a text, by a dual encoder alone: no question is answered."""
+    """Find the moments of a video that fit a text. Only a dual encoder is used; no question is answered."""
     with user_errors(verbose):
         from . import find as command
 
@@ -302,25 +308,27 @@ def find(
 
 @app.command(epilog=SYNTH_EXAMPLES)
 def synth(
-    out: Annotated[Path, typer.Option(help="A new or empty folder, or one to be continued.", show_default=False)],
-    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything.")] = 0,
-    frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds: its frames at one a second.")] = 32,
+    out: Annotated[
+        Path, typer.Option(help="A new or empty folder, or an unfinished set to continue.", show_default=False)
+    ],
+    videos: Annotated[int, typer.Option(min=1, help="Number of videos.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same set.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, help="Length of a video in seconds, at one frame a second.")] = 32,
     events: Annotated[
         str | None,
         typer.Option(
             metavar="FEWEST-MOST",
-            help="Events of a video.",
-            show_default="as suits the length: 5-10 in 32 s, 10-20 in 128 s",
+            help="Number of events in a video.",
+            show_default="by length: 5-10 in 32 s, 10-20 in 128 s",
         ),
     ] = None,
     split: Annotated[
-        Split, typer.Option(help="Test draws textures and objects that training never shows.")
+        Split, typer.Option(help="The test split has textures and objects that the train split does not have.")
     ] = Split.test,
-    questions_per_kind: Annotated[int, typer.Option(min=1, help="Of each kind, for each video.")] = 1,
+    questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind for each video.")] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
 ) -> None:
-    """Write a test set of the synthetic world: videos, and questions with their answers."""
+    """Generate a set of synthetic videos, with questions and their answers."""
     num_events = None if events is None else _event_range(events)
     with user_errors(verbose):
         from . import synth as command
@@ -333,24 +341,27 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A YAML file, or one of align, instruct, lora, full_fsdp2, full_zero3 and tiny.", show_default=False
+            help="A recipe: a YAML file, or one of align, instruct, lora, full_fsdp2, full_zero3 and tiny.",
+            show_default=False,
         ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the recipe's.", show_default=False),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe.", show_default=False
+        ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read rows, report lengths and memory, and train nothing.")
+        bool, typer.Option("--check", help="Read rows, report lengths and memory, and stop before training.")
     ] = False,
     check_rows: Annotated[int, typer.Option(min=1, help="Rows that --check reads.")] = 100,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe's text, to be changed.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, as a start for your own.")] = False,
     accelerate: Annotated[
-        bool, typer.Option("--accelerate", help="Print where accelerate's settings for the recipe are.")
+        bool, typer.Option("--accelerate", help="Print the path of accelerate's settings for the recipe.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
 ) -> None:
-    """Fine-tune a model on your videos; an interrupted run goes on where it stopped."""
+    """Fine-tune a model on your videos. An interrupted run continues where it stopped."""
     with user_errors(verbose):
         from . import train as command
 
@@ -365,10 +376,10 @@ def export(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     model: ModelOption = None,
     revision: RevisionOption = None,
-    max_shard_size: Annotated[str, typer.Option(help="Size of a weight file, at most.")] = "5GB",
+    max_shard_size: Annotated[str, typer.Option(help="Largest size of a weight file.")] = "5GB",
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a complete Hub folder: weights, settings, code and model card, which load without this package."""
+    """Write a complete Hub folder with weights, settings, code and model card. It loads without this package."""
     with user_errors(verbose):
         from . import hub as command
 
@@ -378,14 +389,18 @@ def export(
 @app.command(epilog=PUSH_EXAMPLES)
 def push(
     repo_id: Annotated[
-        str, typer.Argument(metavar="USER/NAME", help="Is created where it does not exist.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="USER/NAME", help="The repository, which is created if it does not exist.", show_default=False
+        ),
     ],
     model: ModelOption = None,
     revision: RevisionOption = None,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who sees a new one.", show_default="your setting")
+        bool | None,
+        typer.Option("--private/--public", help="Visibility of a new repository.", show_default="your setting"),
     ] = None,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Upload a model to the Hub as one commit, with all the code it needs."""
@@ -398,19 +413,20 @@ def push(
 @app.command("eval", epilog=EVAL_EXAMPLES)
 def evaluate(
     benchmark: Annotated[
-        str | None, typer.Argument(help="Such as video_mme; --list names all.", show_default=False)
+        str | None,
+        typer.Argument(help="Name of a benchmark, such as video_mme; --list prints all.", show_default=False),
     ] = None,
-    list_all: Annotated[bool, typer.Option("--list", help="Name all benchmarks, and evaluate nothing.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="Print all benchmarks, and evaluate nothing.")] = False,
     model: ModelOption = None,
     videos: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the benchmark's videos are.", show_default=False)
+        str | None, typer.Option(metavar="DIR", help="Folder of the benchmark's videos.", show_default=False)
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Of the run; the same command goes on in it.", show_default="runs/BENCHMARK-MODEL"),
+        typer.Option(help="Folder of the run; the same command continues it.", show_default="runs/BENCHMARK-MODEL"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Ask the first so many questions only.", show_default="all")
+        int | None, typer.Option(help="Ask only the first questions, up to this number.", show_default="all")
     ] = None,
     subtitles: Annotated[bool, typer.Option("--subtitles", help="Give the model the videos' subtitles.")] = False,
     max_visual_tokens: TokensOption = None,
@@ -421,22 +437,25 @@ def evaluate(
     processor: ProcessorOption = None,
     fps: FpsOption = None,
     max_frames: FramesOption = None,
-    batch_size: Annotated[int, typer.Option(help="Questions about a video that are asked at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Questions about one video that are answered at once.")] = 8,
     judge: Annotated[
         str | None,
-        typer.Option(help="Judges free answers: a model of the server at OPENAI_BASE_URL, or local:MODEL."),
+        typer.Option(help="Model that judges free answers: one of the server at OPENAI_BASE_URL, or local:MODEL."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For models that sample their answers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed, for models that sample their answers.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     revision: RevisionOption = None,
     dataset_revision: Annotated[
-        str | None, typer.Option(help="Of the benchmark's data set on the Hub.", show_default="the benchmark's own")
+        str | None,
+        typer.Option(
+            help="Branch, tag or commit of the benchmark's data set on the Hub.", show_default="the benchmark's own"
+        ),
     ] = None,
     trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Evaluate a model on a benchmark; an interrupted run goes on where it stopped."""
+    """Evaluate a model on a benchmark. An interrupted run continues where it stopped."""
     with user_errors(verbose):
         from . import evaluate as command
 
@@ -470,8 +489,8 @@ def evaluate(
 
 @app.command(epilog=COMPARE_EXAMPLES)
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one's.", show_default=False)],
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run.", show_default=False)],
     verbose: VerboseOption = False,
 ) -> None:
     """Compare two runs of a benchmark, question by question: is the difference more than chance?"""
@@ -483,10 +502,13 @@ def compare(
 
 @app.command(epilog=REPORT_EXAMPLES)
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
     verbose: VerboseOption = False,
 ) -> None:
-    """Show a run, and write a page with plots, results for the Hub and a model card's section into its folder."""
+    """
+    Print the result of a run, and write a page with plots, results for the Hub and a model card's section into its
+    folder.
+    """
     with user_errors(verbose):
         from . import evaluate as command
 
@@ -496,7 +518,7 @@ def report(
 def main() -> None:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
-        # Where a terminal cannot show a character, it shows another one, and the answer is not lost.
+        # A character that the terminal cannot show is replaced, so that the answer is printed all the same.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if (name := looks_like_option(sys.argv[1:])) is not None:
         print_error(UserError(f"{name}: a name that begins with a dash is taken for an option; write ./{name}."))

@@ -37,13 +37,13 @@ _THUMBNAIL_PIXELS = 256  # of the shorter side
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """
-    What the command line says of video and model.
+    Video and model, as given on the command line.
 
     Args:
         video: a video file, its URL, or a state's file.
         sampling: `fps`, `max_frames`, `max_visual_tokens`, `decoder` and `on_truncated`.
-        rule: of choice, by its name.
-        adoption: `dual_encoder` and `coarse`, of a stock model, and `server` and `processor`.
+        rule: name of the rule of choice.
+        adoption: `dual_encoder` and `coarse` for a stock model, and `server` and `processor` for a model on a server.
     """
 
     video: str
@@ -60,14 +60,14 @@ class Setup:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """The settings that matter to a state as well."""
+        """The settings that also apply to a saved state."""
         tokens = self.sampling["max_visual_tokens"]
         return {} if tokens is None else {"max_visual_tokens": tokens}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Setup):
-    """What the command line of `dynfocus ask` says."""
+    """The command line of `dynfocus ask`."""
 
     question: str
     plot: Path | None
@@ -75,7 +75,7 @@ class Request(Setup):
 
 
 def run(request: Request) -> None:
-    """Answers, and prints and draws the answer. Raises a `UserError` where the request makes no sense."""
+    """Answer the question, then print and draw the answer. Raises a `UserError` if the request is invalid."""
     if not request.question.strip():
         raise UserError("The question is empty: ask something about the video.")
     check_setup(request)
@@ -108,7 +108,7 @@ def run(request: Request) -> None:
 
 
 def check_setup(setup: Setup) -> None:
-    """Raises a `UserError` for what can be known to be wrong before the model is loaded."""
+    """Raises a `UserError` for mistakes that can be found before the model is loaded."""
     if setup.rule is not None and setup.rule != "dpe":
         from dynfocus.processing.video_qa import find_rule
 
@@ -129,7 +129,7 @@ def check_setup(setup: Setup) -> None:
 
 
 def check_video(video: str, kind: str = "video file") -> None:
-    """Raises a `UserError` for a path at which there is no file; addresses are for the library to judge."""
+    """Raises a `UserError` for a path without a file; addresses are checked by the library."""
     if _ADDRESS.match(video):
         return
     check_is_file(video)
@@ -142,14 +142,14 @@ def check_video(video: str, kind: str = "video file") -> None:
 
 
 def shown_name(video: str) -> str:
-    """What a video is called wherever it is printed: without what may be secret in an address."""
+    """The name of a video in everything that is printed: an address without its secret parts."""
     from dynfocus.processing.reading.downloads import public_name
 
     return public_name(video)
 
 
 def check_plot(plot: Path, option: str = "") -> None:
-    """Raises a `UserError` where no picture can be written to `plot`; `option` is what the message begins with."""
+    """Raises a `UserError` if no picture can be written to `plot`; the message begins with `option`."""
     if plot.suffix.lower() not in _PLOT_FORMATS:
         raise UserError(f"{option}{plot}: the file's name must end in one of {', '.join(_PLOT_FORMATS)}.")
     if not plot.parent.is_dir():
@@ -159,7 +159,7 @@ def check_plot(plot: Path, option: str = "") -> None:
 
 
 def open_pipeline(setup: Setup) -> Any:
-    """The `video-qa` pipeline that was asked for."""
+    """The `video-qa` pipeline of a command."""
     with spinner("Loading the model"):
         return load_pipeline(
             setup.model, setup.device, setup.dtype, setup.revision, setup.trust_remote_code, setup.adoption
@@ -168,8 +168,8 @@ def open_pipeline(setup: Setup) -> Any:
 
 def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]:
     """
-    The pipeline's result with details, its steps taken one by one so that each can be named while it runs. `video` is
-    a name or a state.
+    The pipeline's result with details. Its steps run one by one, so that the progress line can name each. `video` is a
+    name or a state.
     """
     video_qa = pipe.video_qa
     sampling = {name: value for name, value in setup.sampling.items() if value is not None}
@@ -185,7 +185,7 @@ def answer(pipe: Any, video: Any, question: str, setup: Setup) -> dict[str, Any]
 
 @contextlib.contextmanager
 def in_options() -> Iterator[None]:
-    """A message of the library becomes a `UserError` in the words of the command."""
+    """Turns an error of the library into a `UserError` that names the options of the command."""
     import torch
 
     try:
@@ -215,7 +215,7 @@ def draw(result: dict[str, Any], path: Path, film: str | None, decoder: str) -> 
 
 
 def plot_line(path: Path, hidden: str) -> str:
-    """What is said of a picture; `hidden` is why it shows no frames, or empty."""
+    """The line that is printed about a picture; `hidden` says why it shows no frames, or is empty."""
     return f"Timeline: {path}" + (f" (without pictures: {hidden})" if hidden else "")
 
 

@@ -1,4 +1,4 @@
-"""`dynfocus chat`: one video, question after question."""
+"""`dynfocus chat`: one video, one question after another."""
 
 import contextlib
 import shlex
@@ -19,16 +19,16 @@ from .terminal import UserError, print_error, print_note, quiet, shown_warnings,
 
 _PROMPT = "? "
 _COMMANDS = {
-    "/details": "all that is known of the last answer",
+    "/details": "show all details of the last answer",
     "/plot FILE": "draw the last answer along the time axis",
-    "/save STATE": "keep what was seen of the video, to be asked another day",
+    "/save STATE": "save the encoded video, for another chat",
     "/help": "these lines",
     "/quit": "end, as Ctrl-D and Ctrl-C do",
 }
 
 
 def run(setup: Setup) -> None:
-    """Takes questions from stdin until it ends. Raises a `UserError` where the video cannot be read."""
+    """Answer questions from stdin until it ends. Raises a `UserError` if the video cannot be read."""
     check_setup(setup)
     console = Console(highlight=False)
     with quiet(setup.verbose):
@@ -49,17 +49,17 @@ def run(setup: Setup) -> None:
             if not chat.reply(line):
                 return
     if _at_terminal():
-        # The line of the prompt is left open.
+        # The cursor is still on the line of the prompt.
         console.print()
 
 
 class Chat:
     """
-    Answers lines, each by itself: an earlier question is no part of a later one.
+    Answers lines. Each question is independent of the earlier ones.
 
     Args:
         state: the video's `VideoState`.
-        film: where the pictures of a plot come from; `None` where there are none, and `hidden` says why.
+        film: source of the pictures in a plot; `None` if there are none, and `hidden` says why.
     """
 
     def __init__(self, pipe: Any, state: Any, setup: Setup, console: Console, film: str | None, hidden: str = ""):
@@ -68,17 +68,17 @@ class Chat:
         self.last: dict[str, Any] | None = None
 
     def introduce(self, seconds: float) -> None:
-        """Says what was looked at, and what can be done with it."""
+        """Print what was encoded, and how to use the chat."""
         (count,) = self.state.num_frames
         end = "" if self.state.frame_times is None else f" up to {clock_time(float(self.state.frame_times[0, -1]))}"
         self._say(f"{shown_name(self.setup.video)}: {count} frames{end}, ready after {seconds:.1f} s.")
         times = [] if self.state.frame_times is None else self.state.frame_times[0].tolist()
         if note := rate_note(times, self.setup.sampling["fps"]):
             print_note(note)
-        self._say("Each question stands by itself; /help lists the commands.")
+        self._say("Each question is answered by itself; /help lists the commands.")
 
     def reply(self, line: str) -> bool:
-        """Answers a question or obeys a command; `False` once that was to end. Errors are printed, and end nothing."""
+        """Answer a question or run a command; `False` if the chat is to end. Errors are printed and do not end it."""
         line = line.strip()
         try:
             if line.startswith("/"):
@@ -92,7 +92,7 @@ class Chat:
         except KeyboardInterrupt:
             if not _at_terminal():
                 raise
-            # What was seen of the video may have taken hours: it is not given up for one slow answer.
+            # Encoding the video may have taken hours: interrupting a slow answer does not end the chat.
             self._say("Stopped; Ctrl-C once more ends the chat.")
         return True
 
@@ -165,7 +165,7 @@ def _at_terminal() -> bool:
 
 
 def _lines(console: Console) -> Iterator[str]:
-    """What the user writes at a prompt; or the lines of stdin, each shown as if it had been written there."""
+    """Lines that the user types at a prompt; or the lines of stdin, each printed as if it had been typed."""
     if _at_terminal():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # lets `input` edit the line, and bring back earlier ones

@@ -1,4 +1,4 @@
-"""`dynfocus encode`: a video to its state, which is asked later."""
+"""`dynfocus encode`: save the state of a video, for questions later."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from .wording import in_options
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line says; `sampling` holds settings of the video processor, `None` for those not given."""
+    """The command line; `sampling` holds settings of the video processor, `None` for those not given."""
 
     video: str
     out: Path
@@ -38,7 +38,7 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Encodes, and says what was written. Ends with exit code 130 where Ctrl-C stopped it."""
+    """Encode the video, and print what was written. Ends with exit code 130 after Ctrl-C."""
     _check(request)
     err = Console(stderr=True, soft_wrap=True, highlight=False)
     options = {name: value for name, value in request.sampling.items() if value is not None}
@@ -73,7 +73,7 @@ def run(request: Request) -> None:
 
 
 def _check(request: Request) -> None:
-    """What can be known to be wrong before the model is loaded."""
+    """Checks that are possible before the model is loaded."""
     check_sampling(request.sampling)
     check_video(request.video)
     if request.out.is_dir():
@@ -94,7 +94,7 @@ def _check(request: Request) -> None:
 
 
 def _finished(pipe: Any, request: Request, options: dict[str, Any]) -> Any:
-    """The state that is there already, if it is the one that was asked for; a `UserError` for any other state."""
+    """The state that is already in the file, if it is the requested one; a `UserError` for any other state."""
     if not request.out.exists():
         return None
     from dynfocus import VideoState
@@ -136,7 +136,7 @@ def _dtype(pipe: Any, request: Request) -> Any:
 
 @contextmanager
 def encoding_bar() -> Iterator[Any]:
-    """A bar on stderr, and what moves it; nothing where stderr is not a terminal."""
+    """A progress bar on stderr, and its callback; nothing if stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("Encoding"),

@@ -23,7 +23,7 @@ def run(
     adoption: Mapping[str, Any],
     **settings: Any,
 ) -> None:
-    """Evaluates, and prints the result. Ends with exit code 130 where Ctrl-C stopped it."""
+    """Evaluate, and print the result. Ends with exit code 130 after Ctrl-C."""
     import datasets
 
     from dynfocus.eval.benchmarks import get_benchmark
@@ -31,7 +31,7 @@ def run(
     from dynfocus.eval.run import EvalSettings, evaluate
 
     if benchmark is None:
-        raise UserError("Which benchmark? Give its name; `dynfocus eval --list` names all.")
+        raise UserError("Which benchmark? Give its name; `dynfocus eval --list` prints all.")
     chosen = get_benchmark(benchmark).with_options(**options)
     command = shlex.join(["dynfocus", *sys.argv[1:]])
     wanted = EvalSettings(chosen, command=command, **settings)
@@ -48,14 +48,14 @@ def run(
         with quiet(verbose):
             finished = evaluate(wanted, load, lambda text: console.print(Text(text, style="bold")))
     except KeyboardInterrupt:
-        console.print(Text(f"Stopped. The same command goes on in {wanted.folder}."))
+        console.print(Text(f"Stopped. The same command continues in {wanted.folder}."))
         raise typer.Exit(130) from None
     print_summary(Console(soft_wrap=True, highlight=False), finished)
     console.print(Text(f"dynfocus report {shlex.quote(str(finished.folder))} writes a page with plots.", style="dim"))
 
 
 def report(folder: Path) -> None:
-    """Prints a run, and writes its page."""
+    """Print a run, and write its page."""
     from dynfocus.eval.report import print_summary, write_report
     from dynfocus.eval.run_folder import read_run
 

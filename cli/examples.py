@@ -1,6 +1,6 @@
-"""Commands to begin with, as the help shows them."""
+"""Example commands for the help."""
 
-# typer joins the lines of a paragraph, so that each example is a paragraph of its own.
+# typer joins the lines of a paragraph, so each example is a separate paragraph.
 EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus ask holiday.mp4 "What is on the beach?"

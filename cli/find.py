@@ -1,4 +1,4 @@
-"""`dynfocus find`: the moments of a video that fit a text, by a dual encoder alone."""
+"""`dynfocus find`: the moments of a video that fit a text, found with a dual encoder only."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _CLIP_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line says; `sampling` holds `fps`, `max_frames` and `decoder`, `None` where not given."""
+    """The command line; `sampling` holds `fps`, `max_frames` and `decoder`, `None` for those not given."""
 
     video: str
     text: str
@@ -35,9 +35,9 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Finds the moments and prints them. Raises a `UserError` where the request makes no sense."""
+    """Find the moments and print them. Raises a `UserError` if the request is invalid."""
     if not request.text.strip():
-        raise UserError("The text is empty: say what is to be seen.")
+        raise UserError("The text is empty: describe what the moments show.")
     if request.clips is not None and request.clips.exists() and not request.clips.is_dir():
         raise UserError(f"--clips {request.clips}: is a file; name a folder.")
     with quiet(request.verbose):

@@ -1,4 +1,4 @@
-"""`dynfocus export` and `dynfocus push`: a complete Hub folder of a model, and its way to the Hub."""
+"""`dynfocus export` and `dynfocus push`: write a complete Hub folder of a model, and upload it."""
 
 import shlex
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 from .loading import check_kind, check_model_name, loading_errors
 from .terminal import UserError, quiet, spinner
 
-#: The HTTP library's own error, which it is depends on the version of huggingface_hub: a lost connection is one.
+#: Base class of errors such as a lost connection; the HTTP library depends on the version of huggingface_hub.
 _HTTP_ERROR: type[BaseException] = errors.HfHubHTTPError.__bases__[0]
 
 
 def export(out: Path, model: str | None, revision: str | None, max_shard_size: str, verbose: bool) -> None:
-    """Writes the folder, and says how it is loaded."""
+    """Write the folder, and print how to load it."""
     from dynfocus.hub.upload import export_model
 
     source = _source(model)
@@ -39,19 +39,19 @@ def export(out: Path, model: str | None, revision: str | None, max_shard_size: s
 def push(
     repo_id: str, model: str | None, revision: str | None, private: bool | None, message: str | None, verbose: bool
 ) -> None:
-    """Uploads, and prints the page's address and how to load what was uploaded."""
+    """Upload the model, and print the page's address and how to load it."""
     from dynfocus.hub.upload import push_model
 
     source = _source(model)
     try:
         validate_repo_id(repo_id)
     except errors.HFValidationError as error:
-        raise UserError(f"{repo_id}: is no name on the Hub; one looks like user/name.") from error
+        raise UserError(f"{repo_id}: is not a name on the Hub; names look like user/name.") from error
     with quiet(verbose), _helpful(source, revision), _helpful_when_refused(repo_id), spinner("Uploading"):
         pushed = push_model(source, repo_id, revision=revision, private=private, message=message)
     console = Console(soft_wrap=True, highlight=False)
     console.print(Text(pushed.url, style="bold"))
-    console.print("Load what was uploaded just now, and nothing that comes later:")
+    console.print("Load exactly this version:")
     console.print(
         Text(
             f'  pipeline("video-qa", model="{pushed.repo_id}", revision="{pushed.commit}", trust_remote_code=True)',
@@ -68,7 +68,7 @@ def _source(model: str | None) -> str:
 
 @contextmanager
 def _helpful(model: str, revision: str | None) -> Iterator[None]:
-    """What may be wrong with the model, or with where it is to go, in one sentence."""
+    """Turns errors about the model or the target folder into one sentence."""
     from transformers import AutoConfig
 
     import dynfocus  # noqa: F401  # registers its classes
@@ -83,7 +83,7 @@ def _helpful(model: str, revision: str | None) -> Iterator[None]:
 
 @contextmanager
 def _helpful_when_refused(repo_id: str) -> Iterator[None]:
-    """What may go wrong between here and the Hub, in one sentence that says what to do."""
+    """Turns errors of the upload into one sentence that says what to do."""
     try:
         yield
     except errors.LocalTokenNotFoundError as error:
@@ -99,7 +99,7 @@ def _helpful_when_refused(repo_id: str) -> Iterator[None]:
 def _why_refused(repo_id: str, error: errors.HfHubHTTPError) -> str:
     code = error.response.status_code if error.response is not None else None
     if code == 401:
-        return "The Hub does not know your token: `hf auth login` with one that may write."
+        return "The Hub does not accept your token: `hf auth login` with one that may write."
     if code == 403:
         return f"{repo_id}: your token may not write there; log in with one that may, or take another name."
     why = " ".join(str(part) for part in (code, error.server_message) if part)

@@ -1,4 +1,4 @@
-"""From the words of the command line to a pipeline or a video state, with a sentence for what is wrong with them."""
+"""Pipelines and video states from options of the command line, with a one-sentence error for each mistake."""
 
 import math
 import re
@@ -39,12 +39,12 @@ def load_pipeline(
     `trust_remote_code`, only the classes of this package and of transformers are used.
 
     Args:
-        model: by default the one that comes with the package.
-        adoption: of a stock model, `dual_encoder` and `coarse`, see `FocusedModel`; of one on a server also `server`
-            and `processor`, see `ServedModel`.
+        model: by default the demo model of the package.
+        adoption: `dual_encoder` and `coarse` for a stock model, see `FocusedModel`; also `server` and `processor` for
+            a model on a server, see `ServedModel`.
 
     Raises:
-        `UserError`: a device, dtype or model that is not there.
+        `UserError`: for a device, dtype or model that does not exist.
     """
     from transformers import AutoConfig, pipeline
 
@@ -75,7 +75,7 @@ def load_pipeline(
             options.update(given)
         if not trust_remote_code:
             options["pipeline_class"] = VideoQAPipeline
-        make: Any = pipeline  # its overloads know the tasks of transformers only
+        make: Any = pipeline  # its overloads list only the tasks of transformers
         pipe = make("video-qa", model=model, **hub, **options)
     if config.model_type != "dynfocus":
         load_dual_encoder(pipe, given.get("dual_encoder"))
@@ -83,7 +83,7 @@ def load_pipeline(
 
 
 def _served(model: str | None, device: str | None, dtype: str | None, given: Mapping[str, Any]) -> Any:
-    """A model on a server, which was reached, and the dual encoder that looks for it."""
+    """A model on a server, which must be reachable, with its dual encoder."""
     from dynfocus.adoption.served_model import ServedModel
 
     options = {**given, "dual_encoder": load_encoder(given.get("dual_encoder"), device, dtype)}
@@ -96,7 +96,7 @@ def _served(model: str | None, device: str | None, dtype: str | None, given: Map
 
 
 def load_encoder(name: str | None, device: str | None, dtype: str | None) -> Any:
-    """A dual encoder by itself."""
+    """Load a dual encoder."""
     from dynfocus.towers.dual_encoder import DEFAULT_DUAL_ENCODER, DualEncoder
 
     name = name or DEFAULT_DUAL_ENCODER
@@ -111,13 +111,13 @@ def load_encoder(name: str | None, device: str | None, dtype: str | None) -> Any
 
 
 def check_kind(model: str, config: Any) -> None:
-    """That a configuration is of a DynFocus model."""
+    """Raises a `UserError` if a configuration is not of a DynFocus model."""
     if config.model_type != "dynfocus":
         raise UserError(f"{model} is a {config.model_type} model: --model needs a DynFocus model.")
 
 
 def check_stock_kind(model: str, config: Any) -> None:
-    """That a stock model may be one that reads videos or pictures."""
+    """Raises a `UserError` if a stock model cannot read videos or images."""
     from dynfocus.adoption.families import reads_videos
 
     if not reads_videos(config):
@@ -128,7 +128,7 @@ def check_stock_kind(model: str, config: Any) -> None:
 
 
 def load_dual_encoder(pipe: Any, name: str | None) -> None:
-    """Load what looks at the frames for a stock model; a `UserError` where it or the model cannot be used."""
+    """Load the dual encoder of a stock model; a `UserError` if it or the model cannot be used."""
     try:
         pipe.video_qa.dual_encoder  # noqa: B018  # loads it
     except (OSError, ValueError, ImportError) as error:
@@ -139,7 +139,7 @@ def load_dual_encoder(pipe: Any, name: str | None) -> None:
 
 @contextmanager
 def loading_errors(model: str, revision: str | None) -> Iterator[None]:
-    """Whatever may be wrong with a model that is loaded in here, in one sentence: a `UserError`."""
+    """Turns errors while a model is loaded into a `UserError` of one sentence."""
     import torch
     from safetensors import SafetensorError
 
@@ -183,7 +183,7 @@ def find_device(name: str) -> Any:
 
 
 def check_model_name(model: str) -> None:
-    """That a name is a saved model's folder, or may be a model on the Hub."""
+    """Raises a `UserError` unless a name is the folder of a saved model, or can be a model on the Hub."""
     path = Path(model)
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
@@ -192,15 +192,15 @@ def check_model_name(model: str) -> None:
                 "`dynfocus train` writes beside it."
             )
         if not (path / "config.json").is_file():
-            raise UserError(f"--model {model}: the folder holds no config.json, so it is no saved model.")
+            raise UserError(f"--model {model}: the folder has no config.json, so it is not a saved model.")
     elif path.exists():
-        raise UserError(f"--model {model}: is a file; name the folder that it lies in.")
+        raise UserError(f"--model {model}: is a file; name its folder.")
     elif path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or "\\" in model:
         raise UserError(f"--model {model}: there is no such folder.")
 
 
 def _why_not_loaded(error: Exception, revision: str | None) -> str:
-    """In words that follow `--model NAME: `."""
+    """The reason, as it follows `--model NAME: ` in a message."""
     from safetensors import SafetensorError
 
     from dynfocus.hub.load_errors import why_not_loaded
@@ -212,8 +212,8 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
     if re.match("Can't load (video processor|processor|tokenizer) for", text):
         return "it holds no processor: save one into the same folder, as `dynfocus export` does"
     if "trust_remote_code" in text:
-        return "it comes with code of its own; --trust-remote-code runs it, if you trust it"
-    # What this package says of weights that are not whole, quoted by the pipeline.
+        return "it needs code from its repository; --trust-remote-code runs it, if you trust it"
+    # This package's message about incomplete weights, quoted by the pipeline.
     if ours := re.search(
         r"^(?:ValueError: )?.+ ((?:lacks|holds) .+: save or download it again.*)$", text, re.MULTILINE
     ):
@@ -228,7 +228,7 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
 
 
 def check_sampling(sampling: Mapping[str, Any]) -> None:
-    """Raises a `UserError` for numbers of frames that are none. The token budget is checked where it is known."""
+    """Raises a `UserError` for invalid numbers of frames. The token budget is checked by the library."""
     for name in ("fps", "num_frames", "max_frames"):
         value = sampling.get(name)
         if value is not None and not 0 < value < math.inf:
@@ -237,7 +237,7 @@ def check_sampling(sampling: Mapping[str, Any]) -> None:
 
 
 def check_is_file(video: str) -> None:
-    """Raises a `UserError` for what is there but is no file: a pipe can be read only once, and from its beginning."""
+    """Raises a `UserError` for a path that is not a file: a pipe can be read only once, and from its beginning."""
     try:
         mode = Path(video).stat().st_mode
     except (OSError, ValueError):
@@ -251,7 +251,7 @@ def check_is_file(video: str) -> None:
 
 
 def rate_note(times: Sequence[float], fps: float | None) -> str | None:
-    """What to say where a video has fewer frames a second than were asked for, or than its length allows."""
+    """A note if fewer frames a second were read than requested; `None` otherwise."""
     if fps is None or len(times) < 2 or times[-1] <= times[0]:
         return None
     rate = (len(times) - 1) / (times[-1] - times[0])
@@ -264,12 +264,12 @@ def rate_note(times: Sequence[float], fps: float | None) -> str | None:
 
 
 def is_state(video: str) -> bool:
-    """Whether a name on the command line is that of a state, and not of a video."""
+    """Whether a name on the command line is that of a state rather than of a video."""
     return video.lower().endswith(STATE_ENDING) and "://" not in video
 
 
 def load_state(path: str) -> Any:
-    """The `VideoState` of one video. Raises a `UserError` where the file holds anything else."""
+    """The `VideoState` of one video. Raises a `UserError` if the file holds anything else."""
     from dynfocus import VideoState
 
     try:
@@ -282,7 +282,7 @@ def load_state(path: str) -> Any:
 
 
 def check_made_by(state: Any, pipe: Any, path: str) -> None:
-    """Raises a `UserError` where a state was not encoded by the model of `pipe`."""
+    """Raises a `UserError` if a state was not encoded by the model of `pipe`."""
     try:
         pipe.video_qa.check_state(state)
     except ValueError as error:
@@ -290,11 +290,11 @@ def check_made_by(state: Any, pipe: Any, path: str) -> None:
 
 
 def video_of_state(state: Any, path: str) -> tuple[str | None, str]:
-    """The file that a state was encoded from, if it is still there unchanged, and else why it cannot be shown."""
+    """The file that a state was encoded from, if it still exists unchanged; otherwise why it cannot be shown."""
     sampling = state.sampling or {}
     source = sampling.get("source")
     if source is None:
-        return None, "the state does not say which video it is of"
+        return None, "the state does not name its video"
     for file in (Path(source), Path(path).parent / Path(source).name):
         if file.is_file():
             if sampling.get("size") in (None, file.stat().st_size):

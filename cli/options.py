@@ -1,4 +1,4 @@
-"""What several commands take alike, and what can be chosen of."""
+"""Options that several commands share, and their choices."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 
 class Decoder(StrEnum):
-    """What reads the file."""
+    """Decoders of video files."""
 
     auto = "auto"
     pyav = "pyav"
@@ -16,14 +16,14 @@ class Decoder(StrEnum):
 
 
 class Truncated(StrEnum):
-    """What to do about a file that is cut off or damaged."""
+    """What to do with a file that is cut off or damaged."""
 
     error = "error"
     warn = "warn"
 
 
 class Coarse(StrEnum):
-    """How frames that are no key frames are shown to a stock model."""
+    """How a stock model is shown the frames that are not key frames."""
 
     low = "low"
     panels = "panels"
@@ -31,7 +31,7 @@ class Coarse(StrEnum):
 
 
 class Split(StrEnum):
-    """Which textures and pairs of colour and shape the videos draw from."""
+    """From which textures and pairs of color and shape the videos are drawn."""
 
     train = "train"
     test = "test"
@@ -40,43 +40,44 @@ class Split(StrEnum):
 VideoArgument = Annotated[
     str, typer.Argument(help="A video file, its URL, or a saved state (.safetensors).", show_default=False)
 ]
-DecoderOption = Annotated[Decoder, typer.Option(help="What reads the file.")]
+DecoderOption = Annotated[Decoder, typer.Option(help="Decoder of video files.")]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="A folder or a Hub id.", show_default="the embedded model")
+    str | None,
+    typer.Option("--model", "-m", help="Model: a folder or a Hub id.", show_default="the included demo model"),
 ]
 RevisionOption = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.", show_default="main")
 ]
 TokensOption = Annotated[
-    int | None, typer.Option(help="Spend so many visual tokens at most.", show_default="as the model was saved")
+    int | None, typer.Option(help="Largest number of visual tokens.", show_default="as the model was saved")
 ]
 FpsOption = Annotated[
     float | None, typer.Option(help="Frames to look at per second.", show_default="as the model was saved")
 ]
 FramesOption = Annotated[
-    int | None, typer.Option(help="Frames to look at, at most.", show_default="as the model was saved")
+    int | None, typer.Option(help="Largest number of frames to look at.", show_default="as the model was saved")
 ]
 TruncatedOption = Annotated[
-    Truncated, typer.Option(help="For a file that is cut off: an error, or a warning and what can be read.")
+    Truncated, typer.Option(help="For a file that is cut off: stop with an error, or warn and use what can be read.")
 ]
 RuleOption = Annotated[
     str | None,
     typer.Option(
-        help="How frames are chosen: peaks, uniform, topk, its, aks or mmr.",
+        help="Rule that chooses frames: peaks, uniform, topk, its, aks or mmr.",
         show_default="the model's own scores; peaks for a stock model",
     ),
 ]
 DualEncoderOption = Annotated[
     str | None,
     typer.Option(
-        help="For a stock model: what looks at all frames; a Hub id, a folder, or open_clip:NAME/TAG.",
+        help="For a stock model: dual encoder that looks at all frames; a Hub id, a folder, or open_clip:NAME/TAG.",
         show_default="google/siglip2-base-patch16-224",
     ),
 ]
 CoarseOption = Annotated[
     Coarse | None,
     typer.Option(
-        help="For a stock model: how frames that are no key frames are shown.", show_default="as suits the model"
+        help="For a stock model: how frames other than key frames are shown.", show_default="depends on the model"
     ),
 ]
 ServerOption = Annotated[
@@ -97,15 +98,16 @@ ProcessorOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one")
+    str | None,
+    typer.Option(help="Device, such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one"),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the model was saved")
+    str | None, typer.Option(help="Precision: float32, bfloat16 or float16.", show_default="as the model was saved")
 ]
-AnswerOption = Annotated[int, typer.Option(min=1, help="Tokens of the answer, at most.")]
+AnswerOption = Annotated[int, typer.Option(min=1, help="Largest number of tokens of the answer.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show libraries' messages, and where an error comes from.")
+    bool, typer.Option("--verbose", "-v", help="Show messages of libraries, and the traceback of an error.")
 ]
 
 

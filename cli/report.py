@@ -1,4 +1,4 @@
-"""Prints an answer and what it rests on; times and numbers of things as people read them."""
+"""Prints an answer and its key frames; times and numbers of things as text."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`dynfocus synth`: a test set of the synthetic world."""
+"""`dynfocus synth`: a set of synthetic videos."""
 
 import json
 import shlex
@@ -19,7 +19,7 @@ def run(
     questions_per_kind: int,
     num_events: tuple[int, int] | None,
 ) -> None:
-    """Writes the set, with a progress bar on stderr where that is a terminal, and says what it holds."""
+    """Write the set, with a progress bar on stderr if that is a terminal, and print what it holds."""
     from dynfocus.eval.synthetic.builder import synthesize
 
     console = Console(stderr=True)

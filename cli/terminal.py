@@ -1,4 +1,4 @@
-"""What the user sees besides the result: progress and errors on stderr, and no chatter of libraries."""
+"""Output besides the result: progress and errors on stderr; messages of libraries are hidden."""
 
 import contextlib
 import io
@@ -20,17 +20,17 @@ _PATIENCE = 1.0  # seconds
 
 
 class UserError(Exception):
-    """What the user got wrong, in one sentence with the way out."""
+    """A mistake of the user, in one sentence with the way out."""
 
 
 @contextlib.contextmanager
 def user_errors(verbose: bool = False) -> Iterator[None]:
-    """Ends the program with exit code 1 and one sentence on stderr, with the traceback before it if `verbose`."""
+    """Turns errors into exit code 1 and one sentence on stderr, with the traceback before it if `verbose`."""
     try:
         yield
     except (UserError, ValueError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError):
-            # Whoever read our output has had enough of it, as `head` does; typer knows what to do.
+            # The reader of our output has closed the pipe, as `head` does; typer handles this.
             raise
         print_error(error, verbose)
         raise typer.Exit(1) from None
@@ -54,13 +54,13 @@ def one_sentence(message: str) -> str:
 
 
 def print_note(text: str, kind: str = "note") -> None:
-    """One sentence on stderr that is no error."""
+    """Print one sentence on stderr that is not an error."""
     Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", "bold yellow"), text), soft_wrap=True)
 
 
 @contextlib.contextmanager
 def shown_warnings() -> Iterator[None]:
-    """The warnings about a video are for the user, however quiet the libraries are kept."""
+    """Print the warnings about a video, also while libraries are quiet."""
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
         yield
@@ -70,7 +70,7 @@ def shown_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def spinner(text: str) -> Iterator[None]:
-    """Says on stderr what takes so long, once it takes over a second; nothing where stderr is not a terminal."""
+    """Shows on stderr what is running, once it takes over a second; nothing if stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
@@ -104,7 +104,7 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     if verbose:
-        # What is printed is not the result: that alone belongs on stdout.
+        # Only the result belongs on stdout.
         with contextlib.redirect_stdout(sys.stderr):
             yield
         return

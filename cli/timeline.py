@@ -28,9 +28,9 @@ _LABEL_HEIGHT, _ROW_GAP = 0.22, 0.06
 _LARGEST_THUMBNAIL = (1.75, 1.45)  # width, height
 _ONE_ROW = 7
 _LEAST_BAR = 0.03  # width of the bar of a key frame
-_FILL = 0.88  # of the way from a thumbnail's centre to the next one's in its row, the part that it covers
+_FILL = 0.88  # width of a thumbnail, as a part of the distance to the next one in its row
 
-#: Of the answer: size in points, letters of a line, and the longest answer set like that.
+#: Font sizes of the answer: points, letters of a line, and the longest answer in that size.
 _ANSWER_SIZES = ((26, 46, 40), (16, 76, 300), (12, 102, float("inf")))
 _QUESTION_LINES = 6
 
@@ -178,7 +178,7 @@ def _colors(events: Sequence[Mapping[str, Any]]) -> list[str]:
         touching[before].add(after)
         touching[after].add(before)
     chosen: dict[int, int] = {}
-    # Those with the most neighbours have the least choice.
+    # Events with the most neighbors have the fewest colors left, so they come first.
     for number in sorted(range(len(events)), key=lambda event: -len(touching[event])):
         taken, used = {chosen.get(other) for other in touching[number]}, Counter(chosen.values())
         chosen[number] = min(range(len(_COLORS)), key=lambda color: (color in taken, used[color]))
@@ -227,7 +227,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _draw_heading(figure: Figure, heading: list[tuple[str, dict[str, Any], float]], height: float) -> None:
     top = height - _TOP
     for text, style, line_height in heading:
-        # A dollar sign in a question is no formula.
+        # A dollar sign in a question does not start a formula.
         figure.text(_LEFT / _WIDTH, top / height, text, va="top", parse_math=False, **style)
         top -= line_height
 
@@ -292,7 +292,7 @@ def _draw_scores(
     event_of = _event_of_frame(result["events"])
     for frame in result["key_frames"]:
         x, color = centres[frame["index"]], colors[event_of[frame["index"]]]
-        # Not snapped to pixels: it goes on as a connector, which is not either.
+        # Not snapped to pixels, like the connector that continues it.
         axes.vlines(x, frame["score"], 1.1, color=color, linewidth=0.9, snap=False)
         axes.plot(x, frame["score"], "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=1.2)
     _set_score_axis(axes, "event score")

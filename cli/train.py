@@ -1,4 +1,4 @@
-"""`dynfocus train`: fine-tuning from a recipe, or a look at what it would do."""
+"""`dynfocus train`: fine-tuning from a recipe, or a check of it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _EXTRA = "pip install 'dynfocus[train]'"
 
 
 def run(recipe: str, overrides: Sequence[str], check: bool, check_rows: int) -> None:
-    """Trains, or with `check` prints what training would do. Ends with exit code 130 where a signal stopped it."""
+    """Train, or with `check` print what training would do. Ends with exit code 130 after a signal."""
     try:
         from dynfocus.training.recipe import load_recipe
         from dynfocus.training.train import train
@@ -30,7 +30,7 @@ def run(recipe: str, overrides: Sequence[str], check: bool, check_rows: int) -> 
 
 
 def show(recipe: str, accelerate: bool) -> None:
-    """Prints a recipe, or where accelerate's settings for it are."""
+    """Print a recipe, or the path of accelerate's settings for it."""
     from dynfocus.training.recipe import RECIPES, recipe_path
 
     path = recipe_path(recipe)
@@ -59,7 +59,7 @@ def _check(recipe: Any, num_rows: int) -> None:
     console.print(_lengths_table(found))
     console.print(_memory_line(found.memory))
     for number, example in enumerate(found.examples):
-        console.print(Text(f"\nRow {number} as the model sees it; what it learns is green:", style="bold"))
+        console.print(Text(f"\nRow {number} as the model reads it; learned tokens are green:", style="bold"))
         line = Text()
         for token, learned in example:
             line.append(token, style="green underline" if learned else "dim")

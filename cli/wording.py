@@ -1,15 +1,15 @@
-"""Messages of the library and of the system, in the words of the command line."""
+"""Messages of the library and of the system, rewritten for the command line."""
 
 import errno
 import os
 import re
 
-#: Arguments in Python that are options of the same name here.
+#: Arguments in Python that are options of the same name on the command line.
 _OPTIONS = "fps|num_frames|max_frames|max_visual_tokens|max_new_tokens|decoder|on_truncated|dtype|device|revision|rule"
 _PHRASES = {
     "sampling='key_frames'": "--key-frames",
     "leave out fps and num_frames (max_frames limits": "leave out --fps and --num-frames (--max-frames limits",
-    "the same call goes on": "the same command goes on",
+    "the same call continues": "the same command continues",
     ", or give a short one as `question=` next to a long prompt": "",
 }
 _WAY_OUT = {
@@ -20,14 +20,14 @@ _WAY_OUT = {
     errno.EPERM: "you may not do that there: choose another place, or ask its owner",
     errno.ENOENT: "there is no such file or folder",
     errno.EISDIR: "is a folder; name a file",
-    errno.ENOTDIR: "a part of this path is no folder",
+    errno.ENOTDIR: "a part of this path is not a folder",
     errno.EMFILE: "too many files are open: raise `ulimit -n`",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
 
 def in_options(message: str) -> str:
-    """A message about arguments of the library, with the options of the command in their place."""
+    """A message of the library in which its arguments are replaced by options of the command."""
     for python, option in _PHRASES.items():
         message = message.replace(python, option)
     message = re.sub(r" \(max_question_tokens=\d+\)", "", message)
@@ -36,7 +36,7 @@ def in_options(message: str) -> str:
 
 
 def of_the_system(message: str) -> str:
-    """A message without `[Errno 30]`: the file, what is wrong, and what helps."""
+    """A message of the system without `[Errno 30]`: the file, what is wrong, and what helps."""
 
     def plain(found: re.Match) -> str:
         number = int(found["number"])
@@ -48,7 +48,7 @@ def of_the_system(message: str) -> str:
 
 
 def looks_like_option(words: list[str]) -> str | None:
-    """A file whose name begins with a dash, among the words of a command: it would be taken for an option."""
+    """A word of a command that is a file whose name begins with a dash, and would be read as an option."""
     for word in words:
         if word == "--":
             return None

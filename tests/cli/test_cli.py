@@ -213,7 +213,7 @@ def test_hub_that_cannot_be_reached(film, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (errors.RepositoryNotFoundError, "is neither a folder here nor a model on the Hub"),
+        (errors.RepositoryNotFoundError, "is neither a local folder nor a model on the Hub"),
         (errors.GatedRepoError, "grant you access"),
         (errors.RevisionNotFoundError, "has no revision 'v9'"),
         (errors.EntryNotFoundError, "no config.json"),

@@ -102,7 +102,9 @@ def test_chat_gives_the_answers_of_ask(chat, ask, film, state):
     for video in (film, state):
         done = chat(*questions, video=video)
         assert (done.exit_code, done.stderr) == (0, "")
-        assert "12 frames up to 0:11, ready after" in done.stdout and "Each question stands by itself" in done.stdout
+        assert (
+            "12 frames up to 0:11, ready after" in done.stdout and "Each question is answered by itself" in done.stdout
+        )
         found = answers(done)
         assert [question for question, *_ in found] == questions
         for question, text, key_frames in found:
@@ -176,7 +178,7 @@ def test_plot_of_a_state_shows_the_video_where_it_is(ask, state, film, tmp_path)
         (film, size, None),
         (film, size + 1, "has changed since it was encoded"),
         ("gone.mp4", size, "gone.mp4 is not here"),
-        (None, None, "does not say which video"),
+        (None, None, "does not name its video"),
     ):
         noted = None if source is None else {"source": source, "size": size_then}
         replace(loaded, sampling=noted).save(tmp_path / "noted.safetensors")

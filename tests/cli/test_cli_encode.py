@@ -193,7 +193,7 @@ def test_interrupted_and_continued(encode, model, tmp_path):
         process.signal(signal.SIGINT)
         assert process.wait() == 130
         last = process.output.removeprefix("third\n")
-    assert last == f"Stopped after 64 of 250 frames; the same command goes on there ({out}.parts keeps them).\n"
+    assert last == f"Stopped after 64 of 250 frames; the same command continues there ({out}.parts keeps them).\n"
     assert not out.exists()
     for target in (out, whole):
         assert encode("--fps", "10", video=film, out=target).stdout.startswith(f"{target} is written: 250 frames")
