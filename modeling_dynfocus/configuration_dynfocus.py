@@ -1,4 +1,4 @@
-"""The configuration of DynFocus: its three backbones, and what stands between them (DPE and CCE)."""
+"""The configuration of DynFocus: its three backbones, and the parts between them (DPE and CCE)."""
 
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -49,26 +49,26 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
             Coarse tokens of a frame: the mean of its grouped tokens, and `rod_tokens - 1` tokens that the question
             attends to.
         preset (`"default"` or `"released_code"`, defaults to `"default"`):
-            the paper's method, or what the authors' released code does (see `encoding/released_code.py`).
+            the paper's method, or that of the authors' released code (see `encoding/released_code.py`).
         question_context (`"grouped"` or `"patches"`, *optional*):
-            what the question encoder looks at: a frame's grouped tokens (the default preset's) or all its patches (the
-            other's).
+            what the question encoder reads of a frame: its grouped tokens (in the default preset) or all its patches
+            (in `"released_code"`).
         selection_sigma (`float`, defaults to 0.05):
             Standard deviation of the selection noise in training, on scores normalised to [0, 1]. 0 selects hard.
         selection_samples (`int`, defaults to 100):
             Monte-Carlo samples of the perturbed top-K.
         frames_per_chunk (`int`, defaults to 64):
-            Frames that the question encoder takes at once outside training; changes memory, never results.
+            Frames that the question encoder takes at once outside training; changes the memory needed, never the
+            results.
         projector_hidden_act (`str`, defaults to `"gelu"`):
             Activation of the projector.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the normal initialisation of DPE's and CCE's weights.
         tie_word_embeddings (`bool`, *optional*):
-            Whether input and output embeddings are one tensor; defaults to what `text_config` says.
+            Whether input and output embeddings are one tensor; defaults to the value in `text_config`.
 
     Raises:
-        `ValueError`: where settings contradict each other (see the messages), or the language model has M-RoPE
-            positions.
+        `ValueError`: if settings contradict each other (see the messages), or the language model has M-RoPE positions.
 
     Example:
 
@@ -118,10 +118,11 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
             width = {"encoder_hidden_size": self.vision_config.hidden_size}
             self.question_config = InstructBlipQFormerConfig(**{**width, **(self.question_config or {})})
         if __name__.startswith("dynfocus."):
-            # These classes are used, whatever code lies beside the settings: `pipeline` need not ask for trust in it.
+            # These classes are used even if there is code beside the settings, so `pipeline` need not ask whether to
+            # trust it.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__post_init__(**kwargs)
-        # Lists, as JSON gives them back: a round trip must compare equal.
+        # Lists, as JSON returns them: a configuration that is saved and loaded must compare equal.
         self.spatial_clusters = list(self.spatial_clusters)
         self.spatial_neighbors = list(self.spatial_neighbors)
         if self.tie_word_embeddings is None:
@@ -129,7 +130,7 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
         self._check()
 
     def _take_earlier_settings(self, kwargs: dict[str, Any]) -> None:
-        """Single settings that earlier versions saved, as the preset that they make up."""
+        """Converts the single settings that earlier versions saved into a preset."""
         given = {name: kwargs.pop(name) for name in _EARLIER_SETTINGS if name in kwargs}
         fitting = [
             preset
@@ -182,7 +183,7 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
 
     @property
     def rods_on_key_frames(self) -> bool:
-        """Whether key frames keep their rods besides their cones. The processor's plan must say the same."""
+        """Whether key frames keep their rods besides their cones. The processor's plan must agree."""
         return self.preset == "default"
 
     @property

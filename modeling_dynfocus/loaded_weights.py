@@ -1,4 +1,4 @@
-"""Checks of weights that were just loaded: a model that lacks some of them, or holds NaN, answers nonsense."""
+"""Checks of weights that were just loaded: a model with missing weights or NaN would give meaningless answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool) -> None:
     """
     Args:
-        name: of the model, for the message.
-        info: what `from_pretrained` reports with `output_loading_info=True`.
+        name: name of the model in the message.
+        info: the report of `from_pretrained` with `output_loading_info=True`.
         allow_mismatched: whether weights of another shape may be replaced by new ones.
 
     Raises:
-        `ValueError`: where weights are missing or have another shape, with their names.
+        `ValueError`: if weights are missing or have another shape; the message names them.
     """
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
@@ -39,8 +39,8 @@ def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool)
 def check_finite(name: str, model: torch.nn.Module) -> None:
     """
     Raises:
-        `ValueError`: where weights are NaN or infinite, with their names. Weights that are not in memory (on the meta
-            device, partitioned) or not plain tensors (quantised, sharded) are not looked at.
+        `ValueError`: if weights are NaN or infinite; the message names them. Weights that are not in memory (on the
+            meta device, partitioned) or not plain tensors (quantized, sharded) are not checked.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     if broken := sorted(key for key, tensor in tensors if not _is_finite(tensor.detach())):

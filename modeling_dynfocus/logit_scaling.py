@@ -1,20 +1,25 @@
-"""What some language models do to their logits behind the head: it belongs to their causal class, not to the base."""
+"""
+The scaling and capping of logits that some language models do after the head, in their causal class rather than the
+base.
+"""
 
 from typing import Any
 
 import torch
 
-# Families that multiply by what all others divide by.
+# Families that multiply by the number that all others divide by.
 _MULTIPLYING = ("hyperclovax",)
 
 
 def scale_logits(logits: torch.Tensor, text_config: Any) -> torch.Tensor:
     """
-    The logits of a language model from what its head gave: scaled (Granite, Cohere, Falcon-H1), soft-capped (Gemma).
+    The logits of a language model from the output of its head: scaled (Granite, Cohere, Falcon-H1) or soft-capped
+    (Gemma).
 
     Args:
         logits (`torch.Tensor` of shape `(…, vocabulary)`).
-        text_config (`PreTrainedConfig`): of the language model; where it says nothing the logits stay as they are.
+        text_config (`PreTrainedConfig`): of the language model; without such settings the logits are returned
+            unchanged.
     """
     if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
         logits = logits * divisor if text_config.model_type in _MULTIPLYING else logits / divisor

@@ -21,7 +21,7 @@ class DynFocusVideoFeatures(BaseModelOutputWithPooling):
         event_of_frame (`list[torch.Tensor]`): for each video the event of each of its T frames, int64.
         event_scores (`list[torch.Tensor]`): for each video the raw score of each of its L events, float32.
         event_medoids (`list[torch.Tensor]`):
-            for each video the frame that stands for each event, int64, sorted; events are numbered in this order.
+            for each video the frame that represents each event, int64, sorted; events are numbered in this order.
     """
 
     pooler_output: Any = None  # one tensor in the base class, a list here
@@ -33,7 +33,7 @@ class DynFocusVideoFeatures(BaseModelOutputWithPooling):
 
 @dataclass
 class DynFocusModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of [`DynFocusModel`]: the language model's, and `video_features` where videos went in."""
+    """Output of [`DynFocusModel`]: the language model's output, and `video_features` if there were videos."""
 
     video_features: DynFocusVideoFeatures | None = None
 
@@ -47,8 +47,8 @@ class DynFocusCausalLMOutputWithPast(CausalLMOutputWithPast):
         loss (`torch.Tensor`, *optional*): mean next-token loss over the labels that are not -100.
         logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`).
         cache (before transformers 5.24: past_key_values), hidden_states, attentions (*optional*):
-            as the language model's.
-        video_features (`DynFocusVideoFeatures`, *optional*): visual tokens and the selection behind them.
+            as in the language model's output.
+        video_features (`DynFocusVideoFeatures`, *optional*): visual tokens and the selection that led to them.
     """
 
     video_features: DynFocusVideoFeatures | None = None

@@ -1,12 +1,12 @@
 """
-How transformers finds the classes of DynFocus although `import dynfocus` does not import transformers.
+Registers the classes of DynFocus with transformers, although `import dynfocus` does not import transformers.
 
 transformers finds its own models in tables of names (`CONFIG_MAPPING_NAMES["llama"]` is `"LlamaConfig"`), and imports
 a class from `transformers.models` when it is needed. `import dynfocus` watches for the first import of these tables,
 and adds its own names to them then: that takes no time, and transformers imports DynFocus when it meets a DynFocus
 model.
-Where transformers has already imported its tables, it has made copies of them: there, the classes are imported and
-registered at once, by the methods that transformers offers for that.
+If transformers has already imported its tables, it has copied them. The classes are then imported and registered at
+once, by transformers' own methods.
 """
 
 import importlib
@@ -40,7 +40,7 @@ def register(package: ModuleType) -> None:
     Args:
         package: `dynfocus`, of which the classes are attributes.
     """
-    # Where transformers imports the classes of its model type `dynfocus` from.
+    # The module from which transformers imports the classes of the model type `dynfocus`.
     sys.modules[f"transformers.models.{_MODEL_TYPE}"] = package
     if any(name in sys.modules for name in (*_NAMES, _PIPELINES)):
         _register_classes()
@@ -50,7 +50,8 @@ def register(package: ModuleType) -> None:
         _AfterImport(
             {
                 **dict.fromkeys(_NAMES, _enter_names),
-                # Either may be imported first, and our module imports the other: it is registered at its own end.
+                # Either module may be imported first, and ours imports the other: it is registered when its own import
+                # ends.
                 _PIPELINES: lambda _: importlib.import_module(_OUR_PIPELINE),
                 _OUR_PIPELINE: lambda _: _register_pipeline(),
             }
@@ -133,7 +134,7 @@ class _Loader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module looks as if it had been loaded without this one.
+        # The module looks as if it had been loaded in the usual way.
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader

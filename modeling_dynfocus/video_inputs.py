@@ -1,4 +1,4 @@
-"""Checks of what comes with videos: frame masks and token plans."""
+"""Checks of the inputs that come with videos: frame masks and token plans."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .states.video_state import VideoState
 
 
 def checked_frame_mask(pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None) -> torch.Tensor:
-    """The mask of real frames, bool `(V, T)`; `ValueError` where it and the pixels `(V, T, 3, H, W)` do not fit."""
+    """The mask of real frames, bool `(V, T)`; `ValueError` if it does not fit the pixels `(V, T, 3, H, W)`."""
     if pixel_values_videos.dim() != 5 or pixel_values_videos.shape[2] != 3:
         raise ValueError(
             "`pixel_values_videos` must have the shape (videos, frames, 3, height, width), got "
@@ -31,7 +31,10 @@ def checked_frame_mask(pixel_values_videos: torch.Tensor, video_frame_mask: torc
 
 
 def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoState) -> None:
-    """`ValueError` unless the plans `(V, 3)` can be carried out on the videos of `state`, with a question for each."""
+    """
+    Raises a `ValueError` if the plans `(V, 3)` do not fit the videos of `state`, or there is not one question for
+    each.
+    """
     if plan.shape != (len(state), 3) or len(questions) != len(state):
         raise ValueError(
             f"{len(state)} videos need a `video_token_plan` of shape ({len(state)}, 3) and one question each, got "
@@ -46,12 +49,13 @@ def check_token_plan(plan: torch.Tensor, questions: torch.Tensor, state: VideoSt
         wrong = int((~fits).nonzero()[0, 0])
         raise ValueError(
             f"The token plan {plan[wrong].tolist()} (events, key frames, rod groups) does not fit video {wrong} with "
-            f"{int(num_frames[wrong])} frames: events and rod groups may be at most the frames, key frames the events."
+            f"{int(num_frames[wrong])} frames: at most as many events and rod "
+            "groups as frames are possible, and as many key frames as events."
         )
 
 
 def pad_rows(rows: Any) -> Any:
-    """One tensor of rows `(n)` of any lengths, zeros at their end; a tensor, or `None`, as it is."""
+    """Rows `(n)` of any lengths as one tensor, padded with zeros; a tensor, or `None`, is returned unchanged."""
     return pad_sequence(list(rows), batch_first=True) if isinstance(rows, (list, tuple)) else rows
 
 

@@ -15,7 +15,10 @@ from .question_encoder import FrameQueries
 
 
 class VisualProjector(nn.Module):
-    """Two-layer MLP from the vision tower's width to the language model's, shared by cones and the rods' mean."""
+    """
+    Two-layer MLP from the vision tower's width to the language model's, shared by the cones and the mean token of the
+    rods.
+    """
 
     def __init__(self, in_features: int, out_features: int, hidden_act: str):
         super().__init__()
@@ -40,7 +43,7 @@ class ClusterGate(nn.Module):
         self.score = self.score_layer(num_groups, num_groups)
 
     def weights(self, scores: torch.Tensor) -> torch.Tensor:
-        """Of each group, from its score: `(…, groups)`."""
+        """The weight of each group, from its score: `(…, groups)`."""
         return 1 + 0.5 * scores.tanh()
 
     def forward(self, grouped_tokens: torch.Tensor, parent_of_token: torch.Tensor) -> torch.Tensor:
@@ -65,8 +68,8 @@ class ScoreEmbedding(nn.Module):
     The score of a frame's event for the question, as a direction added to the frame's tokens: `sigmoid(score)` times a
     learned vector, one for rods and one for cones.
 
-    Without it what the selector found reaches the language model only through the choice of frames, and a question
-    such as "is there a green star?" has to be matched a second time. It starts at zero, which is the paper's method.
+    Without it, the language model learns of the scores only through the choice of frames, and has to match a question
+    such as "is there a green star?" a second time. It starts at zero, which is the paper's method.
     """
 
     def __init__(self, hidden_size: int):
@@ -97,13 +100,13 @@ class CooperativeEncoder(nn.Module):
         The visual tokens of each video, in time order: `(tokens, H)` a video, `r·R + c·K` where key frames keep their
         rods; cones come before the rods of the same frame (or group of frames).
 
-        Frames are taken in the chunks of `queries`, and what comes of a chunk is put where it belongs at once. Results
-        do not depend on the chunks, but for the rounding of matrix products of other sizes.
+        Frames are processed in the chunks of `queries`, and the tokens of a chunk are written to their places at once.
+        Results do not depend on the chunks, except for rounding in matrix products of different sizes.
 
         Args:
-            state ([`VideoState`]): may be on another device or of another precision where `queries` come in chunks.
+            state ([`VideoState`]): may be on another device or in another precision if `queries` come in chunks.
             queries ([`FrameQueries`]): the question encoder's output at each frame.
-            focus ([`Focus`]): which frames are key frames. Without scores none are embedded.
+            focus ([`Focus`]): which frames are key frames. If it has no scores, none are embedded.
         """
         frame_mask, step = state.frame_mask.to(queries.device), queries.frames_per_chunk
         rod_tokens = 1 + self.attended_rods
@@ -124,7 +127,7 @@ class CooperativeEncoder(nn.Module):
             videos, groups = places[kept].unbind(1)
             _put(output, videos, layout.rod_start[videos, groups], rods[kept])
         assert output is not None  # every video has frames
-        # A key frame's cones are many times its rods.
+        # A key frame has many times more cones than rods.
         key_step = max(1, step // 8) if int(frame_mask.sum()) > step else focus.key_mask.numel()
         for places in focus.key_mask.nonzero().split(key_step):
             videos, slots = places.unbind(1)
@@ -133,13 +136,13 @@ class CooperativeEncoder(nn.Module):
                 cones = cones + embedding.cones(_of_slots(fit, focus, videos, slots).to(cones.dtype))[:, None]
             _put(output, videos, layout.cone_start[videos, slots], cones)
         if focus.scores is not None and focus.indicators is None and torch.is_grad_enabled():
-            # A hard choice gives the scores no gradient, but distributed training waits for one of every parameter.
+            # A hard choice gives the scores no gradient, but distributed training needs one for every parameter.
             output = output + 0 * focus.scores.masked_fill(~focus.events.mask, 0).sum().to(output.dtype)
         return [video[:length] for video, length in zip(output, layout.length.tolist(), strict=True)]
 
     def rods(self, gated_tokens: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """
-        Coarse tokens of frames: the frame's mean, and what the question attends to in it.
+        Coarse tokens of frames: the mean of a frame, and tokens that the question attends to.
 
         Args:
             gated_tokens (`torch.Tensor` of shape `(…, N, D)`): grouped tokens after the gate.
@@ -182,16 +185,20 @@ class CooperativeEncoder(nn.Module):
 
         if focus.indicators is None:
             return of_events(videos, focus.key_events[videos, slots])
-        # A soft choice blends the tokens of all events.
+        # A soft choice mixes the tokens of all events.
         rows, events = torch.ones_like(focus.events.mask).nonzero().unbind(1)
         every = of_events(rows, events).unflatten(0, focus.events.mask.shape)
         return torch.einsum("vkl,vlnd->vknd", focus.indicators.to(every.dtype), every)[videos, slots]
 
     def _coarse(self, gated_tokens: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """The frame's mean and what the question attends to: `(…, N, D)` and `(…, queries, D)` to `(…, rods, D)`."""
+        """
+        The mean of a frame and the tokens that the question attends to: `(…, N, D)` and `(…, queries, D)` to `(…,
+        rods, D)`.
+        """
         keys = self.key_projector(gated_tokens)
         attention = (queries @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5).softmax(-1)
-        # The mean over queries of what they attend to; before the product it is of N numbers, not of D.
+        # The mean over queries of what they attend to. Taken before the product, it is a mean of N numbers instead of
+        # D.
         attention = attention.unflatten(-2, (self.attended_rods, -1)).mean(-2)
         return torch.cat([gated_tokens.mean(-2, keepdim=True), attention @ gated_tokens], dim=-2)
 
@@ -203,8 +210,9 @@ class CooperativeEncoder(nn.Module):
         self, state: VideoState, queries: FrameQueries, focus: Focus, fit: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """
-        Chunk by chunk: places as (videos, groups of frames) `(n, 2)`, what their rods are made of `(n, rods, D)`, and
-        how well they fit the question `(n, 1)`, from that of the events `fit` `(V, L)`. Groups give means.
+        Yields, chunk by chunk: places as (videos, groups of frames) `(n, 2)`, the features of their rods `(n, rods,
+        D)`, and how well they fit the question `(n, 1)`, from the fit of the events `fit` `(V, L)`. A group of frames
+        is averaged.
         """
         frame_mask = state.frame_mask.to(queries.device)
 
@@ -226,7 +234,7 @@ class TokenLayout:
     Where rods and cones go in the visual tokens of V videos.
 
     Args:
-        rod_mask (`torch.Tensor` of shape `(V, R)`, bool): the groups of frames whose rods are there.
+        rod_mask (`torch.Tensor` of shape `(V, R)`, bool): the groups of frames that have rods.
         rod_start, cone_start (`torch.Tensor` of shapes `(V, R)` and `(V, K)`): the place of their first token.
         length (`torch.Tensor` of shape `(V,)`): the tokens of each video.
     """
@@ -253,7 +261,7 @@ def token_layout(
     rod_mask = torch.arange(int(num_groups.max()), device=group.device) < num_groups[:, None]
     cones_of_group = torch.zeros_like(rod_mask, dtype=torch.long).scatter_add_(1, group, focus.key_mask.long())
     if not rods_on_key_frames:
-        # Rods give way to cones only where each frame has its own, and not where that would remove them all.
+        # Key frames lose their rods only if each frame has its own, and not if that would remove all rods.
         drop = (num_groups == num_frames) & (num_key < num_frames)
         rod_mask = rod_mask & ~((cones_of_group > 0) & drop[:, None])
     # Where each piece starts: the rods that come before it, and the key frames that come before it.
@@ -275,7 +283,7 @@ def _of_slots(fit: torch.Tensor, focus: Focus, videos: torch.Tensor, slots: torc
 
 
 def _take(tokens: torch.Tensor, videos: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """The tokens `(V, T, …)` at the places `videos`, `frames` `(n,)`, wherever they are: `(n, …)`."""
+    """The tokens `(V, T, …)` at the places `videos`, `frames` `(n,)`, on any device: `(n, …)`."""
     return tokens[videos.to(tokens.device), frames.to(tokens.device)]
 
 
@@ -295,7 +303,7 @@ def _means_of_groups(
     sums: torch.Tensor | None = None
     for places, coarse, fit in chunks:
         videos, frames = places.unbind(1)
-        # Frames of a group lie side by side, so that a chunk adds to each row once.
+        # Frames of a group are neighbors, so a chunk adds to each row once.
         rows, member = (videos * limit + group[videos, frames]).unique_consecutive(return_inverse=True)
         values = torch.cat([coarse.flatten(1), fit.to(coarse.dtype), torch.ones_like(fit, dtype=coarse.dtype)], dim=1)
         values = values.float()

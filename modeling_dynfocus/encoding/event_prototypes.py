@@ -45,9 +45,10 @@ class EventPrototypeEstimator(nn.Module):
         self, state: VideoState, num_prototypes: torch.Tensor, device: torch.device, dtype: torch.dtype
     ) -> Events:
         """
-        As `find_events`, of the videos of a state, which without gradients may be elsewhere or of another precision.
+        `find_events` for the videos of a state; without gradients, the state may be on another device or in another
+        precision.
 
-        Without gradients what was found is kept in `state.event_cache`, and the rows of a shared state are one video.
+        Without gradients the result is kept in `state.event_cache`, and the rows of a shared state are one video.
         """
         if torch.is_grad_enabled():
             return self.find_events(state.frame_features, state.frame_mask, num_prototypes)
@@ -58,7 +59,7 @@ class EventPrototypeEstimator(nn.Module):
                 for row, count in enumerate(counts)
             }
             return Events.stack([of_count[count] for count in counts], state.frame_mask.shape[1])
-        # Tensors may be put in the place of others.
+        # A state's tensors may be replaced by others.
         tensors = id(state.frame_features), id(state.frame_mask)
         key = ("events", *tensors, *counts, type(self).__name__, self.num_neighbors, str(device), dtype)
         if key not in state.event_cache:
@@ -97,7 +98,7 @@ class EventPrototypeEstimator(nn.Module):
         noise: torch.Tensor | None = None,
     ) -> Focus:
         """
-        The rule of choice of DPE: events of the videos, the K with the highest scores.
+        The rule of choice of DPE: the K events of each video with the highest scores.
 
         Args:
             plan (`torch.Tensor` of shape `(V, 3)`, int64): L events, K key frames and R coarse groups of each video.
@@ -115,8 +116,8 @@ def choose_by_frames(rule: Rule) -> Callable[..., Focus]:
     """
     A rule of choice among single frames, as `choose` of `DynFocusModel.get_video_features`.
 
-    Every frame is an event of its own. The rule is given the sigmoid of its learned score as relevance, and the mean
-    of its pooled features.
+    Every frame is an event by itself. The rule gets the sigmoid of its learned score as relevance, and the mean of its
+    pooled features.
 
     Args:
         rule (`Callable`): see `selecting.rules`.

@@ -1,4 +1,4 @@
-"""How much an event matters: scorers of event prototypes, one blind to the question, one that reads it."""
+"""Scores of events: one scorer that does not see the question, and one that does."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class ZeroLinear(nn.Linear):
     """A linear map that is zero in a new model.
 
-    The layer has to say so itself: transformers skips modules without weights of their own when it initialises.
+    It initializes itself, because transformers skips modules that have no weights of their own.
     """
 
 
@@ -31,7 +31,7 @@ class EventScorer(nn.Module):
         """`pooled` `(V, L, 2D)` is mean ‖ max of each prototype, `mask` `(V, L)` the real events; returns `(V, L)`."""
         hidden = self.act(self.in_proj(self.norm(pooled)))
         local, context = hidden.chunk(2, dim=-1)
-        # Half of the channels speak of the video as a whole, so that an event is scored against the others.
+        # Half of the channels describe the whole video, so that an event is scored relative to the others.
         weights = mask.to(context.dtype)[..., None]
         context = (context * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         hidden = torch.cat([local, context.expand_as(local)], dim=-1)
@@ -40,7 +40,7 @@ class EventScorer(nn.Module):
 
 
 class EventAttention(nn.Module):
-    """One layer of self-attention between the events of a video, and an MLP, each added to what comes in."""
+    """One layer of self-attention between the events of a video, and an MLP, both with residual connections."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -64,12 +64,12 @@ class EventAttention(nn.Module):
 
 class EventOrder(nn.Module):
     """
-    What an event needs to know of the order: how much has come before it, and how much comes after.
+    Adds the order of events: how many came before an event, and how many come after it.
 
     Each channel counts the events that have a learned property ("shows an object", "matches the question"), before an
     event and after it; the counts `n` are seen as `1 / (1 + n)`: 1 where there are none, near 0 where there are many.
-    So the first or the last one is found in one step, however many events there are, which attention alone learns late
-    if at all.
+    So the first or the last one is found in one step for any number of events, which attention alone learns late or
+    not at all.
     """
 
     def __init__(self, hidden_size: int, num_channels: int = 16):
@@ -80,7 +80,7 @@ class EventOrder(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`hidden` `(V, L, D)` in the order of time, `mask` `(V, L)` the real events; returns `(V, L, D)`."""
-        # Sums over hundreds of events are kept in float32.
+        # Sums over hundreds of events need float32.
         properties = self.property_proj(self.norm(hidden)).float().sigmoid() * mask[..., None]
         so_far = properties.cumsum(1)
         before, after = so_far - properties, so_far[:, -1:] - so_far
@@ -90,13 +90,13 @@ class EventOrder(nn.Module):
 
 class QuestionScorer(nn.Module):
     """
-    What the question adds to an event's score; zero at first, so that training begins question-blind.
+    Adds the question's part to an event's score; zero in a new model, so that training starts without the question.
 
     An MLP on the question encoder's output, the prototype and the event's place in time, beside how well the question
     matches what the frame shows (late interaction): each query's largest product with one of the frame's tokens.
-    Without these products, telling whether question and frame speak of the same thing takes far longer to learn.
-    Events then count what comes before and after them, and attend to one another: which comes first, or right after
-    another, cannot be seen in one event alone.
+    Without these products, matching question and frame takes far longer to learn. Events then count the events before
+    and after them, and attend to each other: the features of one event do not show which comes first, or right after
+    another.
     """
 
     num_time_features = 4

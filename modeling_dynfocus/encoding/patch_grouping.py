@@ -1,4 +1,4 @@
-"""From a frame's patches to its question-free tokens: pooled to a grid, and grouped by likeness (S-DPC)."""
+"""From a frame's patches to its question-free tokens: pooled to a grid, and grouped by similarity (S-DPC)."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ def group_patches(
         coarse_labels = dpc_knn(fine, num_coarse, num_neighbors=coarse_neighbors).labels
     coarse = merge_tokens(fine, coarse_labels, num_coarse)
 
-    # Sort (parent, child) pairs; a parent itself counts as its own child number zero.
+    # Sort (parent, child) pairs; a parent counts as its own child number 0.
     parents = torch.arange(num_coarse, device=patches.device).expand(len(patches), -1)
     children = torch.arange(1, num_fine + 1, device=patches.device)
     stride = num_fine + 1

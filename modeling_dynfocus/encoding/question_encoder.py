@@ -37,7 +37,7 @@ class QuestionEncoder(nn.Module):
             `torch.Tensor` of shape `(V, T, queries, D)`, zero on padding frames.
         """
         videos, frames = frame_mask.nonzero(as_tuple=True)
-        # Without gradients the frames go through in chunks, as hours of video would not fit otherwise.
+        # Without gradients, frames are encoded in chunks, because hours of video would not fit into memory.
         chunk = len(videos) if torch.is_grad_enabled() else self.frames_per_chunk
         encoded = [
             self._encode(input_ids[v], attention_mask[v], frame_tokens[v, t])
@@ -65,14 +65,14 @@ class FrameQueries:
     """
     The question encoder's output at the frames of V videos, `(V, T, queries, D)`: all of it, or parts on demand.
 
-    Of a long video all of it would be as large as the video's state: in chunks nothing is kept but what `take` gave,
-    as those frames are asked for again. With gradients, which keep all of it anyway, and where weights are sharded,
-    which are then gathered once, all frames are one chunk.
+    For a long video, the full output would be as large as the video's state. In chunks, only the frames of `take` are
+    kept, because they are needed again. All frames are one chunk with gradients, which keep everything anyway, and
+    with sharded weights, which are then gathered only once.
 
     Args:
         encoder (`QuestionEncoder`).
         input_ids, attention_mask, frame_tokens, frame_mask:
-            see [`QuestionEncoder`]; in chunks, `frame_tokens` may be on another device or of another precision.
+            see [`QuestionEncoder`]; in chunks, `frame_tokens` may be on another device or in another precision.
         in_chunks (`bool`): whether to encode `encoder.frames_per_chunk` frames at a time.
     """
 
@@ -89,9 +89,9 @@ class FrameQueries:
         self.input_ids, self.attention_mask = input_ids, attention_mask
         self.device, self.dtype = frame_mask.device, encoder.query_tokens.dtype
         self.num_frames = frame_mask.shape[1]
-        #: Frames of a chunk, for all that goes on with these queries.
+        #: Frames of a chunk, for everything that uses these queries.
         self.frames_per_chunk = encoder.frames_per_chunk if in_chunks else frame_mask.numel()
-        #: Of all frames, where they are one chunk.
+        #: The output at all frames, if they are one chunk.
         self.all_frames = None if in_chunks else encoder(input_ids, attention_mask, frame_tokens, frame_mask)
         self._taken: torch.Tensor | None = None
         self._row = torch.full((frame_mask.numel(),), -1, dtype=torch.long, device=frame_mask.device)

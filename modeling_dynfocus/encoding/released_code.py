@@ -1,9 +1,9 @@
 """
-The preset `released_code`: what the authors' released code does otherwise than the paper, as subclasses.
+The preset `released_code`: where the authors' released code differs from the paper, as subclasses.
 
-Weighted k-means instead of DPC-KNN, where frames outnumber events, from frames that are random there and fixed here; a
-score that does not see the question; key frames that are the mean of their event and lose their rods; a softmax over
-the coarse groups of patches.
+Weighted k-means instead of DPC-KNN if there are more frames than events (its start frames are random in the released
+code and fixed here); a score that does not see the question; key frames that are the mean of their event and have no
+rods; a softmax over the coarse groups of patches.
 """
 
 import torch
@@ -18,7 +18,7 @@ from .event_prototypes import EventPrototypeEstimator
 
 
 class ReleasedEstimator(EventPrototypeEstimator):
-    """DPE with k-means, blind to the question."""
+    """DPE with k-means, and with scores that do not see the question."""
 
     question_aware = False
 
@@ -30,7 +30,7 @@ class ReleasedEstimator(EventPrototypeEstimator):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Events:
-        """As the function `find_events`, by weighted k-means; a start frame stands for its event."""
+        """As the function `find_events`, with weighted k-means; an event is represented by its start frame."""
         device = frame_features.device if device is None else device
         if device != frame_features.device:
             rows = zip(frame_features, frame_mask.sum(1).tolist(), num_prototypes, strict=True)
@@ -52,7 +52,7 @@ class ReleasedEstimator(EventPrototypeEstimator):
             for video, (num_frames, events) in enumerate(counts):
                 start = kmeans_start_frames(num_frames, events).to(flat.device)
                 starts[video, :events] = start
-                # With as many events as frames every frame is its own event.
+                # With as many events as frames, every frame is an event.
                 labels[video, :num_frames] = (
                     weighted_kmeans(flat[video, :num_frames], start)[1]
                     if num_frames > events
@@ -77,7 +77,7 @@ class SoftmaxGate(ClusterGate):
 
 
 class ReleasedEncoder(CooperativeEncoder):
-    """CCE in which a key frame is the mean of its event and, where every frame has its own rods, loses them."""
+    """CCE in which a key frame is the mean of its event, and has no rods if every frame has its own."""
 
     gate_class = SoftmaxGate
     rods_on_key_frames = False

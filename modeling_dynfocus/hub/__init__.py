@@ -1,1 +1,1 @@
-"""Saved folders for the Hub: the code that goes with them, upload, model card."""
+"""Folders for the Hub: code, model card and upload."""

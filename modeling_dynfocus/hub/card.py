@@ -26,7 +26,7 @@ pipe("video.mp4", question="What happens?")
 `revision`. With `pip install dynfocus` and `import dynfocus` the package's own classes are used, and no remote code is
 needed.
 
-## What it is
+## Architecture
 
 | part | |
 |---|---|
@@ -37,23 +37,23 @@ needed.
 
 ## Results
 
-None were measured yet.
+Nothing was measured yet.
 
 ## Limits and risks
 
-What the model was trained on decides what it can answer; answers can be wrong, and the score is no probability of
-being right. The key frames say what the answer rests on: look at them.
+Answers can be wrong, above all about videos that differ from the training data, and the score is not the probability
+that an answer is right. Check answers against their key frames.
 """
 
 
 def make_model_card(config: DynFocusConfig, processor: Any, title: str = "user/name") -> str:
     """
-    Markdown with the Hub's front matter, made from what the settings say.
+    Markdown with the Hub's front matter, made from the settings.
 
     Args:
-        config: of the model.
+        config: the model's configuration.
         processor ([`DynFocusProcessor`]): its token plan goes into the table.
-        title: what the page and its examples call the model.
+        title: name of the model on the page and in its examples.
     """
     backbones = [name for part in (_tower(config), config.text_config) if (name := _hub_id(part)) is not None]
     data = ModelCardData(
@@ -80,7 +80,7 @@ def _tower(config: DynFocusConfig) -> Any:
 
 
 def _hub_id(config: Any) -> str | None:
-    """`user/name` of what a configuration was loaded from, where that was the Hub."""
+    """`user/name` of the model that a configuration was loaded from, if it came from the Hub."""
     name = getattr(config, "_name_or_path", "") or ""
     return name if name.count("/") == 1 and not name.startswith((".", "/")) else None
 

@@ -1,5 +1,5 @@
 """
-One flat folder of files out of a nested package, as transformers wants remote code.
+Flattens a nested package into one folder of files, as transformers needs it for remote code.
 
 Files loaded with `trust_remote_code=True` may only import siblings, `from .name import …`, each on a line of its own:
 transformers finds them by a regular expression. Here, modules are renamed (`package.reading.sources` becomes
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-#: What transformers takes for an import of a sibling, wherever it stands.
+#: What transformers reads as an import of a sibling, anywhere in a file.
 _LOOKS_IMPORTED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
 _MODULE_OF_IMPORT = re.compile(r"from\b[\s\\]*[.\w\s\\]*?[\s\\]*\bimport\b")
 
@@ -23,11 +23,11 @@ def flatten(package: str, entries: Sequence[str]) -> dict[str, str]:
 
     Args:
         package: name of the package; what is imported from other packages stays as it is.
-        entries: full names of modules in it. They keep the last part of their name; other modules are named by their
-            path in the package, joined by underscores.
+        entries: full names of modules in it. A file is named by the last part of the entry's name; other modules are
+            named by their path in the package, joined by underscores.
 
     Raises:
-        `ValueError`: an import that has no flat form, with its place and what to write instead.
+        `ValueError`: for an import that has no flat form; the message names its place and what to write instead.
     """
     flat_names = {entry: entry.rpartition(".")[2] for entry in entries}
     files: dict[str, str] = {}
@@ -53,7 +53,7 @@ def flatten(package: str, entries: Sequence[str]) -> dict[str, str]:
 
 
 class _Source(NamedTuple):
-    """A module's text, and where it is."""
+    """A module's text and its path."""
 
     module: str
     is_package: bool
@@ -64,7 +64,7 @@ class _Source(NamedTuple):
         spec = _find(module)
         text = getattr(spec.loader, "get_source", lambda _: None)(module) if spec is not None else None
         if spec is None or text is None:
-            raise ValueError(f"There is no source code of {module}: a flat folder is made of it.")
+            raise ValueError(f"The source code of {module} is missing, from which the flat folder is made.")
         return cls(module, spec.submodule_search_locations is not None, text)
 
     def refuse(self, node: ast.AST | int, why: str) -> ValueError:
@@ -73,11 +73,11 @@ class _Source(NamedTuple):
 
 
 def _find(module: str) -> Any:
-    """Where a module is; `None` where there is none."""
+    """The path of a module; `None` if there is none."""
     try:
         return importlib.util.find_spec(module)
     except ModuleNotFoundError:
-        # One of the packages that it is in is missing.
+        # A package above it does not exist.
         return None
 
 
@@ -92,7 +92,7 @@ def _flat_name(module: str, package: str, flat_names: dict[str, str]) -> str:
 
 
 def _imports_of(source: _Source, package: str) -> Iterator[ast.ImportFrom]:
-    """The imports from the package itself, wherever in the module."""
+    """The imports from the package itself, anywhere in the module."""
     for node in ast.walk(ast.parse(source.text)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -115,7 +115,7 @@ def _target(node: ast.ImportFrom, source: _Source) -> str:
 
 
 def _check_names(node: ast.ImportFrom, target: str, source: _Source, package: str) -> None:
-    """A `ValueError` where an import is of modules, which a flat folder cannot have."""
+    """Raises a `ValueError` for imports of modules, which a flat folder cannot have."""
     if target == package:
         raise source.refuse(node, f"an import from {package} itself has no flat form; name the module")
     spec = _find(target)
@@ -131,7 +131,7 @@ def _check_names(node: ast.ImportFrom, target: str, source: _Source, package: st
 
 
 def _rewritten(node: ast.ImportFrom, source: _Source, flat_name: str) -> _Edit:
-    """The import with a sibling's name in it; what is imported stays as it is written."""
+    """The import from the sibling; the imported names stay as they are."""
     start = _offset(source.text, node.lineno, node.col_offset)
     line_start = source.text.rfind("\n", 0, start) + 1
     found = _MODULE_OF_IMPORT.match(source.text, start)
@@ -141,7 +141,7 @@ def _rewritten(node: ast.ImportFrom, source: _Source, flat_name: str) -> _Edit:
 
 
 def _offset(text: str, line: int, column: int) -> int:
-    """Where in the text a line and a column of the syntax tree, which counts bytes, are."""
+    """The offset in the text of a line and column of the syntax tree, which counts bytes."""
     lines = text.split("\n")
     return sum(len(one) + 1 for one in lines[: line - 1]) + len(lines[line - 1].encode()[:column].decode())
 
@@ -153,7 +153,7 @@ def _apply(edits: list[_Edit], text: str) -> str:
 
 
 def _harmless(text: str, source: _Source) -> str:
-    """Docstrings may show an import of a sibling: transformers would look for its file, so it is written otherwise."""
+    """Rewrites an import of a sibling in a docstring, because transformers would look for its file."""
     tree = ast.parse(text)
     imports = {
         _offset(text, node.lineno, node.col_offset) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
@@ -167,7 +167,7 @@ def _harmless(text: str, source: _Source) -> str:
         if not any(first <= start < last for first, last in docstrings):
             line = text.count("\n", 0, start) + 1
             raise source.refuse(
-                line, "transformers would take this line of a string for an import; write it otherwise"
+                line, "transformers would read this line of a string as an import; write it differently"
             )
         edits.append(_Edit(start, start, ">>> "))
     return _apply(edits, text)

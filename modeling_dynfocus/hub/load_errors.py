@@ -1,4 +1,7 @@
-"""One sentence on a checkpoint that cannot be loaded, for the several of transformers, huggingface_hub and torch."""
+"""
+Why a checkpoint cannot be loaded, in one sentence instead of the long messages of transformers, huggingface_hub and
+torch.
+"""
 
 import errno
 import os
@@ -13,9 +16,9 @@ def unusable(subject: str, error: Exception, revision: str | None = None) -> Exc
     An error of the same family with one sentence.
 
     Args:
-        subject: how it begins, such as "The vision model 'NAME' cannot be used".
+        subject: the beginning of the sentence, such as "The vision model 'NAME' cannot be used".
         error: what loading raised.
-        revision: the one that was asked for.
+        revision: the requested revision.
 
     Returns:
         `OSError`, `ImportError` or `ValueError`, to be raised.
@@ -32,14 +35,14 @@ def unusable(subject: str, error: Exception, revision: str | None = None) -> Exc
 
 
 def why_not_loaded(error: Exception, revision: str | None = None) -> str | None:
-    """Why a checkpoint cannot be loaded, in words that follow its name and a colon; `None` where it is unknown."""
+    """Why a checkpoint cannot be loaded, to follow its name and a colon; `None` if the cause is unknown."""
     causes = list(_causes(error))
 
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
     text = str(error)
-    # The pipeline puts the tracebacks of what failed into the text of an error without causes.
+    # The pipeline writes the tracebacks of failures into the text of an error that has no cause.
     if os.strerror(errno.ENOSPC) in text:
         return "the disk is full: make room, or set HF_HOME to a folder on another disk"
     if "Invalid credentials in Authorization header" in text:
@@ -49,16 +52,16 @@ def why_not_loaded(error: Exception, revision: str | None = None) -> str | None:
     if caused_by(errors.RevisionNotFoundError):
         return f"it has no revision {revision!r} on the Hub"
     if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError):
-        return "it is neither a folder here nor a model on the Hub (if private: `hf auth login`)"
+        return "it is neither a local folder nor a model on the Hub (if private: `hf auth login`)"
     if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
-        return "it is no folder here, and the Hub cannot be reached to look for it there"
+        return "there is no such local folder, and the Hub cannot be reached"
     lacks_a_file = caused_by(errors.EntryNotFoundError) and "safetensors" not in text
     if lacks_a_file or text.startswith("Unrecognized model in"):
-        return "it holds no config.json that names a `model_type`, so it is no saved model"
+        return "it has no config.json with a `model_type`, so it is not a saved model"
     if "is not a valid JSON file" in text:
         return "its config.json is not valid JSON: save the model again"
     if other := re.search(r"has model type `(.+?)` but Transformers does not recognize", text):
-        return f"it is a {other[1]} model, which this version of transformers does not know"
+        return f"it is a {other[1]} model, which this version of transformers does not support"
     return None
 
 

@@ -1,4 +1,7 @@
-"""What a saved folder needs to load without this package: all code as flat files, and the names of its classes."""
+"""
+Adds to a saved folder what it needs to load without this package: all code as flat files, and the names of its
+classes.
+"""
 
 import functools
 import json
@@ -20,12 +23,12 @@ _ENTRIES = (
     f"{_PACKAGE}.processing.{_PROCESSOR}",
     f"{_PACKAGE}.processing.{_VIDEO_PROCESSOR}",
     f"{_PACKAGE}.processing.{_PIPELINE}",
-    # No Auto class loads it, but training without the package needs it: `collator.DynFocusCollator`.
+    # Not loaded by an Auto class, but needed for training without the package: `collator.DynFocusCollator`.
     f"{_PACKAGE}.processing.rows.collator",
 )
 _PROCESSOR_CLASS = {"AutoProcessor": f"{_PROCESSOR}.DynFocusProcessor"}
 _VIDEO_PROCESSOR_CLASS = {"AutoVideoProcessor": f"{_VIDEO_PROCESSOR}.DynFocusVideoProcessor"}
-#: What settings files say of the code beside them.
+#: The entries in settings files that name the code beside them.
 _NAMED: dict[str, dict[str, Any]] = {
     "config.json": {
         "auto_map": {
@@ -50,7 +53,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     },
     "video_preprocessor_config.json": {"auto_map": _VIDEO_PROCESSOR_CLASS},
 }
-# Saving again in a process without the package, transformers copies what the saved class's file imports.
+# When a process without the package saves again, transformers copies the files that the saved class's file imports.
 _MENTION = f"""
 
 if False:  # never runs: makes transformers save the pipeline's file with the processor
@@ -72,14 +75,14 @@ def add_code(settings_file: str | os.PathLike[str]) -> None:
 
     Args:
         settings_file: the `config.json`, `processor_config.json` or `video_preprocessor_config.json` of a saved
-            folder; a file of another name is left as it is.
+            folder; a file of another name is not changed.
     """
     path = Path(settings_file)
     if path.name not in _NAMED:
         return
     settings = json.loads(path.read_text(encoding="utf-8"))
     for name, value in _NAMED[path.name].items():
-        # Replaced as a whole, but for the video processor, whose settings are here as well.
+        # Replaced as a whole, except the entry of the video processor, whose settings are in this file as well.
         settings[name] = {**settings[name], **value} if name == "video_processor" else value
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, text in code_files().items():

@@ -1,4 +1,4 @@
-"""A complete Hub folder of a saved model, and its way to the Hub."""
+"""Writes a complete Hub folder of a saved model, and uploads it."""
 
 import json
 import os
@@ -17,21 +17,21 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from .card import make_model_card
 
-#: What goes with a model beside weights, settings and code.
+#: Files of a model besides weights, settings and code.
 _DOCUMENTS = ["README.md", ".eval_results/*"]
-#: Files of an older version that a new one may not write again: they would lie beside the new ones.
+#: Files of an older version that a new one may not replace: they would stay beside the new files.
 _REPLACED = ["*.py", "*.safetensors", "*.safetensors.index.json"]
 
 
 @dataclass(frozen=True)
 class PushedModel:
     """
-    Where a model lies on the Hub.
+    A model on the Hub.
 
     Args:
         repo_id: `user/name`.
         url: of the model's page.
-        commit: what to pin as `revision=`.
+        commit: the commit to pin as `revision=`.
     """
 
     repo_id: str
@@ -50,19 +50,19 @@ def export_model(
     """
     Write a saved model as a complete Hub folder: weights, settings, tokenizer, code, and a model card.
 
-    The folder appears when all of it is written, or not at all.
+    The folder appears when everything is written, or not at all.
 
     Args:
         model: a folder, or a Hub id.
-        folder: is made; where it exists it has to be empty.
+        folder: a new or an empty folder.
         revision: branch, tag or commit of a Hub id.
-        max_shard_size: of a weight file.
-        name: what the card calls the model in its examples; the folder's path by default.
+        max_shard_size: largest size of a weight file.
+        name: name of the model in the card's examples; by default the folder's path.
 
     Raises:
-        `FileExistsError`: where `folder` holds something.
-        `ValueError`: where `model` is not a DynFocus model.
-        `OSError`: where there is no such model, or the folder cannot be written.
+        `FileExistsError`: if `folder` is not empty.
+        `ValueError`: if `model` is not a DynFocus model.
+        `OSError`: if there is no such model, or the folder cannot be written.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -96,19 +96,18 @@ def push_model(
     token: str | None = None,
 ) -> PushedModel:
     """
-    Export a saved model and upload it as one commit; the repository is created where it does not exist.
+    Export a saved model and upload it as one commit; the repository is created if it does not exist.
 
     Args:
         model, revision: see [`export_model`].
-        repo_id: `user/name`, or `name` for one's own.
-        private: of a new repository; the owner's setting by default.
-        message: of the commit.
-        token: as huggingface_hub finds it by default.
+        repo_id: `user/name`, or `name` for your own namespace.
+        private: whether a new repository is private; by default the owner's setting.
+        message: the commit message.
+        token: by default the one that huggingface_hub finds.
 
     Raises:
-        `FileExistsError`: where the repository holds a model of another kind.
-        `huggingface_hub.errors.HfHubHTTPError`: where the Hub refuses. What was uploaded up to then is in no
-            commit: the repository's files stay as they were.
+        `FileExistsError`: if the repository holds a model of another kind. `huggingface_hub.errors.HfHubHTTPError`: if
+            the Hub refuses the upload. Then nothing is committed, and the repository's files stay as they were.
     """
     api = HfApi(token=token)
     api.whoami()  # fails here without a token, before anything is loaded
@@ -126,13 +125,13 @@ def push_model(
 
 
 def name_model(card: str, name: str) -> str:
-    """A card's text with `name` as the model that its examples load."""
+    """A card's text in which the examples load the model `name`."""
     return re.sub(r'(\bmodel=|from_pretrained\()"[^"\n]*"', lambda found: f'{found.group(1)}"{name}"', card)
 
 
 @contextmanager
 def _written_as_a_whole(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes it in the end, or goes."""
+    """A temporary folder beside `target` that replaces it at the end, or is deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -157,7 +156,7 @@ def _copy_documents(model: str, revision: str | None, folder: Path) -> None:
 
 
 def _check_kind(api: HfApi, repo_id: str) -> None:
-    """That a push does not overwrite a model of another kind."""
+    """Raises a `FileExistsError` if a push would overwrite a model of another kind."""
     try:
         path = hf_hub_download(repo_id, "config.json", token=api.token)
     except (RepositoryNotFoundError, EntryNotFoundError):

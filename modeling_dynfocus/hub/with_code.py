@@ -1,21 +1,21 @@
-"""Saved settings come with the code of the classes that read them."""
+"""Saves settings together with the code of the classes that read them."""
 
 import importlib
 import os
 from typing import Any
 
-# In a saved folder's own code, transformers copies the files beside it by itself.
+# In code that was loaded from a saved folder, transformers copies the files beside it by itself.
 _IN_PACKAGE = __name__.startswith("dynfocus.")
 
 
 class SavedWithCode:
     """
-    For configurations, models and processors: what `save_pretrained` writes loads by `trust_remote_code=True` where
+    For configurations, models and processors: folders from `save_pretrained` load with `trust_remote_code=True` where
     this package is not installed.
     """
 
-    # What all kinds of `save_pretrained` end with, before what has changed in the folder is uploaded. Models save
-    # their configuration.
+    # Every kind of `save_pretrained` ends with this call, before the folder's changes are uploaded. Models save their
+    # configuration.
     def to_json_file(self, json_file_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         super().to_json_file(json_file_path, *args, **kwargs)  # type: ignore[misc]
         if _IN_PACKAGE:
@@ -23,7 +23,7 @@ class SavedWithCode:
 
     @classmethod
     def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
-        """Does nothing in the package: every save takes the code along without it."""
+        """Does nothing in the package: every save includes the code anyway."""
         if not _IN_PACKAGE:
             super().register_for_auto_class(*args, **kwargs)  # type: ignore[misc]
 

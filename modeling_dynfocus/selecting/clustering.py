@@ -1,8 +1,7 @@
 """Clustering of tokens: density peaks (DPC-KNN), weighted k-means, cluster means and medoids.
 
-Pure functions on tensors that know no config. All of them are batched, deterministic (ties go to the lowest index),
-and compute in float32 (float64 for float64 input) whatever dtype comes in, also under autocast. Labels are -1 where a
-token is masked out.
+Pure functions on tensors, without a config. All of them are batched, deterministic (ties go to the lowest index), and
+compute in float32 (float64 for float64 input), also under autocast. Labels are -1 for masked tokens.
 """
 
 from typing import NamedTuple
@@ -13,12 +12,12 @@ from torch import Tensor
 from .density_peaks import choose_centers, neighbor_spread, peak_scores
 from .distances import ZERO_DISTANCE_ROUNDINGS, SquaredDistances, centered_parts, compute_dtype, take
 
-# Members whose squared distance to the mean differs by less than this share are equally near: the mean is rounded, and
-# the two members of a pair are equally far from it.
+# Members whose squared distance to the mean differs by less than this share count as equally near: the mean is
+# rounded, and the two members of a pair are equally far from it.
 _MEDOID_TIE = 1e-5
-# Temporary copies of tokens have no more elements than this (4 MiB), but for 16 channels of any number of tokens.
+# Temporary copies of tokens have at most this many elements (4 MiB), or 16 channels if these are more.
 _CHUNK_ELEMENTS = 2**20
-# No distance matrix of more elements is ever built: rows of a batch are taken in groups, and a row with N² above it is
+# A distance matrix has at most this many elements: rows of a batch are taken in groups, and a row with a larger N² is
 # computed in blocks of tokens, twice (densities, then deltas).
 _MATRIX_ELEMENTS = 2**26
 
@@ -26,7 +25,8 @@ _MATRIX_ELEMENTS = 2**26
 class DpcResult(NamedTuple):
     """What [`dpc_knn`] returns.
 
-    labels: int64 `(B, N)`, the cluster of each token, numbered by falling score of its centre; -1 for masked tokens.
+    labels: int64 `(B, N)`, the cluster of each token, numbered by descending score of its centre; -1 for masked
+        tokens.
     centers: int64 `(B, L)`, the index of each cluster's centre token; -1 where a row has fewer than L clusters.
     density: `(B, N)`, exp(-mean squared distance to the nearest neighbours); 0 for masked tokens.
     delta: `(B, N)`, the distance to the nearest denser token; 0 for masked tokens.
@@ -62,7 +62,7 @@ def dpc_knn(
     """Density-peaks clustering (DPC-KNN): tokens `(B, N, D)` → labels `(B, N)`, centers `(B, L)`.
 
     The distance is Euclidean, divided by sqrt(D). A token's density is exp(-mean of its squared distances to the
-    `num_neighbors` nearest tokens, itself among them); its delta is the distance to the nearest denser token, for the
+    `num_neighbors` nearest tokens, itself included); its delta is the distance to the nearest denser token, or for the
     densest one its largest distance. The tokens with the highest density·delta are the centres, and every token goes
     to the nearest centre (Du et al. 2016; in DynFocus T-DPC over frames, S-DPC over patches). Of two equally dense
     tokens the first counts as denser, so of exact duplicates only the first can be a peak. Scores are compared in log
@@ -72,8 +72,8 @@ def dpc_knn(
         tokens: floating point `(B, N, D)`.
         num_clusters: L, or int64 `(B,)` with one L per row. A row with no more tokens than clusters gets one cluster a
             token, and -1 in the rest of `centers`.
-        num_neighbors: at least 1, the token itself counts. Where a row has fewer tokens, all of them.
-        mask: bool `(B, N)`, True for the tokens that take part; a row gives what it gives unpadded. Default: all.
+        num_neighbors: at least 1, the token itself included. A row with fewer tokens uses all of them.
+        mask: bool `(B, N)`, True for the tokens to use; results are those of a row without padding. Default: all.
 
     Returns:
         [`DpcResult`].
@@ -98,7 +98,7 @@ def dpc_knn(
     if least < 1:
         raise ValueError(f"num_clusters must be at least 1, got {least}.")
 
-    # On a CPU groups that fit in its cache are faster than large ones.
+    # On a CPU, groups that fit into its cache are faster than large ones.
     rows = max(1, min(_MATRIX_ELEMENTS, 2**20 if tokens.device.type == "cpu" else _MATRIX_ELEMENTS) // length**2)
     groups = [
         _dpc_knn_group(
@@ -136,10 +136,10 @@ def merge_tokens(
 
     Args:
         tokens: `(B, N, D)`.
-        labels: int64 `(B, N)` in 0…L-1; tokens labelled -1 belong nowhere.
+        labels: int64 `(B, N)` in 0…L-1; tokens labelled -1 belong to no cluster.
         num_clusters: L.
         weights: `(B, N)`, not negative. Default: 1 each.
-        mask: bool `(B, N)`, True for the tokens that take part; what the others hold (even NaN) has no influence.
+        mask: bool `(B, N)`, True for the tokens to use; the values of the others (even NaN) have no influence.
         dtype: of the result. Default: that of the tokens.
 
     Returns:
@@ -164,7 +164,8 @@ def _cluster_means(
     if weights is not None:
         share = torch.where(member, weights[:, None, :].to(dtype), 0)
     sizes = share.sum(-1)
-    # Tokens that are cast or masked are copied, in slices of channels. Backward would keep all slices anyway.
+    # Casting and masking copy the tokens, so they are done in slices of channels. With gradients all slices are kept
+    # anyway.
     batch, length, width = tokens.shape
     if (mask is not None or tokens.dtype != dtype) and not tokens.requires_grad:
         width = max(16, _CHUNK_ELEMENTS // (batch * length))
@@ -193,17 +194,19 @@ def medoids(
 
     Args:
         tokens: `(B, N, D)`.
-        labels: int64 `(B, N)`; tokens labelled -1 belong nowhere.
-        centroids: `(B, L, D)`. Default: the means of the `num_clusters` clusters, unlike those of [`merge_tokens`] not
-            rounded to the dtype of the tokens.
-        mask: bool `(B, N)`, True for the tokens that take part.
+        labels: int64 `(B, N)`; tokens labelled -1 belong to no cluster.
+        centroids: `(B, L, D)`. Default: the
+            means of the `num_clusters` clusters, which unlike those of [`merge_tokens`]
+            are not rounded to
+            the dtype of the tokens.
+        mask: bool `(B, N)`, True for the tokens to use.
         num_clusters: L, needed only without `centroids`.
 
     Returns:
         Token indices; -1 for clusters without members.
 
     Raises:
-        ValueError: for wrong shapes, and where neither `centroids` nor `num_clusters` is given.
+        ValueError: for wrong shapes, and if neither `centroids` nor `num_clusters` is given.
     """
     _check_tokens(tokens, mask, labels=labels)
     if centroids is None:
@@ -216,7 +219,7 @@ def medoids(
     slots = centroids.shape[1]
     dtype = compute_dtype(tokens)
     valid = labels >= 0 if mask is None else mask & (labels >= 0)
-    # Tokens that belong nowhere go to an extra slot, which is dropped at the end.
+    # Tokens of no cluster go to an extra slot, which is dropped at the end.
     slot = torch.where(valid, labels, slots)
     own = torch.where(valid, labels, 0)
     squared = tokens.new_zeros((batch, length), dtype=dtype)
@@ -250,7 +253,7 @@ def weighted_kmeans(
         tokens: `(B, N, D)`, or `(N, D)` for one row without the batch dimension (all results are then without it too).
         init: int64 `(B, L)` or `(L,)`, indices of the tokens that are the first centroids.
         weights: `(B, N)` or `(N,)`, not negative. Default: 1 each.
-        mask: bool `(B, N)` or `(N,)`, True for the tokens that take part.
+        mask: bool `(B, N)` or `(N,)`, True for the tokens to use.
         max_rounds: rounds of assignment and update, at least 1.
         tolerance: in the units of the tokens.
 
@@ -311,7 +314,7 @@ def _nearest_centroid(tokens: Tensor, centroids: Tensor, mask: Tensor | None) ->
             norms += part.square().sum(-1)
             centroid_norms += center.square().sum(-1)
     squared = product.mul_(-2).add_(norms[..., None]).add_(centroid_norms[:, None, :])
-    # Equally near up to the rounding of the matrix product: the first.
+    # Of centroids that are equally near, up to the rounding of the matrix product, the first.
     slack = ZERO_DISTANCE_ROUNDINGS * torch.finfo(squared.dtype).eps * norms[..., None]
     labels = (squared <= squared.amin(-1, keepdim=True) + slack).to(torch.uint8).argmax(-1)
     return labels if mask is None else labels.masked_fill_(~mask, -1)

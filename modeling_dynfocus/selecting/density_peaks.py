@@ -8,7 +8,7 @@ from .distances import SquaredDistances
 
 def neighbor_spread(distances: SquaredDistances, num_neighbors: int) -> Tensor:
     """
-    Each token's mean squared distance to its nearest tokens, itself among them: `(B, N)`, low where it is dense.
+    Each token's mean squared distance to its nearest tokens, itself included: `(B, N)`, low for dense tokens.
 
     Infinite for masked tokens. Duplicates have the same value, to the last bit.
     """
@@ -24,7 +24,7 @@ def neighbor_spread(distances: SquaredDistances, num_neighbors: int) -> Tensor:
             nearest = nearest.masked_fill(torch.arange(neighbors, device=spread.device) >= num_real[..., None], 0)
         spread[:, block] = nearest.sum(-1) / num_real
         twin[:, block] = squared.argmin(-1)
-    # Duplicates differ by roundings at most: each takes the value of the first, so that they tie.
+    # Duplicates differ by rounding only: each takes the value of the first, so that they tie.
     return spread.gather(1, twin).masked_fill_(~distances.valid, torch.inf)
 
 
@@ -32,8 +32,8 @@ def peak_scores(distances: SquaredDistances, spread: Tensor) -> tuple[Tensor, Te
     """
     How far each token stands out, from the `spread` `(B, N)` of all: squared deltas and scores, each `(B, N)`.
 
-    A delta is the distance to the nearest denser token (of equals the first is denser), for the densest the largest
-    distance. The score is log(density * delta), -inf for masked tokens.
+    A delta is the distance to the nearest denser token (of equals the first is denser), or for the densest token its
+    largest distance. The score is log(density * delta), -inf for masked tokens.
     """
     order = spread.argsort(dim=1, stable=True)
     places = torch.arange(spread.shape[1], device=spread.device)
@@ -55,14 +55,16 @@ def choose_centers(distances: SquaredDistances, score: Tensor, wanted: Tensor, m
     The `wanted` `(B,)` tokens with the highest scores `(B, N)`, and for every token the nearest of them.
 
     Returns:
-        Centres int64 `(B, most)` by falling score, -1 where a row has fewer; labels int64 `(B, N)`, -1 where masked.
+        Centres int64 `(B, most)` by descending score, -1 if a row has fewer; labels int64 `(B, N)`, -1 for masked
+        tokens.
     """
     valid = distances.valid
     ranked = score.sort(dim=1, descending=True, stable=True).indices[:, :most]
     slot = torch.arange(ranked.shape[1], device=score.device)
     used = slot < torch.minimum(wanted, valid.sum(1))[:, None]
     labels = distances.nearest(ranked, used)
-    # A centre belongs to its own cluster, also where it duplicates another one. Unused slots write what is there.
+    # A centre belongs to its own cluster, even if it duplicates another one. Unused slots write the value that is
+    # there.
     labels.scatter_(1, ranked, torch.where(used, slot, labels.gather(1, ranked)))
     labels.masked_fill_(~valid, -1)
     centers = torch.full((len(score), most), -1, dtype=torch.int64, device=score.device)

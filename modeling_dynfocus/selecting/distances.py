@@ -1,23 +1,23 @@
-"""Squared distances among tokens, in float32, within a bound on memory: what the clustering stands on."""
+"""Squared distances between tokens, in float32 and within a memory limit, for the clustering."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# Squared distances below this many roundings of the squared norm are zero: what is left there is the rounding of the
-# matrix product, and exact duplicates (a still scene) must be at distance 0 from each other on every backend.
+# Squared distances below this many roundings of the squared norm are set to zero: they are only the rounding of the
+# matrix product, and exact duplicates (a still scene) must have distance 0 on every backend.
 ZERO_DISTANCE_ROUNDINGS = 32
 # Slices of the channels are at least this many elements (4 MiB): smaller ones cost more time than they save memory.
 SMALLEST_SLICE = 2**20
-# What is done to distances one by one is done to about so many at a time (4 MiB): temporaries stay small.
+# Elementwise operations on distances take about this many at a time (4 MiB), so that temporary tensors stay small.
 _BLOCK_ELEMENTS = 2**20
 
 
 class SquaredDistances:
     """Squared Euclidean distances / D among tokens `(b, N, D)`.
 
-    Up to `chunk_elements` of them are kept as one matrix, more (where b must be 1) are computed in blocks of tokens.
+    Up to `chunk_elements` of them are kept as one matrix; more (only for b = 1) are computed in blocks of tokens.
     """
 
     def __init__(self, tokens: Tensor, mask: Tensor | None, chunk_elements: int):
@@ -39,7 +39,7 @@ class SquaredDistances:
                 gram = self.matrix[:, block]
                 gram.copy_(self._to_distances(gram, self.norms[:, block], self.norms, mask))
             return
-        # Norms come from the same matrix product as the distances, so that duplicates cancel.
+        # Norms come from the same matrix product as the distances, so that duplicates cancel out.
         with torch.autocast(tokens.device.type, enabled=False):
             for _, part, _ in centered_parts(tokens, mask, self.part):
                 for block in self.blocks:
@@ -59,7 +59,7 @@ class SquaredDistances:
         return self._to_distances(self._gram(index), self.norms.gather(1, index), self.norms, self.mask)
 
     def nearest(self, index: Tensor, used: Tensor) -> Tensor:
-        """For every token the nearest of `index (b, m)` where `used (b, m)`, as a position in `index`: `(b, N)`."""
+        """For every token the nearest of `index (b, m)` with `used (b, m)`, as a position in `index`: `(b, N)`."""
         if self.matrix is not None:
             return self.to_all(index).masked_fill_(~used[..., None], torch.inf).argmin(1)
         norms = self.norms.gather(1, index)
@@ -92,7 +92,7 @@ def cross_distances(left: Tensor, right: Tensor, center: Tensor) -> Tensor:
     """
     Squared Euclidean distances / D from tokens `(m, D)` to tokens `(n, D)`: `(m, n)`, in float32.
 
-    `center` `(D,)`, near to all of them, is taken off first: a common offset would cost the last digits.
+    `center` `(D,)`, a point near all of them, is subtracted first: a common offset would cost precision.
     """
     dtype = compute_dtype(left)
     squared = torch.zeros((len(left), len(right)), dtype=dtype, device=left.device)
@@ -118,9 +118,9 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 def centered_parts(tokens: Tensor, mask: Tensor | None, width: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """The tokens `(b, N, D)` minus their mean, in float32, `width` channels at a time, so that no full copy is made.
 
-    Yields the channels as a slice, the centered part and the mean `(b, 1, width)`. A common offset would cost the
-    distances their last digits. The mean is rounded to few bits: nearly as good, and then small whole numbers and
-    halves stay exact, and padding cannot change the last digit.
+    Yields the channels as a slice, the centered part and the mean `(b, 1, width)`. A common offset would cost
+    precision. The mean is rounded to few bits, which is nearly as good: small whole numbers and halves stay exact, and
+    padding cannot change the last digit.
     """
     dtype = compute_dtype(tokens)
     for start in range(0, tokens.shape[-1], width):

@@ -18,10 +18,10 @@ class Events:
 
     Args:
         event_of_frame (`torch.Tensor` of shape `(V, T)`, int64): -1 on padding frames.
-        medoids (`torch.Tensor` of shape `(V, L)`, int64): the frame that stands for each event; 0 on padding events.
+        medoids (`torch.Tensor` of shape `(V, L)`, int64): the frame that represents each event; 0 on padding events.
         mask (`torch.Tensor` of shape `(V, L)`, bool): the real events.
         prototypes (`torch.Tensor` of shape `(V, L, g², D)`, *optional*):
-            means of the members' pooled features; `None` where frames were chosen without clustering.
+            means of the members' pooled features; `None` if frames were chosen without clustering.
     """
 
     event_of_frame: torch.Tensor
@@ -31,7 +31,7 @@ class Events:
 
     @classmethod
     def stack(cls, videos: Sequence["Events"], num_frames: int) -> "Events":
-        """The events of single videos as those of a batch of `num_frames` padded frames."""
+        """The events of single videos as one batch of `num_frames` padded frames."""
 
         def padded(tensors: list[torch.Tensor], value: float = 0) -> torch.Tensor:
             return pad_sequence([tensor[0] for tensor in tensors], batch_first=True, padding_value=value)
@@ -47,7 +47,7 @@ class Events:
 
     @classmethod
     def of_single_frames(cls, frame_mask: torch.Tensor) -> "Events":
-        """Every frame of `frame_mask` `(V, T)` is an event of its own."""
+        """Events in which every frame of `frame_mask` `(V, T)` is an event by itself."""
         frames = torch.arange(frame_mask.shape[1], device=frame_mask.device).expand_as(frame_mask)
         return cls(frames.masked_fill(~frame_mask, -1), frames.masked_fill(~frame_mask, 0), frame_mask)
 
@@ -69,8 +69,8 @@ def find_events(
     """
     Cluster the frames of each video over time with DPC-KNN (T-DPC, paper section 3.2).
 
-    Videos of more than `EXACT_TOKENS` frames are clustered over segments of time, see `segmented_dpc_knn`. A batch
-    gives what its videos give alone.
+    Videos of more than `EXACT_TOKENS` frames are clustered over segments of time, see `segmented_dpc_knn`. A video has
+    the same events in a batch as alone.
 
     Args:
         frame_features (`torch.Tensor` of shape `(V, T, g², D)`).
@@ -78,7 +78,8 @@ def find_events(
         num_prototypes (`torch.Tensor` of shape `(V,)`, int64): L of each video, at most its number of frames.
         num_neighbors (`int`): neighbours in the density of DPC-KNN.
         device (`torch.device`, *optional*):
-            where to compute, if not where the features are; videos, or segments of long ones, go there one by one.
+            where to compute, by default the device of the features; videos, or segments of long ones, are moved there
+            one by one.
         dtype (`torch.dtype`, *optional*): of the prototypes, by default that of the features.
     """
     device = frame_features.device if device is None else device
@@ -120,7 +121,7 @@ def events_from_labels(
         frame_features (`torch.Tensor` of shape `(V, T, g², D)`), frame_mask (`(V, T)`), num_prototypes (`(V,)`).
         labels (`torch.Tensor` of shape `(V, T)`, int64): the cluster of each frame.
         representatives (`torch.Tensor` of shape `(V, L)`, int64, *optional*):
-            the frame that stands for each cluster; by default its medoid.
+            the frame that represents each cluster; by default its medoid.
         dtype (`torch.dtype`, *optional*): of the prototypes, by default that of the features.
     """
     flat, limit = frame_features.flatten(2), int(num_prototypes.max())

@@ -1,4 +1,4 @@
-"""`Focus`: what was chosen from videos for their questions, and all that showing them needs to know of it."""
+"""`Focus`: what was chosen from videos for their questions, with everything that showing the frames needs."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ class Focus:
     """
     What was chosen from V videos for their questions: the key events, in time order, padded to K.
 
-    Whatever chooses (DPE with learned scores, uniform, given frames, …) gives one; whatever shows frames to a language
-    model takes one.
+    Every way to choose (DPE with learned scores, uniform, given frames, …) returns one; every way to show frames to a
+    language model takes one.
 
     Args:
         events ([`Events`]): all events of the videos, L at most.
         scores (`torch.Tensor` of shape `(V, L)`, float32, *optional*):
-            how well each event fits the question, -inf on padding events. `None` where the rule of choice has none.
-        key_events (`torch.Tensor` of shape `(V, K)`, int64): the chosen events, in rising order; 0 on padding.
+            how well each event fits the question, -inf on padding events. `None` if the rule of choice has no scores.
+        key_events (`torch.Tensor` of shape `(V, K)`, int64): the chosen events, in ascending order; 0 on padding.
         key_mask (`torch.Tensor` of shape `(V, K)`, bool): the real ones.
         num_groups (`torch.Tensor` of shape `(V,)`, int64):
             R, the groups of neighbouring frames that share coarse tokens; frame t of T belongs to group ⌊t·R/T⌋.
         indicators (`torch.Tensor` of shape `(V, K, L)`, *optional*):
-            soft choice of each key event, which carries the gradient; `None` where the choice is hard.
+            soft choice of each key event, which carries the gradient; `None` if the choice is hard.
     """
 
     events: Events
@@ -37,7 +37,7 @@ class Focus:
 
     @property
     def key_frames(self) -> torch.Tensor:
-        """The frames that stand for the key events, in rising order: int64 `(V, K)`, padding as of `key_mask`."""
+        """The frames that represent the key events, in ascending order: int64 `(V, K)`, padded as in `key_mask`."""
         return self.events.medoids.gather(1, self.key_events)
 
     @classmethod
@@ -83,24 +83,24 @@ class Focus:
         scores: torch.Tensor | None = None,
     ) -> "Focus":
         """
-        Key frames that are known already; every frame is an event of its own.
+        Key frames that are already chosen; every frame is an event by itself.
 
         Args:
-            key_frames (`torch.Tensor` of shape `(V, K)`, int64): in rising order, padded with -1 at the end.
+            key_frames (`torch.Tensor` of shape `(V, K)`, int64): in ascending order, padded with -1 at the end.
             frame_mask (`torch.Tensor` of shape `(V, T)`, bool): the real frames.
             num_groups (`torch.Tensor` of shape `(V,)`, *optional*): R; by default every frame has its own.
-            scores (`torch.Tensor` of shape `(V, T)`, *optional*): of each frame.
+            scores (`torch.Tensor` of shape `(V, T)`, *optional*): the score of each frame.
 
         Raises:
-            `ValueError`: where key frames are out of order, repeated or not in their video.
+            `ValueError`: if key frames are out of order, repeated or not in their video.
         """
         key_mask = key_frames >= 0
         num_frames = frame_mask.sum(1)
         rising = (key_frames[:, 1:] > key_frames[:, :-1]) | ~key_mask[:, 1:]
         if not (rising.all() and key_mask[:, :1].all() and (key_frames < num_frames[:, None]).all()):
             raise ValueError(
-                f"Key frames must be numbers below {num_frames.tolist()} (the frames of each video), in rising order "
-                f"and each once; got {key_frames.tolist()}."
+                f"Key frames must be numbers below {num_frames.tolist()} (the frames of each video), in ascending "
+                f"order and each once; got {key_frames.tolist()}."
             )
         groups = num_frames if num_groups is None else num_groups
         return cls(Events.of_single_frames(frame_mask), scores, key_frames.clamp(min=0), key_mask, groups)

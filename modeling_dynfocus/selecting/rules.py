@@ -1,16 +1,16 @@
 """
 Rules of choice: which frames of a video are key frames, from the relevance of each to a question.
 
-Each rule is a pure function `rule(relevance, num_key, *, features, times)` that knows no config and no model:
+Each rule is a pure function `rule(relevance, num_key, *, features, times)` without config or model:
 
 - `relevance` `(T,)`: how well each frame fits the question, higher is better, of any scale and finite;
-- `num_key`: how many frames are wanted, at least 1; a rule gives K = min(`num_key`, T) of them;
-- `features` `(T, D)`: embeddings of the frames, whose distances say how alike frames are;
-- `times` `(T,)`: seconds of the frames, in rising order.
+- `num_key`: how many frames to choose, at least 1; a rule returns K = min(`num_key`, T) of them;
+- `features` `(T, D)`: embeddings of the frames, whose distances measure how similar frames are;
+- `times` `(T,)`: seconds of the frames, in ascending order.
 
-It returns int64 `(K,)`: distinct frame numbers in rising order. Rules are deterministic, compute in float32, and give
-ties to the lowest frame number. They raise a `ValueError` for wrong shapes and for values that are not finite.
-Published rules are written from their papers' formulas.
+It returns int64 `(K,)`: distinct frame numbers in ascending order. Rules are deterministic and compute in float32;
+ties go to the lowest frame number. They raise a `ValueError` for wrong shapes and for values that are not finite.
+Published rules follow the formulas of their papers.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from torch import Tensor
 from .density_peaks import peak_scores
 from .distances import SquaredDistances, cross_distances
 
-# Relevance that spans less than this share of its largest value holds nothing but rounding.
+# Relevance that spans less than this share of its largest value is only rounding.
 _FLAT = 1e-6
-# No matrix of distances has more elements than this (64 MiB).
+# A matrix of distances has at most this many elements (64 MiB).
 _CHUNK_ELEMENTS = 2**24
 # BOLT's sharpness, AKS's threshold and depth, MMR's trade-off.
 _ITS_POWER = 2.0
@@ -45,13 +45,13 @@ def peaks(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -
 
     A frame's rank is `r · δ²`: its relevance r, scaled to 0…1 over the video, times the squared distance δ² of its
     features to the nearest more relevant frame (of equals the first counts as more relevant; for the most relevant
-    frame the largest distance). The K highest ranks are taken. This is density-peaks clustering (Rodriguez and Laio,
-    Science 2014) with another density, and the irreplaceability of GIFT (Zheng et al., arXiv:2603.25072).
+    frame, δ is its largest distance). The K highest ranks are taken. This is density-peaks clustering (Rodriguez and
+    Laio, Science 2014) with another density, and the irreplaceability of GIFT (Zheng et al., arXiv:2603.25072).
 
-    Exact duplicates of a more relevant frame and frames of the least relevance rank 0. Where fewer than K frames rank
-    higher, a second round covers the video in time: again and again the frame farthest in time from all chosen ones.
-    Flat relevance gives what [`uniform`] gives. Distances are not recomputed without the chosen frames, as GIFT
-    does for temporal context: that finds fewer of the moments that a question needs.
+    Exact duplicates of a more relevant frame, and frames of the lowest relevance, have rank 0. If fewer than K frames
+    rank higher, a second round covers the video in time: it repeatedly takes the frame farthest in time from all
+    chosen ones. Flat relevance gives the same frames as [`uniform`]. GIFT recomputes distances without the chosen
+    frames, for temporal context; this is not done here, because it finds fewer of the moments that a question needs.
     """
     relevance, count = _checked(relevance, num_key, features, times)
     scaled = _scaled(relevance)
@@ -72,7 +72,7 @@ def uniform(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor)
 
 
 def topk(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
-    """The K most relevant frames, however alike they are."""
+    """The K most relevant frames, even if they are similar."""
     relevance, count = _checked(relevance, num_key, features, times)
     return _highest(relevance, count).sort().values
 
@@ -82,14 +82,15 @@ def its(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> 
     Inverse transform sampling (BOLT: Liu et al., CVPR 2025, arXiv:2503.21483).
 
     With r the relevance scaled to 0…1, frames have the probability `p ∝ r²`, and F is its cumulative sum. The frames
-    `F⁻¹((k + 1/2) / K)`, k = 0 … K-1, are taken: quantiles instead of random numbers. Where several fall on one frame,
-    the missing ones are those farthest in time from the chosen. Flat relevance gives what [`uniform`] gives.
+    `F⁻¹((k + 1/2) / K)`, k = 0 … K-1, are taken: quantiles instead of random numbers. If several fall on one frame,
+    the missing ones are replaced by the frames farthest in time from the chosen ones. Flat relevance gives the same
+    frames as [`uniform`].
     """
     relevance, count = _checked(relevance, num_key, features, times)
     share = _scaled(relevance) ** _ITS_POWER
     if not bool(share.any()):
         return _uniform(len(relevance), count, relevance.device)
-    # Rising, also where sums are made in parallel: then no frame without probability is hit.
+    # Monotonic even if sums are computed in parallel, so that no frame of probability 0 is chosen.
     cumulative = share.cumsum(0).cummax(0).values
     quantiles = (torch.arange(count, device=share.device) + 0.5) / count * cumulative[-1]
     return _cover(torch.searchsorted(cumulative, quantiles).unique(), count, times)
@@ -99,9 +100,10 @@ def aks(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> 
     """
     Adaptive keyframe sampling (AKS: Tang et al., CVPR 2025, arXiv:2502.21271).
 
-    With r the relevance scaled to 0…1: where the mean r of the K most relevant frames is more than 0.8 above the mean
-    of all, they are taken; else time is split into two halves, which get half of K each (the second half gets the odd
-    frame), and so on, up to 5 times or until a part gets one frame. The last parts give their most relevant frames.
+    With r the relevance scaled to 0…1: if the mean r of the K most relevant frames is more than 0.8 above the mean of
+    all, they are taken. Otherwise time is split into two halves, which get half of K each (the second half gets the
+    odd frame), and so on, up to 5 times or until a part gets one frame. From the last parts, the most relevant frames
+    are taken.
     """
     relevance, count = _checked(relevance, num_key, features, times)
     scaled = _scaled(relevance)
@@ -113,7 +115,7 @@ def aks(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> 
         if wanted == 1 or depth == _AKS_DEPTH or bool(part[best].mean() - part.mean() > _AKS_THRESHOLD):
             chosen.append(start + best)
             return
-        # Both halves have as many frames as they have to give, because the whole has.
+        # Both halves have enough frames, because the whole has.
         middle = start + (end - start) // 2
         choose(start, middle, wanted // 2, depth + 1)
         choose(middle, end, wanted - wanted // 2, depth + 1)
@@ -127,8 +129,8 @@ def mmr(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> 
     """
     Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
 
-    The most relevant frame first; then again and again the frame with the highest `r/2 - s/2`, where r is the
-    relevance scaled to 0…1 and s the largest cosine of its features with those of a chosen frame.
+    The most relevant frame first; then repeatedly the frame with the highest `r/2 - s/2`, where r is the relevance
+    scaled to 0…1 and s the largest cosine of its features with those of a chosen frame.
     """
     relevance, count = _checked(relevance, num_key, features, times)
     _check_finite(features, "features")
@@ -139,14 +141,16 @@ def mmr(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> 
     for _ in range(count):
         best = worth.masked_fill(taken, -torch.inf).argmax()
         taken[best] = True
-        # Not a matrix product: its roundings depend on a row's place, and duplicates must tie.
+        # Not a matrix product: its rounding depends on a row's place, and duplicates must tie.
         likeness = torch.maximum(likeness, (directions * directions[best]).sum(-1))
         worth = _MMR_BALANCE * scaled - (1 - _MMR_BALANCE) * likeness
     return taken.nonzero()[:, 0]
 
 
 def random(seed: int) -> Rule:
-    """A rule that draws K frames at random, always the same for one `seed`, T and K. Relevance is not used."""
+    """
+    Returns a rule that draws K random frames, always the same ones for one `seed`, T and K. Relevance is not used.
+    """
 
     def rule(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
         relevance, count = _checked(relevance, num_key, features, times)
@@ -158,9 +162,11 @@ def random(seed: int) -> Rule:
 
 def given_frames(frames: Sequence[int]) -> Rule:
     """
-    A rule that gives the frames it was made with, for choices made elsewhere; the one rule that may give fewer than K.
+    Returns a rule that always chooses the given frames, for choices made elsewhere. Only this rule may return fewer
+    than K.
 
-    It raises a `ValueError` for frame numbers that are given twice, are not in the video, or are more than K.
+    The rule raises a `ValueError` for frame numbers that are repeated or not in the video, and for more than K of
+    them.
     """
 
     def rule(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
@@ -186,9 +192,10 @@ RULES: dict[str, Rule] = {"peaks": peaks, "uniform": uniform, "topk": topk, "its
 @torch.no_grad()
 def events_of_peaks(features: Tensor, key_frames: Tensor) -> Tensor:
     """
-    The event of each frame, which is that of the nearest peak: features `(T, D)`, key frames `(K,)` → int64 `(T,)`.
+    The event of each frame, that of the nearest peak: features `(T, D)`, key frames `(K,)` → int64 `(T,)`.
 
-    Events are numbered as `key_frames` are. A peak belongs to its own event, also where it duplicates another peak.
+    Events are numbered in the order of `key_frames`. A peak belongs to its own event, even if it duplicates another
+    peak.
     """
     centers = features[key_frames]
     middle = centers.float().mean(0).bfloat16()
@@ -224,16 +231,16 @@ def _check_finite(values: Tensor, name: str) -> None:
 
 
 def _scaled(relevance: Tensor) -> Tensor:
-    """Relevance `(T,)` scaled to 0…1; zeros where it is flat."""
+    """Relevance `(T,)` scaled to 0…1; zeros if it is flat."""
     largest = relevance.abs().amax()
-    # First of all by its size, so that no difference overflows.
+    # First divided by its largest magnitude, so that no difference overflows.
     values = relevance / torch.where(largest > 0, largest, 1)
     low, high = values.aminmax()
     return (values - low) / (high - low) if bool(high - low > _FLAT) else torch.zeros_like(values)
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
-    """The places of the `count` highest values, by falling value; of equals the first."""
+    """The places of the `count` highest values, by descending value; of equals the first."""
     return values.sort(descending=True, stable=True).indices[:count]
 
 
@@ -242,7 +249,9 @@ def _uniform(length: int, count: int, device: torch.device) -> Tensor:
 
 
 def _cover(chosen: Tensor, count: int, times: Tensor) -> Tensor:
-    """`chosen` `(n,)`, n ≥ 1, and the frames farthest in time from all before them, up to `count`; in rising order."""
+    """
+    `chosen` `(n,)`, n ≥ 1, and the frames farthest in time from all before them, up to `count`; in ascending order.
+    """
     taken = torch.zeros(len(times), dtype=torch.bool, device=chosen.device)
     taken[chosen] = True
     times = times.to(chosen.device).float()

@@ -1,4 +1,4 @@
-"""DPC-KNN of very many tokens in time order: over segments of time, so that the cost grows with N, not with N²."""
+"""DPC-KNN of very many tokens in time order, over segments of time: the cost grows with N instead of N²."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from .density_peaks import choose_centers, neighbor_spread, peak_scores
 from .distances import SquaredDistances, cross_distances
 
-#: Up to so many tokens [`dpc_knn`] is used, which is exact; above it [`segmented_dpc_knn`].
+#: Up to this many tokens [`dpc_knn`] is used, which is exact; above it [`segmented_dpc_knn`].
 EXACT_TOKENS = 4096
 
 
@@ -23,27 +23,28 @@ def segmented_dpc_knn(
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
-    Density-peaks clustering as [`dpc_knn`], where only candidates from segments of time can be centres.
+    Density-peaks clustering like [`dpc_knn`], in which only candidates from segments of time can be centres.
 
     First, tokens are ranked within each segment as by `dpc_knn`. Candidates are each segment's densest token, the best
     of all by density·delta, and the best of the others by delta alone: a short event is sparse in its segment, but may
-    come again hours later. Then the candidates' densities are counted again among *all* tokens. At last `dpc_knn`
-    chooses the centres among the candidates, with these densities, and every token goes to the nearest centre. So
-    densities are exact; what differs from `dpc_knn` is that other tokens cannot be centres, and that delta is the
-    distance to the nearest denser *candidate*.
+    return hours later. Then the candidates' densities are computed again among *all* tokens. Finally `dpc_knn` chooses
+    the centres among the candidates, with these densities, and every token goes to the nearest centre. So densities
+    are exact. There are two differences from `dpc_knn`: other tokens cannot be centres, and delta is the distance to
+    the nearest denser *candidate*.
 
-    Time grows with N · (`segment_tokens` + `num_candidates`), memory does not grow but for a few numbers a token.
+    Time grows with N · (`segment_tokens` + `num_candidates`), memory by a few numbers for each token.
 
     Args:
         tokens: floating point `(N, D)`, in the order of time.
         num_clusters: L, at most N.
-        num_neighbors: in the densities; the token itself counts.
-        segment_tokens: segments are as many tokens at most, and equally long but for one token.
-        num_candidates: at least 2·L are taken, and one a segment.
-        device: where to compute, if not where the tokens are; segments are moved there one by one.
+        num_neighbors: in the densities, the token itself included.
+        segment_tokens: largest length of a segment; lengths differ by one token at most.
+        num_candidates: number of candidates; at least 2·L, and one for each segment.
+        device: where to compute, by default the device of the tokens; segments are moved there one by one.
 
     Returns:
-        Labels int64 `(N,)` and centres int64 `(L,)`, on that device; clusters by falling score of their centre.
+        Labels int64 `(N,)` and centres int64 `(L,)`, on that device; clusters are numbered by descending score of
+        their centre.
     """
     device = tokens.device if device is None else device
     segments = list(_segments(len(tokens), segment_tokens))
@@ -68,7 +69,7 @@ def segmented_dpc_knn(
     means = chosen[best]
     labels = [cross_distances(tokens[segment].to(device), means, center).argmin(-1) for segment in segments]
     centers = candidates[best]
-    # A centre belongs to its own cluster, also where it duplicates another one.
+    # A centre belongs to its own cluster, even if it duplicates another one.
     return torch.cat(labels).scatter(0, centers, torch.arange(num_clusters, device=device)), centers
 
 
@@ -79,7 +80,10 @@ def _segments(length: int, segment_tokens: int) -> Iterator[slice]:
 
 
 def _candidates(tokens: Tensor, segments: list[slice], num_neighbors: int, count: int, device: torch.device) -> Tensor:
-    """Tokens that may be centres: int64 `(count,)`, rising; fewer where there are no more, more for many segments."""
+    """
+    Tokens that may be centres: int64 `(count,)`, ascending; fewer if there are not enough tokens, more for many
+    segments.
+    """
     scores, deltas, densest = [], [], []
     for segment in segments:
         part = tokens[segment].to(device)[None]

@@ -1,7 +1,7 @@
-"""Top-K selection: hard with fixed ties, and perturbed, through which a score network learns from the answer loss.
+"""Top-K selection: hard with fixed ties, and perturbed, so that a score network can learn from the answer loss.
 
-Pure functions on tensors that know no config, in float32 (float64 for float64 input) whatever dtype comes in. `k` and
-`mask` may differ from row to row, so that a batch gives what its rows give alone.
+Pure functions on tensors, without a config, in float32 (float64 for float64 input). `k` and `mask` may differ from row
+to row; a row has the same result in a batch as alone.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 def hard_topk(scores: Tensor, k: int | Tensor, mask: Tensor | None = None) -> Tensor:
-    """Indices of the K highest scores, in rising order of index: scores `(..., L)` → int64 `(..., K)`.
+    """Indices of the K highest scores, in ascending order of index: scores `(..., L)` → int64 `(..., K)`.
 
     Args:
         scores: `(..., L)`. Of equal scores the lower index wins.
@@ -45,16 +45,16 @@ def perturbed_topk(
     Forward: the mean over samples of the hard top-K of `scores + sigma · noise`, each as K one-hot rows sorted by
     index: `indicators[b, i, l]` is the share of samples whose i-th selected entry is l. Backward: the Monte-Carlo
     gradient `E[⟨grad_output, Y(scores + sigma·Z)⟩ Z] / sigma` (Berthet et al. 2020; Cordonnier et al. 2021), with the
-    unperturbed selection as a baseline: the expectation stays as it is, the variance falls.
+    unperturbed selection as a baseline, which lowers the variance and does not change the expectation.
 
     Args:
         scores: `(B, L)`.
         k: one K, or int64 `(B,)` with one per row; rows of the result above a row's K are zero.
         sigma: standard deviation of the noise, in the units of the scores; a number, or a tensor of one element or of
             shape `(B,)`. 0 is the exact hard top-K, and its gradient is zero.
-        num_samples: samples, where no `noise` is given.
+        num_samples: number of samples, if no `noise` is given.
         noise: standard normal `(B, S, L)`. Default: drawn at each call.
-        generator: for the drawn noise.
+        generator: random generator of the noise.
         mask: bool `(B, L)`, True for the entries that may be taken. Default: all.
 
     Returns:
@@ -122,7 +122,7 @@ class _PerturbedTopK(torch.autograd.Function):
         batch, samples, length = noise.shape
         per_sample = (1 / sigma).masked_fill(sigma == 0, 0) / samples
         padded = torch.cat([grad_output, grad_output.new_zeros(grad_output.shape[:2] + (1,))], dim=-1)
-        own = padded.gather(-1, taken)  # (B, K, S): what each selected entry of each sample is worth
+        own = padded.gather(-1, taken)  # (B, K, S): the gradient at each selected entry of each sample
         worth = (own - padded.gather(-1, base)).sum(1)
         grad = torch.einsum("bs,bsl->bl", worth, noise)
         grad = grad * per_sample[:, 0]
@@ -137,7 +137,7 @@ def min_max_normalize(scores: Tensor, mask: Tensor | None = None, *, eps: float 
     Args:
         scores: `(..., L)`.
         mask: bool `(..., L)`, True for the entries that count; the others become 0. Default: all.
-        eps: rows whose scores span less are divided by this instead (equal scores become 0).
+        eps: rows with a smaller span of scores are divided by this instead (equal scores become 0).
 
     Returns:
         `(..., L)` in the dtype of the scores, differentiable.
@@ -157,10 +157,10 @@ def min_max_normalize(scores: Tensor, mask: Tensor | None = None, *, eps: float 
 
 
 def _sorted_topk(scores: Tensor, k: Tensor | None, width: int, mask: Tensor | None) -> Tensor:
-    """Scores `(..., L)` → indices `(..., width)`, rising; L where a row has no further entry to take."""
+    """Scores `(..., L)` → indices `(..., width)`, ascending; L if a row has no further entry."""
     length = scores.shape[-1]
     if mask is not None:
-        # Scores of -inf still come before what is masked.
+        # Scores of -inf still come before masked entries.
         scores = scores.clamp(min=torch.finfo(scores.dtype).min).masked_fill(~mask, -torch.inf)
     taken = scores.sort(dim=-1, descending=True, stable=True).indices[..., :width]
     limit = k
@@ -173,7 +173,7 @@ def _sorted_topk(scores: Tensor, k: Tensor | None, width: int, mask: Tensor | No
 
 
 def _check_selection(scores: Tensor, k: int | Tensor, mask: Tensor | None) -> tuple[Tensor | None, int]:
-    """K per row (None where it is the same for all) and the largest K."""
+    """K per row (None if it is the same for all) and the largest K."""
     length = scores.shape[-1]
     if mask is not None:
         _check_mask(scores, mask)

@@ -1,1 +1,1 @@
-"""What is known of a video before any question: states, their files and their making."""
+"""Video states: what is computed from a video before any question, and its files."""

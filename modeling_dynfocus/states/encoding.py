@@ -1,4 +1,4 @@
-"""One video to its state: chunk by chunk as it is read, in memory or in a file that an interruption leaves whole."""
+"""Encodes one video into its state, chunk by chunk, in memory or in a file that survives interruptions."""
 
 import os
 from collections.abc import Callable
@@ -26,31 +26,31 @@ def encode_stream(
     progress: Progress = False,
 ) -> VideoState:
     """
-    The state of a video that is read and encoded chunk by chunk, however long it is.
+    The state of a video of any length, which is read and encoded chunk by chunk.
 
-    The chunks are read ahead in a thread, and the state, which alone grows with the video, stays in host memory or in
-    a file. The stream is closed in the end.
+    The chunks are read ahead in a thread. Only the state grows with the video; it stays in host memory or in a file.
+    The stream is closed at the end.
 
     Args:
         stream ([`FrameStream`]): chunks of pixels `(n, 3, H, W)` with their times and numbers. If it `keeps_frames`,
             the state has their JPEG files.
-        look (`Callable`): takes the pixels of a chunk, and returns the columns `(n, …)` of its frames by name, always
-            the same ones.
-        dtype (`torch.dtype`): of the columns of floating-point numbers; the others stay as they are.
+        look (`Callable`): takes the pixels of a chunk, and returns the columns `(n, …)` of its frames by name, the
+            same ones for every chunk.
+        dtype (`torch.dtype`): dtype of the floating-point columns; the others are not changed.
         fingerprint (`str`, *optional*): of the encoder, see `model_fingerprint`; that of the stream's pixels is added,
             if it has one.
-        keep_indices (`bool`, defaults to `False`): keep the numbers of the frames in the video, too.
-        save_to (path, *optional*): write the state into this file, in place of another one that is there. Parts of it
-            are kept in the folder `<save_to>.parts` meanwhile: after an interruption the same call goes on where it
-            stopped, and after its end it returns what is there. The state that is returned lies in the file, and is
+        keep_indices (`bool`, defaults to `False`): also keep the numbers of the frames in the video.
+        save_to (path, *optional*): write the state into this file, replacing an older one. Until it is complete, its
+            parts are kept in the folder `<save_to>.parts`: after an interruption the same call continues where it
+            stopped, and once the file is complete it returns that state. The returned state is in the file, and is
             read when it is used.
-        progress (`bool` or `Callable`, defaults to `False`): draw a bar, or call this with the numbers of frames that
-            are done and of all frames.
+        progress (`bool` or `Callable`, defaults to `False`): draw a bar, or call this with the number of frames done
+            and the number of all frames.
 
     Raises:
-        `ValueError`: where a pixel or a feature is NaN or infinite, the video cannot be read, or an interrupted
-            encoding in `save_to` is damaged, or of another video, sampling or encoder.
-        `OSError`: where `save_to` cannot be written.
+        `ValueError`: if a pixel or a feature is NaN or infinite, the video cannot be read, or an interrupted encoding
+            in `save_to` is damaged, or of another video, sampling or encoder.
+        `OSError`: if `save_to` cannot be written.
     """
     if dtype not in FEATURE_DTYPES:
         raise ValueError(f"`dtype` of a state is {dtype}: it must be torch.float32, float16, bfloat16 or float64.")
@@ -79,7 +79,7 @@ def encode_stream(
 
 
 class StateInMemory:
-    """A state that grows by chunks; like [`StateParts`], which keeps it in files."""
+    """A state that grows by chunks in memory; [`StateParts`] does the same in files."""
 
     last_frame_index = -1
 
@@ -97,17 +97,17 @@ class StateInMemory:
                 self._jpegs += tensor.numpy().data
                 continue
             if name not in self._tensors:
-                # All at once: putting chunks together in the end would hold the state twice.
+                # Allocated at once: concatenating the chunks at the end would hold the state twice.
                 self._tensors[name] = tensor.new_empty(self._expected, *tensor.shape[1:])
             self._tensors[name][self.num_frames : self.num_frames + count] = tensor
         self.num_frames += count
 
     def kept_when_interrupted(self, expected: int) -> AbstractContextManager[None]:
-        """What is not written anywhere is lost."""
+        """Does nothing: a state in memory is lost."""
         return nullcontext()
 
     def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
-        """The state of the frames that came, which may be fewer than expected where a file is damaged."""
+        """The state of the frames that were added, which may be fewer than expected if a file is damaged."""
         tensors: dict[str, Any] = {name: tensor[None, : self.num_frames] for name, tensor in self._tensors.items()}
         if "frame_indices" not in self._keeps:
             del tensors["frame_indices"]
@@ -140,10 +140,10 @@ def difference_of_states(
     keeps: tuple[str, ...] = (),
 ) -> str | None:
     """
-    What makes `state` another one than an encoding would give, such as "video" or "model"; `None` where nothing does.
+    How `state` differs from the result of an encoding, such as "video" or "model"; `None` if it does not.
 
-    The others describe the encoding: `state_sampling`, what encodes, the features' precision, and the tensors that it
-    keeps besides those of every state.
+    The other arguments describe the encoding: `state_sampling`, the encoder, the features' precision, and the tensors
+    that it keeps besides those of every state.
     """
     found, of_file = state.sampling or {}, ("size", "digest")
 
@@ -167,23 +167,23 @@ def _finished(
     dtype: torch.dtype,
     keeps: tuple[str, ...],
 ) -> VideoState | None:
-    """The state in `path`, where an encoding would only make it again."""
+    """The state in `path`, if an encoding would give the same one."""
     try:
         state = VideoState.load(path)
     except (ValueError, OSError):
-        # Nothing yet, or something else; whether that can be written over is seen when it is.
+        # No file yet, or another one; whether it can be overwritten is found when it is written.
         return None
     return None if difference_of_states(state, sampling, fingerprint, dtype, keeps) else state
 
 
 def _to_keep(name: str, column: torch.Tensor, dtype: torch.dtype, times: torch.Tensor) -> torch.Tensor:
-    """A column of a chunk in host memory. Raises `ValueError` where a number does not fit into `dtype`, or is none."""
+    """A column of a chunk in host memory. Raises `ValueError` if a number does not fit into `dtype`, or is NaN."""
     if not column.is_floating_point():
         return column.cpu()
     column = column.to("cpu", dtype)
     if not is_finite(column):
         raise ValueError(
-            f"The encoder gives NaN or infinite numbers in `{name}`, as {dtype}, of the frames at "
+            f"The encoder returns NaN or infinite numbers in `{name}`, as {dtype}, of the frames at "
             f"{float(times[0]):.2f} to {float(times[-1]):.2f} s: check its weights, or choose another `dtype`."
         )
     return column
@@ -198,7 +198,7 @@ def _ragged(jpegs: list[bytes] | None = None) -> dict[str, torch.Tensor]:
 
 
 def finite_pixels(chunk: torch.Tensor) -> torch.Tensor:
-    """The same frames `(n, 3, H, W)`; `ValueError` where one of them is broken."""
+    """The same frames `(n, 3, H, W)`; `ValueError` if one of them is not finite."""
     if not torch.stack(chunk.aminmax()).isfinite().all():
         raise ValueError("`pixel_values_videos` holds NaN or infinite values: check the decoded frames.")
     return chunk

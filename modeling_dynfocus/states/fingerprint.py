@@ -1,4 +1,4 @@
-"""Which model and which pixel settings encoded a video: a short text that travels with its state."""
+"""The fingerprint of a state: a short text for the model and the pixel settings that encoded it."""
 
 import base64
 import hashlib
@@ -14,38 +14,38 @@ _RELATIVE, _ABSOLUTE = 2.0**-8, 1e-6
 
 
 def settings_digest(settings: Any) -> str:
-    """16 hexadecimal digits of anything that JSON can hold."""
+    """A hash of anything that JSON can hold, as 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def model_fingerprint(weights: nn.Module, settings: Any) -> str | None:
     """
-    `settings:samples` of a module and its settings, the same whatever precision the weights are cast to.
+    `settings:samples` of a module and its settings. It does not depend on the precision of the weights.
 
-    A hash of weights would not survive float16, so means of some weights of each tensor are kept, and of their sizes.
-    `None` where the weights are not here, but on other processes or on disk.
+    A hash of weights would change with float16, so means of some weights of each tensor, and of their magnitudes, are
+    kept. `None` if the weights are on other processes or on disk.
     """
     tensors = [weight.detach() for _, weight in sorted(weights.named_parameters())]
     if any(weight.is_meta or not weight.is_floating_point() or type(weight) is not torch.Tensor for weight in tensors):
         return None
     means = []
     for weight in tensors:
-        # With an odd stride, not always of the same column.
+        # An odd stride, so that the weights are not all of one column.
         some = weight.flatten()[:: max(1, weight.numel() // _NUM_SAMPLES) | 1].float()
         means += [some.mean(), some.abs().mean()]
-    # Brought together where the first one lies: each by itself to the CPU would wait for a GPU that often.
+    # Collected on the first one's device: moving each one to the CPU would wait for a GPU each time.
     together = torch.stack([mean.to(means[0].device) for mean in means]).nan_to_num().cpu()
     text = base64.b64encode(together.numpy().tobytes()).decode()
     return f"{settings_digest(settings)}:{text}"
 
 
 def with_pixel_settings(fingerprint: str | None, pixels: str | None) -> str | None:
-    """A model's fingerprint and that of the pixel settings, as one; either may be unknown."""
+    """The fingerprints of a model and of pixel settings as one; either may be unknown."""
     return fingerprint if pixels is None else f"{fingerprint or ':'}:{pixels}"
 
 
 def is_fingerprint(text: Any) -> bool:
-    """Whether a text has the form of a fingerprint, of a model, of pixel settings or of both."""
+    """Whether a text has the form of a fingerprint (of a model, of pixel settings or of both)."""
     if not isinstance(text, str) or not 1 <= text.count(":") <= 2:
         return False
     try:
@@ -55,7 +55,7 @@ def is_fingerprint(text: Any) -> bool:
 
 
 def difference(first: str | None, second: str | None) -> str | None:
-    """What differs, in words; `None` where nothing does, and for what is not known of both."""
+    """What differs, in words; `None` if nothing differs. Parts that are unknown on one side are not compared."""
     if first is None or second is None or first == second:
         return None
     ones, others = ((text.split(":") + ["", ""])[:3] for text in (first, second))

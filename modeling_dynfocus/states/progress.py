@@ -1,4 +1,4 @@
-"""How far the encoding of a video is: a bar, or a function of the caller's."""
+"""Progress of the encoding of a video: a bar, or a callback."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +12,12 @@ Progress: TypeAlias = bool | Callable[[int, int], None]
 @contextmanager
 def progress_reports(progress: Progress, done: int, total: int) -> Iterator[Callable[[int, float], None]]:
     """
-    What is to be called with the number of frames done and the seconds of video that they reach to.
+    A function to call with the number of frames done and the seconds of video that they cover.
 
     Args:
-        progress: `True` draws a bar, `False` nothing; a function is called with the frames done and all of them.
-        done, total: frames at the start, and in all.
+        progress: `True` draws a bar, `False` nothing; a function is called with the number of frames done and of all
+            frames.
+        done, total: number of frames at the start, and of all frames.
     """
     if callable(progress):
         report = progress
@@ -30,7 +31,7 @@ def progress_reports(progress: Progress, done: int, total: int) -> Iterator[Call
     with tqdm(total=total, initial=done, unit="frame", desc="Encoding") as bar:
 
         def move(now: int, seconds: float) -> None:
-            # Where bars are switched off, `bar` counts nothing.
+            # A bar that is switched off does not count.
             nonlocal shown
             minutes, rest = divmod(int(seconds), 60)
             bar.set_postfix_str(f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} of video", refresh=False)

@@ -1,4 +1,4 @@
-"""What must be true of a video state before it is used: names, shapes, types, ranges, and finite numbers."""
+"""Checks of a video state before it is used: names, shapes, types, ranges, and finite numbers."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -8,9 +8,9 @@ import torch
 
 from .fingerprint import is_fingerprint
 
-#: Types of the numbers of a frame's features.
+#: Dtypes of a frame's features.
 FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# Columns of known meaning: what the dimensions of each are, after videos and frames.
+# Columns of known meaning, with the names of their dimensions after videos and frames.
 _FRAMES = ("videos", "frames")
 _DIMENSIONS = {
     "frame_features": ("cells", "width"),
@@ -20,26 +20,28 @@ _DIMENSIONS = {
     "frame_embeddings": ("width",),
 }
 _GROUP_DTYPES = (torch.uint8, torch.int64)
-# One does not make sense without the others.
+# These are present together or not at all.
 _TOGETHER = ("frame_features", "grouped_tokens", "parent_of_token")
-# Of a unit vector's length; bfloat16 has 8 bits.
+# Tolerance for the length of a unit vector; bfloat16 has 8 bits.
 _UNIT_TOLERANCE = 0.02
-# Frames that are searched at a time, once it is known that there is something to find.
+# Frames that are searched at a time for the first bad value.
 _BLOCK = 256
 
 
 def shape_fault(state: Any) -> str | None:
-    """What is wrong with the parts of a [`VideoState`], the values of its columns aside, to follow its name."""
+    """
+    What is wrong with the parts of a [`VideoState`] except the values of its columns, to follow its name in a message.
+    """
     return next(_shape_faults(state), None)
 
 
 def column_fault(columns: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What sets columns `(V, T, …)` apart from those that are expected, whose shapes are of one frame."""
+    """How columns `(V, T, …)` differ from the expected ones, whose shapes are those of one frame."""
     for name in (*expected, *columns):
         if name not in columns:
             return f"has no `{name}`, which this model needs"
         if name not in expected:
-            return f"has `{name}`, which this model does not know"
+            return f"has `{name}`, which this model does not use"
         found = tuple(columns[name].shape[2:])
         if found != expected[name]:
             return f"has {found} numbers in `{name}` of each frame, where this model has {expected[name]}"
@@ -48,12 +50,12 @@ def column_fault(columns: Mapping[str, torch.Tensor], expected: Mapping[str, tup
 
 def value_fault(name: str, column: torch.Tensor, frame_mask: torch.Tensor, limit: int | None = None) -> str | None:
     """
-    What is wrong with the values of a column `(V, T, …)`, whose shape is right. Nothing of it is copied.
+    What is wrong with the values of a column `(V, T, …)` of the right shape. The column is not copied.
 
     Args:
-        limit: what whole numbers in `parent_of_token` must be below; by default the number of tokens.
+        limit: upper limit (exclusive) of the numbers in `parent_of_token`; by default the number of tokens.
     """
-    # Rows that are views of one video are looked at once.
+    # Rows that are views of one video are checked once.
     rows = column[:1] if column.stride(0) == 0 else column
     if name == "parent_of_token":
         limit = column.shape[2] if limit is None else limit
@@ -72,8 +74,8 @@ def value_fault(name: str, column: torch.Tensor, frame_mask: torch.Tensor, limit
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all floating-point numbers of a tensor are; it takes as long as reading them."""
-    # One pass without a copy; NaN is its own least and largest number. A sum could overflow.
+    """Whether all floating-point numbers of a tensor are finite; takes as long as reading them."""
+    # One pass without a copy; the minimum and maximum of NaN are NaN. A sum could overflow.
     return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
@@ -129,7 +131,7 @@ def _faults_of_columns(columns: Mapping[str, torch.Tensor], frames: torch.Size) 
 def _faults_of_numbers(
     name: str, numbers: torch.Tensor | None, dtype: torch.dtype, mask: torch.Tensor
 ) -> Iterator[str]:
-    """Of one number a frame, which rises from frame to frame."""
+    """What is wrong with a tensor of one number for each frame, which must increase from frame to frame."""
     if numbers is None:
         return
     if not isinstance(numbers, torch.Tensor) or numbers.shape != mask.shape or numbers.dtype != dtype:
@@ -139,7 +141,7 @@ def _faults_of_numbers(
     if not bool(numbers.isfinite().all()) or bool((numbers < 0).any()):
         yield f"has `{name}` that are NaN, infinite or negative"
     elif bool(((numbers.diff() <= 0) & mask[:, 1:]).any()):
-        yield f"has `{name}` that do not rise from frame to frame"
+        yield f"has `{name}` that do not increase from frame to frame"
 
 
 def _faults_of_jpegs(state: Any, mask: torch.Tensor) -> Iterator[str]:
@@ -155,7 +157,7 @@ def _faults_of_jpegs(state: Any, mask: torch.Tensor) -> Iterator[str]:
             yield f"has `{name}` that is {_described(tensor)} instead of {dimensions} {dtype}"
             return
     sizes, mask = (rows[:1] if state.is_shared else rows for rows in (sizes, mask.to(sizes.device)))
-    # In Python's numbers, which do not overflow.
+    # As Python integers, which do not overflow.
     if bool(((sizes > 0) != mask).any()) or sum(sizes[mask].tolist()) != len(data):
         yield "has `jpeg_sizes` that do not fit its `jpeg_bytes`"
 
@@ -187,7 +189,7 @@ def _described(value: Any) -> str:
 
 
 def _first_frame(column: torch.Tensor, is_bad: Callable[[torch.Tensor], torch.Tensor]) -> str:
-    """Where the first bad value of `(V, T, …)` is, in words."""
+    """The place of the first bad value of `(V, T, …)`, in words."""
     for video, row in enumerate(column):
         for start in range(0, len(row), _BLOCK):
             frames = is_bad(row[start : start + _BLOCK]).flatten(1).any(1).nonzero()

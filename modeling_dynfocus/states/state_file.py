@@ -1,4 +1,4 @@
-"""Files of video states and of their parts: safetensors with notes and a checksum, written tensor by tensor."""
+"""Files of video states and their parts: safetensors with notes and a checksum, written tensor by tensor."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-# Stands in the place of the checksum while it is computed.
+# Placeholder of the checksum while it is computed.
 _NO_CHECKSUM = "0" * 64
 _BLOCK_BYTES = 4 << 20
 
@@ -31,11 +31,11 @@ _BLOCK_BYTES = 4 << 20
 @dataclass(frozen=True)
 class Column:
     """
-    A tensor that need not be held as a whole.
+    A tensor that need not be in memory as a whole.
 
     Args:
-        dtype, shape: of all of it.
-        pieces: gives it, cut along its outer dimensions, in order.
+        dtype, shape: of the whole tensor.
+        pieces: yields its parts in order, cut along the outer dimensions.
     """
 
     dtype: torch.dtype
@@ -54,19 +54,19 @@ class Column:
 def write_state_file(
     path: str | os.PathLike, columns: dict[str, Column], fingerprint: str | None, sampling: dict[str, Any] | None
 ) -> None:
-    """As `write_tensors`, with what `read_state_file` reads."""
+    """`write_tensors` in the format that `read_state_file` reads."""
     write_tensors(path, columns, {"format": _FORMAT, "fingerprint": fingerprint, "sampling": sampling})
 
 
 def write_tensors(path: str | os.PathLike, columns: dict[str, Column], notes: dict[str, Any]) -> None:
     """
-    Write tensors and notes (anything that JSON holds) beside `path` and rename the file, so that an older one there
-    survives any failure. Its `checksum`, a SHA-256 of every byte, is noted, too.
+    Write tensors and notes (anything that JSON holds) to a file beside `path` and rename it, so that an older file at
+    `path` survives any failure. The notes get a `checksum`, a SHA-256 of every byte.
 
     Raises:
         `OSError`: the file cannot be written.
     """
-    # Wide numbers first, as readers of safetensors expect each at a multiple of its width.
+    # Wide dtypes first, because readers of safetensors expect each tensor at a multiple of its item size.
     names = sorted(columns, key=lambda name: (-columns[name].dtype.itemsize, name))
     header: dict[str, Any] = {
         "__metadata__": {"format": "pt", "dynfocus": json.dumps({**notes, "checksum": _NO_CHECKSUM})}
@@ -95,8 +95,8 @@ def write_tensors(path: str | os.PathLike, columns: dict[str, Column], notes: di
 
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of the one at `path` once it is on the disk; it never does after a failure."""
-    # Of its own, for others may write to the same path.
+    """A new file that replaces the one at `path` once it is on the disk, and never after a failure."""
+    # A unique name, because other processes may write to the same path.
     partial = f"{os.fspath(path)}.{uuid.uuid4().hex[:8]}.partial"
     try:
         with open(partial, "wb") as file:
@@ -109,14 +109,14 @@ def written_whole(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             os.unlink(partial)
         if isinstance(error, OSError):
             raise type(error)(
-                f"{os.fspath(path)}: cannot be written: {error.strerror or error}; an older file there is as it was."
+                f"{os.fspath(path)}: cannot be written: {error.strerror or error}; an older file there is unchanged."
             ) from error
         raise
 
 
 def read_state_file(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
-    Tensors, which lie in the file and are read when they are used, and notes; nothing but the header is checked.
+    The tensors, which stay in the file and are read when they are used, and the notes. Only the header is checked.
 
     Raises:
         `FileNotFoundError`: there is no such file. `ValueError`: it is not a video state.
@@ -137,7 +137,7 @@ def read_state_file(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
 
 
 def is_unchanged(path: str | os.PathLike, notes: dict[str, Any]) -> bool:
-    """Whether a file of `write_tensors` has the checksum that it notes; files of older formats note none."""
+    """Whether a file of `write_tensors` matches the checksum in its notes; files of older formats have none."""
     if "checksum" not in notes and notes.get("format") in _WITHOUT_CHECKSUM:
         return True
     noted = str(notes.get("checksum")).encode()
@@ -152,7 +152,7 @@ def is_unchanged(path: str | os.PathLike, notes: dict[str, Any]) -> bool:
 
 
 def read_notes(path: str | os.PathLike) -> dict[str, Any]:
-    """The notes of a file of `write_tensors`; none of any other safetensors file."""
+    """The notes of a file of `write_tensors`; none for other safetensors files."""
     with safe_open(os.fspath(path), framework="pt") as file:
         return _notes(file)
 

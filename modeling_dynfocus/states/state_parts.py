@@ -1,4 +1,4 @@
-"""A state that is written while its video is encoded, so that an interrupted encoding goes on where it stopped."""
+"""A state that is written while its video is encoded, so that an interrupted encoding can continue."""
 
 import importlib
 import json
@@ -21,29 +21,29 @@ _FORMAT = "dynfocus-state-parts-2"
 _WITHOUT_CHECKSUMS = "dynfocus-state-parts-1"
 _PART_NOTES = {"format": "dynfocus-state-part-2"}
 _MANIFEST = "manifest.json"
-# Files in a folder that say nothing about an encoding: the lock, and what a killed process was writing.
+# Files in a folder that do not belong to an encoding: the lock, and unfinished files of a killed process.
 _LEFTOVERS = (".lock", ".partial")
-# A part is written once it is so large, in bytes, or so old, in seconds: what a power cut may cost.
+# A part is written once it has this many bytes or is this many seconds old; a power cut loses no more.
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 30.0
-# What a part has of its frames besides what becomes a state's column.
+# Tensors of a part that do not become columns of a state.
 _NUMBERS = "frame_indices"
 _RAGGED = "jpeg_bytes"
 
 
 class StateParts:
     """
-    The parts of one video's state, in the folder `<target>.parts` until they make up the file `target`.
+    The parts of one video's state, in the folder `<target>.parts` until they are joined in the file `target`.
 
-    Each part has a checksum, which is looked at when an encoding goes on after an interruption.
+    Each part has a checksum, which is checked when an encoding continues after an interruption.
 
     Args:
-        target: the file of the whole state.
-        source, sampling (`dict`), fingerprint, dtype: what makes its parts; see [`VideoState`] and `FrameStream`.
-        keeps: tensors of the state that not every state has.
+        target: file of the whole state.
+        source, sampling (`dict`), fingerprint, dtype: describe the encoding; see [`VideoState`] and `FrameStream`.
+        keeps: optional tensors that this state has.
 
     Raises:
-        `ValueError`: the folder is something else or of another encoding. `OSError`: it cannot be written.
+        `ValueError`: the folder is of another encoding, or of something else. `OSError`: it cannot be written.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class StateParts:
         self.folder = f"{self.target}.parts"
         self._keeps = keeps
         self._has_checksums = True
-        # The same video may be called by another path, or be a copy of it.
+        # The same video may be given by another path, or be a copy.
         source = {name: value for name, value in source.items() if name not in ("name", "modified")}
         key = {
             "source": source, "sampling": sampling, "fingerprint": fingerprint, "dtype": str(dtype), "keeps": [*keeps]
@@ -81,12 +81,12 @@ class StateParts:
 
     @property
     def num_frames(self) -> int:
-        """Frames that are encoded, in the parts or on their way there."""
+        """Number of encoded frames, in the parts or not yet written."""
         return sum(self._sizes) + sum(len(chunk[_NUMBERS]) for chunk in self._chunks)
 
     @property
     def last_frame_index(self) -> int:
-        """Number in the video of the last frame in the parts; -1 where there is none."""
+        """Number in the video of the last frame in the parts; -1 if there is none."""
         if not self._sizes:
             return -1
         with safe_open(self._paths()[-1], framework="pt") as file:
@@ -100,7 +100,7 @@ class StateParts:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added. Raises `OSError` where that fails; what was written before is safe."""
+        """Write what was added. Raises `OSError` if that fails; earlier parts are kept."""
         if not self._chunks:
             return
         part = {name: torch.cat([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
@@ -112,7 +112,7 @@ class StateParts:
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
             raise OSError(
                 f"{self.target}: cannot be saved: {reason}; the first {sum(self._sizes)} frames are kept, and the "
-                "same call goes on after them."
+                "same call continues after them."
             ) from error
         self._sizes.append(len(part[_NUMBERS]))
         self._chunks = []
@@ -121,7 +121,8 @@ class StateParts:
     @contextmanager
     def kept_when_interrupted(self, expected: int) -> Iterator[None]:
         """
-        Writes what was added where the encoding of `expected` frames breaks off in here, and says how to go on.
+        If the encoding of `expected` frames is interrupted within this context, write what was added and raise an
+        error that says how to continue.
 
         Raises:
             `ValueError`: another process encodes into the same target, or a part is damaged.
@@ -138,14 +139,14 @@ class StateParts:
                 self.flush()
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(
-                    f"stopped after {self.num_frames} of {expected} frames; the same call goes on there "
+                    f"stopped after {self.num_frames} of {expected} frames; the same call continues there "
                     f"({self.folder} keeps them)."
                 ) from None
             raise
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
-        """The folder for this process alone, where the system has such locks; a killed process holds none."""
+        """Locks the folder for this process, if the system has such locks; a killed process releases its lock."""
         try:
             fcntl: Any = importlib.import_module("fcntl")
         except ImportError:
@@ -165,7 +166,7 @@ class StateParts:
             yield
 
     def finish(self, fingerprint: str | None, sampling: dict[str, Any]) -> VideoState:
-        """Put the parts together into the target, one tensor of one part at a time, and remove them."""
+        """Join the parts in the target, one tensor of one part at a time, and delete them."""
         self.flush()
         paths, frames = self._paths(), self.num_frames
         numbers = torch.cat(list(_Pieces(paths, _NUMBERS)()))
@@ -186,7 +187,7 @@ class StateParts:
         columns["frame_mask"] = Column.of(torch.ones(1, frames, dtype=torch.bool))
         write_state_file(self.target, columns, fingerprint, sampling)
         state = VideoState.load(self.target)
-        # All at once: some of the parts alone would be taken for an interrupted encoding.
+        # All at once: some remaining parts would look like an interrupted encoding.
         done = f"{self.folder}.{uuid.uuid4().hex[:8]}.done"
         os.replace(self.folder, done)
         shutil.rmtree(done, ignore_errors=True)
@@ -197,7 +198,7 @@ class StateParts:
         return [os.path.join(self.folder, name) for name in names]
 
     def _sizes_of_parts(self) -> list[int]:
-        """Frames of each part. Raises `ValueError` where one of them is missing or broken."""
+        """Number of frames of each part. Raises `ValueError` if one of them is missing or broken."""
         sizes: list[int] = []
         for number, path in enumerate(self._paths()):
             if os.path.basename(path) != _part_name(number):
@@ -210,7 +211,7 @@ class StateParts:
         return sizes
 
     def _check_parts(self) -> None:
-        """That each part holds what was written."""
+        """Raises a `ValueError` if a part is damaged."""
         for number, path in enumerate(self._paths()):
             try:
                 notes = read_notes(path)
@@ -224,13 +225,13 @@ class StateParts:
         ways = "delete that folder to start again"
         if damaged is not None:
             ways += (
-                f", or {os.path.basename(damaged)}, which is damaged, and the parts after it to go on after "
+                f", or {os.path.basename(damaged)}, which is damaged, and the parts after it to continue after "
                 f"{frames_before} frames"
             )
         return ValueError(f"{self.target}: the parts in {self.folder} are not complete: {ways}.")
 
     def _check(self, key: dict[str, Any]) -> None:
-        """That the folder is that of this encoding."""
+        """Raises a `ValueError` if the folder is not of this encoding."""
         try:
             with open(os.path.join(self.folder, _MANIFEST), "rb") as file:
                 found = json.load(file)
@@ -238,8 +239,8 @@ class StateParts:
         except (OSError, ValueError, RecursionError):
             known = False
         if not known:
-            raise ValueError(f"{self.folder}: is no folder of an interrupted encoding; save the state elsewhere.")
-        # Parts of the version before; those that are added to them have one.
+            raise ValueError(f"{self.folder}: is not the folder of an interrupted encoding; save the state elsewhere.")
+        # Parts of earlier versions; those added later have one.
         self._has_checksums = found["format"] == _FORMAT
         mine = json.loads(json.dumps(key))
         made_by = found.get("fingerprint")
@@ -254,7 +255,7 @@ class StateParts:
         if names := [name for name, differs in changed.items() if differs]:
             raise ValueError(
                 f"{self.target}: an interrupted encoding lies in {self.folder}, but {' and '.join(names)} "
-                f"{'is' if len(names) == 1 else 'are'} another now: delete that folder to start again, or save the "
+                f"{'has' if len(names) == 1 else 'have'} changed: delete that folder to start again, or save the "
                 "state elsewhere."
             )
 
@@ -264,7 +265,7 @@ def _part_name(number: int) -> str:
 
 
 class _Pieces:
-    """A tensor's piece in each part, one at a time."""
+    """The pieces of a tensor in the parts, one at a time."""
 
     def __init__(self, paths: list[str], name: str):
         self.paths, self.name = paths, name

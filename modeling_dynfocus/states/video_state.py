@@ -1,4 +1,4 @@
-"""What is known of videos before any question is asked: computed once, asked many times."""
+"""`VideoState`: what is computed from videos once, before any question."""
 
 import io
 import os
@@ -14,12 +14,12 @@ from .fingerprint import difference
 from .state_checks import column_fault, shape_fault, value_fault
 from .state_file import Column, is_unchanged, read_state_file, write_state_file
 
-# Tensors that are no columns.
+# Tensors other than columns.
 _OTHERS = ("frame_mask", "frame_times", "frame_indices", "jpeg_sizes", "jpeg_bytes")
 
 
 class _NamedColumn:
-    """A column as an attribute; `None` where the state has no such column."""
+    """A column as an attribute; `None` if the state has no such column."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -44,9 +44,9 @@ class VideoState:
     - `frame_features` (`torch.Tensor` of shape `(V, T, g², D)`): patches pooled to a g×g grid.
     - `grouped_tokens` (`torch.Tensor` of shape `(V, T, N, D)`): multi-grained tokens (S-DPC): for each coarse group of
       patches its mean, then the means of its fine groups.
-    - `parent_of_token` (`torch.Tensor` of shape `(V, T, N)`, int64, or uint8 where a state is kept): the coarse group
-      of each grouped token.
-    - `patches` (`torch.Tensor` of shape `(V, T, P, D)`, *optional*): kept only where the question encoder looks at all
+    - `parent_of_token` (`torch.Tensor` of shape `(V, T, N)`, int64, or uint8 in kept states): the coarse group of each
+      grouped token.
+    - `patches` (`torch.Tensor` of shape `(V, T, P, D)`, *optional*): kept only if the question encoder reads all
       patches (`question_context="patches"`).
 
     That of a dual encoder:
@@ -55,16 +55,16 @@ class VideoState:
 
     Args:
         columns (`dict[str, torch.Tensor]`, *optional*): the features `(V, T, …)` of each frame, by name. Columns may
-            also be given as keywords, and each of those above is an attribute.
+            also be given as keywords, and those above are also attributes.
         frame_mask (`torch.Tensor` of shape `(V, T)`, bool).
         frame_times (`torch.Tensor` of shape `(V, T)`, float64, *optional*): seconds of each frame in its video.
         frame_indices (`torch.Tensor` of shape `(V, T)`, int64, *optional*): number of each frame in its video.
         jpeg_sizes (`torch.Tensor` of shape `(V, T)`, int64) and jpeg_bytes (`(B,)`, uint8, *optional*):
-            the frames as JPEG files, one after the other, and the bytes of each; see `kept_frames`.
-        fingerprint (`str`, *optional*): of what encoded it, see `DynFocusModel.video_fingerprint`.
+            the concatenated JPEG files of the frames, and the number of bytes of each; see `kept_frames`.
+        fingerprint (`str`, *optional*): fingerprint of the encoder, see `DynFocusModel.video_fingerprint`.
         sampling (`dict`, *optional*):
-            where a single video's frames came from: `source`, `size` in bytes, `duration` in seconds, and the settings
-            by which they were chosen.
+            for a single video, where its frames came from: `source`, `size` in bytes, `duration` in seconds, and the
+            settings of the sampling.
     """
 
     columns: dict[str, torch.Tensor]
@@ -121,12 +121,12 @@ class VideoState:
 
     @property
     def num_frames(self) -> list[int]:
-        """Frames of each video, padding not counted."""
+        """Number of frames of each video, without padding."""
         return self.frame_mask.sum(1).tolist()
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of the columns of floating-point numbers."""
+        """Dtype of the floating-point columns."""
         return next((column.dtype for column in self.columns.values() if column.is_floating_point()), None)
 
     @property
@@ -141,7 +141,10 @@ class VideoState:
 
     @property
     def event_cache(self) -> dict[Any, Any]:
-        """What was found in the videos without a question, kept for the next one; expansions share their base's."""
+        """
+        Events of the videos, which do not depend on the question and are kept for the next one; expansions share the
+        cache of their base.
+        """
         return self.base._event_cache
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -151,11 +154,11 @@ class VideoState:
 
     def kept_frames(self, numbers: Sequence[int], video: int = 0) -> list[Image.Image]:
         """
-        Pictures of some frames of one video, as they were decoded.
+        Images of some frames of one video, as they were decoded.
 
         Args:
             numbers: which of the video's frames, counted from 0 in this state.
-            video: row of the video.
+            video: the video's row.
 
         Raises:
             `ValueError`: this state keeps no frames, or they are damaged.
@@ -177,8 +180,8 @@ class VideoState:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "VideoState":
         """
-        Move to `device`; `dtype` applies to the features alone, and frames that are kept as JPEG stay where they are.
-        Itself, with its cache, where nothing changes.
+        Move to `device`; `dtype` applies to the features only, and frames kept as JPEG are not moved. Returns itself,
+        with its cache, if nothing changes.
         """
         if self._base is not None:
             moved_base = self._base.to(device, dtype)
@@ -213,10 +216,10 @@ class VideoState:
     @classmethod
     def stack(cls, states: Sequence["VideoState"]) -> "VideoState":
         """
-        Several states as one batch, shorter videos padded with zeros. Rows of one and the same video stay views of it.
+        Several states as one batch; shorter videos are padded with zeros. Rows of the same video stay views of it.
 
-        Where some states have `frame_times`, the others count as one frame a second. Numbers and pictures of the
-        frames are there if all states have them.
+        If some states have `frame_times`, the others count as one frame a second. Numbers and images of the frames are
+        kept if all states have them.
 
         Raises:
             `ValueError`: no states, or states of different models.
@@ -247,7 +250,10 @@ class VideoState:
         return cls(**rows, fingerprint=fingerprints[0] if fingerprints else None)
 
     def check_fingerprint(self, fingerprint: str | None) -> None:
-        """`ValueError` where this state was encoded by something else; what is not known on both sides agrees."""
+        """
+        Raises a `ValueError` if this state was encoded by something else. Parts that are unknown on one side are not
+        compared.
+        """
         if what := difference(self.fingerprint, fingerprint):
             raise ValueError(
                 f"This video state was encoded with other {what}: encode the video again with this model."
@@ -255,14 +261,15 @@ class VideoState:
 
     def check(self, columns: Mapping[str, tuple[int, ...]] | None = None, *, num_groups: int | None = None) -> None:
         """
-        `ValueError` unless everything in this state is as it must be: names, shapes, types, ranges, finite numbers.
+        Raises a `ValueError` if something in this state is invalid: names, shapes, types, ranges, or numbers that are
+        not finite.
 
-        What was checked once is not read again as long as nothing is written to it.
+        Tensors that were checked are not read again unless something was written to them.
 
         Args:
             columns: the columns that a model takes, with the shape of each one's frames, such as
                 `{"frame_embeddings": (768,)}`.
-            num_groups: what the numbers in `parent_of_token` must be below.
+            num_groups: upper limit (exclusive) of the numbers in `parent_of_token`.
         """
         if fault := self._fault(columns, num_groups):
             raise ValueError(f"This video state {fault}: encode the video again.")
@@ -270,7 +277,7 @@ class VideoState:
     def _fault(
         self, columns: Mapping[str, tuple[int, ...]] | None = None, num_groups: int | None = None
     ) -> str | None:
-        """What is wrong, to follow the name of the state; `None` where nothing is."""
+        """What is wrong, to follow the name of the state in a message; `None` if nothing is."""
         fault = shape_fault(self) or (None if columns is None else column_fault(self.columns, columns))
         for name, column in self.columns.items():
             if fault is not None:
@@ -288,8 +295,8 @@ class VideoState:
 
     def save(self, path: str | os.PathLike) -> None:
         """
-        Write as safetensors; an older file at `path` survives a failure (written beside it, then renamed). Of a state
-        made by `expand`, the one video is written.
+        Write as safetensors. The file is written beside `path`, then renamed, so that an older file survives a
+        failure. For a state made by `expand`, the one video is written.
 
         Raises:
             `ValueError`: this state is damaged, see `check`. `OSError`: the file cannot be written, for example
@@ -303,8 +310,8 @@ class VideoState:
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "cpu") -> "VideoState":
         """
-        Read what `save` wrote, and check it: the whole file is read once, in small blocks. In host memory, tensors lie
-        in the file and are read when they are used.
+        Load a saved state, and check it: the whole file is read once, in small blocks. In host memory, tensors stay in
+        the file and are read when they are used.
 
         Raises:
             `FileNotFoundError`: there is no such file.
@@ -315,7 +322,7 @@ class VideoState:
         fault: str | None = "has no `frame_mask`"
         if "frame_mask" in others:
             state = cls(tensors, **others, fingerprint=notes.get("fingerprint"), sampling=notes.get("sampling"))
-            # A file with a checksum holds what was checked when it was written.
+            # A file with a checksum was checked when it was written.
             fault = state._fault() if "checksum" not in notes else shape_fault(state)
         if fault is None and not is_unchanged(path, notes):
             fault = "is damaged (its contents do not match its checksum)"
@@ -332,7 +339,7 @@ def _times(state: VideoState) -> torch.Tensor:
 
 
 def _jpegs_of_rows(state: VideoState) -> list[torch.Tensor]:
-    """The JPEG bytes of each video of a state that keeps its frames."""
+    """The JPEG bytes of each video, if the state keeps its frames."""
     data, sizes = (state.tensors()[name] for name in ("jpeg_bytes", "jpeg_sizes"))
     return [data] * len(state) if state.is_shared else list(data.split(sizes.sum(1).tolist()))
 

@@ -1,1 +1,1 @@
-"""What looks at frames: vision towers."""
+"""Encoders of frames: vision towers and dual encoders."""

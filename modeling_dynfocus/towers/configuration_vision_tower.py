@@ -22,9 +22,9 @@ class VisionTowerConfig(PreTrainedConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Config of a vision transformer of transformers (CLIP, SigLIP, DINOv2, ViT, InstructBLIP's EVA-ViT-g, …).
-            Of a config that has a `vision_config` (a whole CLIP, SigLIP or InstructBLIP) the vision part is taken.
-            A `dict` must hold `model_type`.
+            Config of a vision transformer of transformers (CLIP, SigLIP, DINOv2, ViT, InstructBLIP's EVA-ViT-g, …). If
+            it has a `vision_config` (a whole CLIP, SigLIP or InstructBLIP), only that part is used. A `dict` must hold
+            `model_type`.
         open_clip_model (`str`, *optional*):
             A name in open_clip's model list (`"EVA02-L-14-336"`), `"hf-hub:…"` or `"local-dir:…"`. Read once, when
             the config is made; from then on `open_clip_config` describes the model.
@@ -36,14 +36,14 @@ class VisionTowerConfig(PreTrainedConfig):
         feature_layer (`int`, *optional*, defaults to -2):
             The layer whose output is used, as an index into `hidden_states`: 0 is the embedding, -1 the last layer.
             Layers above it are neither built nor run. The encoder's final norm is applied for the last layer only,
-            and there as the encoder itself applies it in its `last_hidden_state` (transformers' CLIP does not).
+            and only if the encoder itself applies it in its `last_hidden_state` (transformers' CLIP does not).
         frames_per_chunk (`int`, *optional*, defaults to 32):
             How many frames are encoded at a time; it bounds the memory and does not change the result.
         trainable (`bool`, *optional*, defaults to `False`):
-            Whether gradients reach the encoder. Otherwise it stays in eval mode and runs without a graph.
+            Whether gradients reach the encoder. Otherwise it stays in eval mode and runs without gradients.
         image_mean, image_std (`list[float]`, *optional*):
-            Per-channel normalisation that the frames must have had. Defaults to what the encoder family was trained
-            with: CLIP's for CLIP, open_clip and InstructBLIP; 0.5 for SigLIP; ImageNet's for the others.
+            Per-channel normalisation of the frames. Defaults to that of the encoder family's training: CLIP's for
+            CLIP, open_clip and InstructBLIP; 0.5 for SigLIP; ImageNet's for the others.
 
     Raises:
         ValueError: if both kinds of encoder are given, the encoder has no fixed square patch grid, the layer does not
@@ -75,7 +75,7 @@ class VisionTowerConfig(PreTrainedConfig):
             self.open_clip_config = open_clip_model_config(self.open_clip_model, self.open_clip_config)
             if self.open_clip_shape is None:
                 shape = open_clip_geometry(self.open_clip_config)._asdict()
-                # A list, as JSON gives it back: a round trip must compare equal.
+                # A list, as JSON returns it: a configuration that is saved and loaded must compare equal.
                 self.open_clip_shape = {**shape, "grid_size": list(shape["grid_size"])}
         else:
             self.backbone_config = vision_config_of(self.backbone_config)
@@ -140,7 +140,7 @@ class VisionTowerConfig(PreTrainedConfig):
 
     @property
     def uses_last_layer(self) -> bool:
-        """Whether `feature_layer` is the encoder's last layer, the one to which its final norm belongs."""
+        """Whether `feature_layer` is the encoder's last layer, after which its final norm is applied."""
         return self.num_layers_run == self.geometry.num_layers
 
     def _default_normalization(self) -> tuple[list[float], list[float]]:
@@ -163,7 +163,7 @@ class VisionTowerConfig(PreTrainedConfig):
 
 
 def vision_config_of(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
-    """The vision part of `config`: itself, or its `vision_config` where it has one; `None` gives SigLIP's default.
+    """The vision part of `config`: its `vision_config` if it has one, otherwise itself; `None` gives SigLIP's default.
 
     Raises:
         ValueError: if a `dict` does not name its `model_type`.

@@ -1,4 +1,4 @@
-"""The dual encoder: any CLIP-like model of transformers or open_clip, from frames and texts to unit vectors."""
+"""The dual encoder: any CLIP-like model of transformers or open_clip, which maps frames and texts to unit vectors."""
 
 import re
 from collections.abc import Sequence
@@ -27,24 +27,24 @@ _PIXEL_SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "do_rescale", "rescale_factor"),
     *("do_normalize", "image_mean", "image_std", "max_num_patches", "patch_size"),
 )
-# These were trained on lower case and a full row of tokens: no start token, the end token also where the text is cut,
-# and padding on the right that is not masked out.
+# These were trained on lower-case texts of full length: no start token, an end token also on texts that are cut, and
+# unmasked padding on the right.
 _FULL_ROW = ("siglip", "siglip2")
-# Their positions start behind that of the padding token.
+# Their positions start after the position of the padding token.
 _OFFSET_POSITIONS = ("altclip",)
-# What stands at the end of a sentence; Chinese and Japanese have no space behind it.
+# The end of a sentence; Chinese and Japanese have no space after it.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\n+")
 
 
 class DualEncoder:
     """
-    Frames and texts in one space: the better a text fits a frame, the larger the product of their vectors.
+    Maps frames and texts into one space: the better a text fits a frame, the larger the product of their vectors.
 
-    Frames are processed as the checkpoint's image processor states, texts are put in the case, cut and padded as the
-    model was trained. Made by [`DualEncoder.from_pretrained`].
+    Frames are processed by the settings of the checkpoint's image processor; case, length and padding of texts are
+    those of the model's training. Made by [`DualEncoder.from_pretrained`].
     """
 
-    #: Of transformers, or one of open_clip's.
+    #: A model of transformers or of open_clip.
     tokenizer: Any
 
     def __init__(self, name: str, model: nn.Module, text_settings: dict[str, Any], pixel_settings: dict[str, Any]):
@@ -55,7 +55,7 @@ class DualEncoder:
         image, text = self._image_features(self._blank()), self._text_features(self._tokens(["a"]))
         if image.ndim != 2 or image.shape != text.shape:
             raise ValueError(
-                f"{name!r} cannot be used as dual encoder: it gives {_shape(image)} numbers for a frame and "
+                f"{name!r} cannot be used as dual encoder: it returns {_shape(image)} numbers for a frame and "
                 f"{_shape(text)} for a text, which cannot be compared."
             )
         #: D, the length of a vector.
@@ -72,7 +72,7 @@ class DualEncoder:
         **hub: Any,
     ) -> "DualEncoder":
         """
-        Load a dual encoder, and try once whether it knows a few drawn shapes, with a warning if it does not.
+        Load a dual encoder, and test once whether it recognizes a few drawn shapes, with a warning if it does not.
 
         Args:
             name: Hub id or folder of a model of transformers with `get_image_features` and `get_text_features` (CLIP,
@@ -80,21 +80,21 @@ class DualEncoder:
                 `"open_clip:hf-hub:…"` or `"open_clip:local-dir:…"`. Weights of transformers are read from safetensors
                 only, those of open_clip also with torch's `weights_only`.
             device: by default the first CUDA device, else the CPU.
-            dtype: of the weights; by default float16 on a CUDA device, else float32.
+            dtype: dtype of the weights; by default float16 on a CUDA device, else float32.
             revision: branch, tag or commit on the Hub.
             **hub: `cache_dir`, `force_download`, `local_files_only`, `token`, `subfolder` as in transformers'
-                `from_pretrained`; open_clip takes `cache_dir` alone.
+                `from_pretrained`; open_clip takes only `cache_dir`.
 
         Raises:
             OSError: the model or its weights cannot be found.
             ValueError: it is no dual encoder, or its weights are not complete or not finite.
             ImportError: open_clip is not installed.
-            TypeError: a keyword is not known.
+            TypeError: a keyword is unknown.
         """
         name = str(name)
         unknown = sorted(set(hub) - set(_HUB_ARGUMENTS))
         if unknown:
-            raise TypeError(f"DualEncoder.from_pretrained does not know {', '.join(unknown)}.")
+            raise TypeError(f"Unknown keyword of DualEncoder.from_pretrained: {', '.join(unknown)}.")
         target = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         chosen = _dtype(dtype, target)
         encoder: DualEncoder
@@ -112,12 +112,12 @@ class DualEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights. Vectors are float32 all the same."""
+        """The dtype of the weights. Vectors are always float32."""
         return next(self.model.parameters()).dtype
 
     @property
@@ -128,9 +128,9 @@ class DualEncoder:
     @property
     def size(self) -> int | tuple[int, int] | None:
         """
-        The size at which frames are looked at, in pixels: `(height, width)`, or the length of the shorter side.
+        The size in pixels at which frames are encoded: `(height, width)`, or the length of the shorter side.
 
-        Frames may be shrunk to it while they are decoded. `None` where the checkpoint takes frames as they are.
+        Frames may be shrunk to it while they are decoded. `None` if the checkpoint does not resize frames.
         """
         settings = self._pixel_settings
         if settings.get("max_num_patches"):
@@ -142,12 +142,12 @@ class DualEncoder:
 
     def fingerprint(self) -> str:
         """
-        Of the weights and of the pixel and text settings, for [`states.fingerprint.difference`].
+        Fingerprint of the weights and of the pixel and text settings, for [`states.fingerprint.difference`].
 
-        The same whatever precision the weights are cast to, up to rounding, which `difference` allows for.
+        It does not depend on the precision of the weights, except for rounding, which `difference` allows.
         """
         if self._fingerprint is None:
-            # The tokens of a text say more of a tokenizer than its class and files, which change with versions.
+            # The tokens of a text identify a tokenizer better than its class and files, which change with versions.
             settings = [self._text_settings, self._tokens(["A red circle, 2 of 3!"])["input_ids"].tolist()]
             pixels = settings_digest(self._pixel_settings)
             self._fingerprint = with_pixel_settings(model_fingerprint(self.model, settings), pixels)
@@ -160,9 +160,9 @@ class DualEncoder:
         Frames `(n, h, w, 3)`, uint8 RGB → unit vectors `(n, D)`, float32, on the encoder's device.
 
         Raises:
-            ValueError: for another shape or dtype, and where half precision is not enough for the model.
+            ValueError: for another shape or dtype, or if half precision is not enough for the model.
         """
-        # Frames of a decoder may be read-only, which torch does not like.
+        # Frames of a decoder may be read-only, of which torch warns.
         pixels = frames if isinstance(frames, Tensor) else torch.from_numpy(np.require(frames, requirements="W"))
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
             raise ValueError(
@@ -181,7 +181,7 @@ class DualEncoder:
         """
         n texts → unit vectors `(n, D)`, float32, on the encoder's device.
 
-        What is longer than `max_tokens` is cut; see [`DualEncoder.split_text`].
+        Texts longer than `max_tokens` are cut; see [`DualEncoder.split_text`].
         """
         if isinstance(texts, str):
             raise ValueError("encode_texts takes a list of texts, but got a single one: put it in a list.")
@@ -193,9 +193,11 @@ class DualEncoder:
 
     def split_text(self, text: str) -> list[str]:
         """
-        A text in parts that fit into `max_tokens`: itself if it does, else its sentences, else halves of a sentence.
+        Splits a text into parts that fit into `max_tokens`: itself if it fits, else its sentences, else halves of a
+        sentence.
 
-        Halves end between words, and within a word only if it does not fit alone. Empty parts are left out.
+        Sentences are split between words, and a word is split only if it does not fit by itself. Empty parts are left
+        out.
         """
         text = text.strip()
         if not text or self._num_tokens(text) <= self.max_tokens:
@@ -204,7 +206,7 @@ class DualEncoder:
         if len(parts) < 2:
             spaces = [match.start() for match in re.finditer(r"\s", text)]
             middle = min(spaces, key=lambda place: abs(place - len(text) // 2)) if spaces else len(text) // 2
-            if middle == 0:  # one sign alone
+            if middle == 0:  # a single character
                 return [text]
             parts = [text[:middle], text[middle:]]
         return [piece for part in parts for piece in self.split_text(part)]
@@ -223,10 +225,10 @@ class DualEncoder:
         }
 
     def _blank(self) -> dict[str, Tensor]:
-        """The inputs of one grey frame."""
+        """The inputs of one gray frame."""
         return self._cast(self._pixels(torch.full((1, 3, 64, 64), 128, dtype=torch.uint8, device=self.device)))
 
-    # What a library does in its own way.
+    # Steps that differ between the libraries.
 
     def _pixels(self, frames: Tensor) -> dict[str, Tensor]:
         """Frames `(n, 3, h, w)`, uint8 → the model's inputs."""
@@ -236,14 +238,14 @@ class DualEncoder:
         raise NotImplementedError
 
     def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
-        """n texts → the model's inputs, cut and padded, on its device; `input_ids` among them."""
+        """n texts → the model's inputs, cut and padded, on its device, with `input_ids`."""
         raise NotImplementedError
 
     def _text_features(self, inputs: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError
 
     def _num_tokens(self, text: str) -> int:
-        """Of the whole text, start and end tokens included."""
+        """Number of tokens of the whole text, start and end tokens included."""
         raise NotImplementedError
 
 
@@ -267,7 +269,7 @@ class _TransformersEncoder(DualEncoder):
             config = AutoConfig.from_pretrained(name, **hub)
             loader = _dual_class(config, name)
             verbosity = logging.get_verbosity()
-            # What is missing is checked below; what is too much is rightly unused.
+            # Missing weights are checked below; additional ones are not needed.
             logging.set_verbosity_error()
             try:
                 model, info = loader.from_pretrained(
@@ -305,7 +307,7 @@ class _TransformersEncoder(DualEncoder):
                 return_tensors="pt",
             )
             return dict(found.to(self.device))
-        # Put together here: which special tokens SigLIP's tokenizers add depends on the version of transformers.
+        # Built here, because the special tokens that SigLIP's tokenizers add depend on the version of transformers.
         rows = torch.full((len(texts), self.max_tokens), self.tokenizer.pad_token_id)
         for row, text in zip(rows, texts, strict=True):
             ids = [*self._plain_ids(text)[: self.max_tokens - 1], self.tokenizer.eos_token_id]
@@ -341,7 +343,7 @@ def _dual_class(config: Any, name: str) -> Any:
         raise ValueError(f"it is a {kind}, a language model that reads images or videos; {way_out}")
     if getattr(config, "image_size", None) is not None or "vision" in kind:
         raise ValueError(f"it is a {kind}, a vision model without a text side; {way_out}")
-    raise ValueError(f"it is a {kind}, which does not look at images; {way_out}")
+    raise ValueError(f"it is a {kind}, which takes no images; {way_out}")
 
 
 def _max_tokens(config: Any, tokenizer: Any) -> int:
@@ -357,7 +359,9 @@ def _max_tokens(config: Any, tokenizer: Any) -> int:
 def _pooled(output: Any, name: str) -> Tensor:
     pooled = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
     if pooled is None:
-        raise ValueError(f"{name!r} cannot be used as dual encoder: it gives no single vector for a frame or a text.")
+        raise ValueError(
+            f"{name!r} cannot be used as dual encoder: it does not return one vector for a frame or a text."
+        )
     return pooled
 
 

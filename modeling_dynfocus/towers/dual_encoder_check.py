@@ -1,4 +1,4 @@
-"""Whether a dual encoder knows what it sees: texts such as "A red circle" among a few drawn shapes."""
+"""Tests whether a dual encoder matches texts such as "A red circle" with a few drawn shapes."""
 
 import json
 import math
@@ -17,15 +17,15 @@ from ..states.fingerprint import settings_digest
 if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
 
-# Written as users write, so that a wrong case shows. Some models know Chinese alone.
+# Written as users write, so that wrong handling of case is found. Some models read only Chinese.
 _TEXTS = {
     "English": ["A red circle", "A blue square", "A green triangle", "A yellow star", "A black cross", "A pink ring"],
     "Chinese": ["红色的圆形", "蓝色的正方形", "绿色的三角形", "黄色的星形", "黑色的十字", "粉色的圆环"],
 }
-# Of six texts; an untrained model comes to it once in a thousand times.
+# Of six texts; an untrained model reaches this once in a thousand times.
 _ENOUGH = 5
 _SIDE = 224
-# By fingerprint: how many texts found their drawing. Only those that are enough are kept on disk, too.
+# By fingerprint: how many texts found their drawing. Only good results are also kept on disk.
 _FOUND: dict[str, int] = {}
 
 
@@ -33,8 +33,8 @@ def warn_unless_it_knows_shapes(encoder: "DualEncoder") -> None:
     """
     Warn, once in a process, about a dual encoder that does not match drawn shapes with their texts.
 
-    Its weights are then untrained, or texts or pixels are not as they were in training. A result holds for its
-    fingerprint; a good one is kept in the cache folder of the Hub's client.
+    Either its weights are untrained, or texts or pixels are not prepared as in training. The result is kept by
+    fingerprint; a good one also in the cache folder of the Hub's client.
     """
     key = settings_digest([_TEXTS, encoder.fingerprint()])
     if key in _FOUND or key in _good_ones():
@@ -52,7 +52,7 @@ def warn_unless_it_knows_shapes(encoder: "DualEncoder") -> None:
 
 
 def shapes_found(encoder: "DualEncoder") -> int:
-    """How many texts fit their own drawing better than all others, in the language that the model knows better."""
+    """How many texts fit their own drawing better than all others, in the language that the model reads better."""
     images = encoder.encode_images(drawings())
     right = []
     for texts in _TEXTS.values():
@@ -62,7 +62,7 @@ def shapes_found(encoder: "DualEncoder") -> int:
 
 
 def drawings() -> np.ndarray:
-    """What the texts name, each in the middle of a white square: `(6, 224, 224, 3)` uint8."""
+    """The shapes that the texts name, each in the middle of a white square: `(6, 224, 224, 3)` uint8."""
     near, far, middle = _SIDE // 4, _SIDE * 3 // 4, _SIDE / 2
     star = [
         (middle + radius * math.sin(math.pi * point / 5), middle - radius * math.cos(math.pi * point / 5))
@@ -93,7 +93,7 @@ def _good_ones() -> list[str]:
 
 
 def _remember(key: str) -> None:
-    """On disk, where that is possible: else the test runs again in the next process."""
+    """Store the result on disk if possible; otherwise the test runs again in the next process."""
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False, encoding="utf-8") as new:

@@ -15,14 +15,14 @@ from .open_clip_trunk import import_open_clip
 
 
 class OpenClipEncoder(DualEncoder):
-    """Around a whole open_clip model and its tokenizer; its `preprocess_cfg` states how frames are processed."""
+    """A whole open_clip model and its tokenizer; frames are processed by the settings in its `preprocess_cfg`."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any):
         self.tokenizer = tokenizer
         settings = dict(model.visual.preprocess_cfg)
         height, width = settings["size"] if not isinstance(settings["size"], int) else (settings["size"],) * 2
         self.target, self.settings = (int(height), int(width)), settings
-        # In the words of transformers' image processors.
+        # In the form of transformers' image processors.
         squashed = settings["resize_mode"] == "squash"
         size = {"height": height, "width": width} if squashed else {"shortest_edge": max(height, width)}
         super().__init__(
@@ -42,7 +42,7 @@ class OpenClipEncoder(DualEncoder):
             size = size[:1]  # the shorter side
         elif mode == "shortest":
             size = [round(side / min(ratios)) for side in sides]
-        # On uint8, as the PIL images of training.
+        # On uint8, like the PIL images of training.
         frames = tvf.resize(frames, size, InterpolationMode(self.settings["interpolation"]), antialias=True)
         transform = import_open_clip(".transform")
         frames = transform.center_crop_or_pad(frames, self.target, fill=self.settings["fill_color"])
@@ -80,7 +80,7 @@ def load_open_clip_encoder(
         if not tag:
             tags = open_clip.list_pretrained_tags_by_model(name)
             known = f"such as {OPEN_CLIP}{name}/{tags[0]}" if tags else "see open_clip.list_pretrained()"
-            raise ValueError(f"{source!r} names no pretrained weights: write {OPEN_CLIP}NAME/TAG, {known}.")
+            raise ValueError(f"{source!r} does not name pretrained weights: write {OPEN_CLIP}NAME/TAG, {known}.")
     subject = f"{source!r} cannot be used as dual encoder"
     try:
         # Checkpoints are read as safetensors or with torch's weights_only, which is open_clip's default.
@@ -89,10 +89,12 @@ def load_open_clip_encoder(
         )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=hub.get("cache_dir"))
     except UnpicklingError as error:
-        raise unusable(subject, ValueError("its weights can only be unpickled, which runs code of theirs")) from error
+        raise unusable(
+            subject, ValueError("its weights are a pickle, which may run code when it is loaded")
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise unusable(subject, error) from error
-    # timm's tables take part in what the weights do, and cannot do so in another precision.
+    # timm's tables are used together with the weights, so they need the same dtype.
     nn.Module.to(model, device=device, dtype=dtype)
     return OpenClipEncoder(source, model, tokenizer)
 

@@ -1,6 +1,7 @@
-"""The vision trunk of an open_clip model, cut after a chosen layer: all that DynFocus asks of open_clip is here.
+"""
+The vision trunk of an open_clip model, cut after a chosen layer, and all other uses of open_clip by the vision tower.
 
-open_clip is imported only inside functions, so that nothing needs it but the models that come from it.
+open_clip is imported only inside functions, so that only its own models need it.
 """
 
 import copy
@@ -25,7 +26,7 @@ def import_open_clip(submodule: str = "") -> Any:
     """The module open_clip (or a submodule of it).
 
     Raises:
-        ImportError: with what to install, if it is missing.
+        ImportError: if it is missing; the message says what to install.
     """
     try:
         return importlib.import_module("open_clip" + submodule)
@@ -36,8 +37,8 @@ def import_open_clip(submodule: str = "") -> Any:
 def open_clip_model_config(name: str | None, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """What open_clip needs to build the vision part of a model: `embed_dim`, `vision_cfg`, `quick_gelu`.
 
-    `config`, where given, is used instead of a look-up of `name`. Weights are never asked for, and patch dropout is
-    off, because the patch grid must stay whole.
+    If `config` is given, it is used instead of looking up `name`. Weights are not requested, and patch dropout is off,
+    because all patches of the grid are needed.
 
     Raises:
         ValueError: if open_clip does not know `name`, or `config` does not describe a vision model.
@@ -58,7 +59,7 @@ def open_clip_model_config(name: str | None, config: dict[str, Any] | None = Non
 
 
 def open_clip_normalization(config: dict[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation where the architecture's family is known to differ from CLIP's, else `None`."""
+    """Mean and standard deviation if the architecture's family is known to differ from CLIP's, else `None`."""
     timm_name = config["vision_cfg"].get("timm_model_name") or ""
     return ([0.5] * 3, [0.5] * 3) if "siglip" in timm_name or "pe_core" in timm_name else None
 
@@ -70,12 +71,12 @@ def build_open_clip_visual(config: dict[str, Any]) -> nn.Module:
         config["embed_dim"], copy.deepcopy(config["vision_cfg"]), quick_gelu=config["quick_gelu"]
     )
     if config["vision_cfg"].get("timm_model_name"):
-        # timm builds the size in its own model name, which need not be the one that `vision_cfg` states.
+        # timm takes the size from its own model name, which may differ from the one in `vision_cfg`.
         built = getattr(getattr(visual.trunk, "patch_embed", None), "img_size", None)
         if built is not None and tuple(built) != tuple(visual.image_size):
             visual.set_input_size(visual.image_size)
     if not next(visual.parameters()).is_meta:
-        # The constructors have already drawn sensible weights; transformers must not draw them again.
+        # The constructors have already initialized the weights; transformers must not do so again.
         for tensor in (*visual.parameters(), *visual.buffers()):
             tensor._is_hf_initialized = True
     return visual
@@ -90,7 +91,7 @@ def open_clip_geometry(config: dict[str, Any]) -> VisionGeometry:
             raise ValueError(f"The open_clip model takes {height}×{width} pixels, but only square input is supported.")
         num_layers = len(_blocks(visual))
         grid = _grid_size(visual)
-        # The embedding alone shows width and patches; a network without transformer layers runs as a whole.
+        # The embedding is enough to find width and patches; a network without transformer layers runs as a whole.
         trunk = OpenClipTrunk(visual, num_layers=0, final_norm=False).eval()
         tokens = trunk(torch.empty(1, 3, height, width))
     if grid is None:
@@ -109,7 +110,7 @@ class OpenClipTrunk(nn.Module):
     Args:
         visual: what open_clip calls `model.visual`; it is changed in place.
         num_layers: how many transformer layers to keep.
-        final_norm: whether to keep the norm behind the last layer.
+        final_norm: whether to keep the norm after the last layer.
     """
 
     def __init__(self, visual: nn.Module, num_layers: int, final_norm: bool):
@@ -166,9 +167,9 @@ def load_open_clip_visual(
 ) -> tuple[nn.Module, list[float], list[float]]:
     """open_clip's vision module with pretrained weights, and the mean and standard deviation it was trained with.
 
-    open_clip builds the text tower as well; it is thrown away.
+    open_clip also builds the text tower, which is discarded.
 
-    `pretrained` is a tag, a path, or `None` for `hf-hub:` and `local-dir:` names, which bring their weights.
+    `pretrained` is a tag, a path, or `None` for `hf-hub:` and `local-dir:` names, which include their weights.
     """
     # Checkpoints are read as safetensors or with torch's weights_only, which is open_clip's default.
     model = import_open_clip().create_model(
@@ -185,7 +186,7 @@ def _kind(visual: Any) -> str:
 
 
 def _blocks(visual: Any) -> Any:
-    """The transformer layers of an open_clip vision module; empty for networks that have none."""
+    """The transformer layers of an open_clip vision module; empty for networks without them."""
     kind = _kind(visual)
     if kind == "native":
         return visual.transformer.resblocks

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .configuration_vision_tower import VisionTowerConfig, vision_config_of
 from .open_clip_trunk import OpenClipTrunk, build_open_clip_visual, load_open_clip_visual
 
-# Tokens before the patches, registers not counted, of families whose answer is known; others may have none or one.
+# Number of tokens before the patches, without registers, for known families; others may have none or one.
 _CLASS_TOKENS = {
     "clip_vision_model": 1,
     "siglip_vision_model": 0,
@@ -26,9 +26,9 @@ _CLASS_TOKENS = {
     "deit": 2,
     "instructblip_vision_model": 1,
 }
-# What follows the last layer: a norm under one of these names, ...
+# The last layer is followed by a norm under one of these names, ...
 _FINAL_NORMS = ("post_layernorm", "layernorm", "norm")
-# ... which these apply to the pooled class token alone, and not in their `last_hidden_state`.
+# ... which these families apply only to the pooled class token, and not in their `last_hidden_state`.
 _UNNORMED_PATCHES = (
     "altclip_vision_model",
     "chinese_clip_vision_model",
@@ -46,7 +46,7 @@ class VisionTower(PreTrainedModel):
 
     Class, distillation and register tokens are dropped. Only the layers up to `config.feature_layer` exist. Frames are
     encoded `config.frames_per_chunk` at a time, and moved to the weights' device and dtype by the chunk, so a long
-    video may stay in host memory. Unless `config.trainable`, the tower is frozen, in eval mode and builds no graph.
+    video may stay in host memory. Unless `config.trainable`, the tower is frozen, in eval mode and without gradients.
 
     Args:
         config ([`VisionTowerConfig`]): which encoder, and how it is used.
@@ -73,7 +73,7 @@ class VisionTower(PreTrainedModel):
         else:
             self.backbone = _trim(_model_class(config.backbone_config)._from_config(_cut_config(config)), config)
         self.post_init()
-        # As one piece: processes with videos of different lengths would gather single layers unequally often.
+        # As one unit: otherwise processes with videos of different lengths would gather layers unequally often.
         self._no_split_modules = ["VisionTower"]
         self._freeze()
 
@@ -82,7 +82,7 @@ class VisionTower(PreTrainedModel):
         """A tower with the pretrained weights of a vision checkpoint of transformers (a folder or Hub id).
 
         A whole CLIP, SigLIP or InstructBLIP checkpoint gives its vision part. The normalisation is read from the
-        checkpoint's image processor where it has one.
+        checkpoint's image processor if it has one.
 
         Args:
             name_or_path: the checkpoint.
@@ -98,7 +98,7 @@ class VisionTower(PreTrainedModel):
         fields = {**_saved_normalization(name_or_path, hub), **fields}
         config = VisionTowerConfig(backbone_config=backbone_config, **fields)
         verbosity = logging.get_verbosity()
-        # The weights above the layer and of the other parts are rightly unused; what is missing is checked below.
+        # Weights above the layer and of other parts are not needed; missing ones are checked below.
         logging.set_verbosity_error()
         try:
             backbone, info = _model_class(backbone_config).from_pretrained(
@@ -122,13 +122,13 @@ class VisionTower(PreTrainedModel):
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> "VisionTower":
-        """A tower around the vision part of an open_clip model.
+        """A tower with the vision part of an open_clip model.
 
         Args:
-            name: open_clip's model name, or `hf-hub:…` / `local-dir:…`, which bring their weights with them.
+            name: open_clip's model name, or `hf-hub:…` / `local-dir:…`, which include their weights.
             pretrained: open_clip's tag or the path of a checkpoint; `None` gives random weights.
-            dtype: dtype of the weights; by default as open_clip makes them (float32).
-            cache_dir: where open_clip keeps what it downloads.
+            dtype: dtype of the weights; by default that of open_clip (float32).
+            cache_dir: folder for open_clip's downloads.
             **kwargs: fields of [`VisionTowerConfig`].
 
         Raises:
@@ -165,14 +165,14 @@ class VisionTower(PreTrainedModel):
         return tower.eval()
 
     def set_trainable(self, trainable: bool = True) -> None:
-        """Freeze the tower, or let gradients reach it; a tower set free takes the mode of the next `train()`."""
+        """Freeze the tower, or train it; a trainable tower takes the mode of the next `train()`."""
         self.config.trainable = trainable
         self.requires_grad_(trainable)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "VisionTower":
         """As for any module, but a frozen tower stays in eval mode."""
-        # from_pretrained replaces the parameters by new ones that ask for gradients, and then calls eval().
+        # from_pretrained replaces the parameters by new ones that require gradients, and then calls eval().
         self._freeze()
         return super().train(mode and self.config.trainable)
 
@@ -186,13 +186,13 @@ class VisionTower(PreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): normalised frames, H = W = `config.image_size`. With
                 `reduce`, any number of such tensors.
-            reduce (`Callable`, *optional*): takes the patches `(n, P, D)` of each of these tensors, which need not all
-                be held at once then. It is all one call, as processes whose weights are sharded have to call the tower
-                equally often, however long their videos are.
+            reduce (`Callable`, *optional*): called with the patches `(n, P, D)` of each of these tensors, so that they
+                need not all be in memory. One call takes all tensors, because processes with sharded weights have to
+                call the tower equally often for videos of any length.
 
         Returns:
             `torch.Tensor` of shape `(N, P, D)`: the patches of each frame in row-major order; with `reduce`, the list
-            of what it returned.
+            of its results.
 
         Raises:
             ValueError: if the frames have another shape, or the encoder's tokens do not fit its patch grid.
@@ -219,7 +219,7 @@ class VisionTower(PreTrainedModel):
                 chunk = self._encode(pixel_values[start : start + self.config.frames_per_chunk])
                 if len(chunk) == len(pixel_values):
                     return chunk
-                if start == 0:  # filled in place: concatenating would hold all features twice
+                if start == 0:  # filled in place: concatenating would need twice the memory
                     features = chunk.new_empty(len(pixel_values), *chunk.shape[1:])
                 features[start : start + len(chunk)] = chunk
         return features
@@ -241,22 +241,22 @@ class VisionTower(PreTrainedModel):
         num_prefix_tokens = tokens.shape[1] - self.config.num_patches
         if tokens.ndim != 3 or num_prefix_tokens not in allowed:
             raise ValueError(
-                f"The vision model gives tokens of shape {tuple(tokens.shape)}, but its {self.config.grid_size} grid "
-                f"has {self.config.num_patches} patches, which may follow {sorted(allowed)} class and register "
+                f"The vision model returns tokens of shape {tuple(tokens.shape)}, but its {self.config.grid_size} "
+                f"grid has {self.config.num_patches} patches, which may follow {sorted(allowed)} class and register "
                 "tokens; it is not a plain vision transformer and cannot be used."
             )
         return tokens[:, num_prefix_tokens:]
 
     def _freeze(self) -> None:
-        """Take gradients from what is not to be trained; nothing is ever set free here."""
+        """Turn off gradients of parts that are not trained; never turns them on."""
         for name, parameter in self.named_parameters():
-            # DINOv2's mask token is only used in pretraining; DDP waits for gradients of unused parameters.
+            # DINOv2's mask token is used only in pretraining, and DDP waits for gradients of unused parameters.
             if not self.config.trainable or name.endswith("mask_token"):
                 parameter.requires_grad_(False)
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
-        """Give every tensor of an open_clip trunk a value; transformers' own models bring their own initialisation."""
+        """Initialize every tensor of an open_clip trunk; transformers' models have their own initialisation."""
         super()._init_weights(module)
         known = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
         if not isinstance(module, known) and "Norm" not in type(module).__name__:
@@ -286,17 +286,20 @@ def _model_class(config: Any) -> Any:
 
 
 def _cut_config(config: VisionTowerConfig) -> PreTrainedConfig:
-    """The backbone's config without the layers above the chosen one and without what only pooling or masking needs."""
+    """
+    The backbone's config without the layers above the chosen one, and without parts that only pooling or masking
+    needs.
+    """
     cut = copy.deepcopy(vision_config_of(config.backbone_config))
     cut.num_hidden_layers = config.num_layers_run
-    # Set even where the config lacks the field: some versions of SigLIP read it all the same.
+    # Set even if the config lacks the field, because some versions of SigLIP read it.
     for name in ("vision_use_head", "use_mask_token"):
         setattr(cut, name, False)
     return cut
 
 
 def _trim(backbone: Any, config: VisionTowerConfig) -> Any:
-    """Take from a backbone, in place, the pooler and a final norm that does not act on the chosen layer."""
+    """Remove from a backbone, in place, the pooler and a final norm that does not belong to the chosen layer."""
     children = dict(backbone.named_children())
     if "pooler" in children:
         backbone.pooler = None
@@ -313,7 +316,7 @@ def _trim(backbone: Any, config: VisionTowerConfig) -> Any:
 
 
 def _saved_normalization(name_or_path: str | PathLike[str], hub: dict[str, Any]) -> dict[str, Any]:
-    """`image_mean` and `image_std` of the checkpoint's image processor; empty where it has none."""
+    """`image_mean` and `image_std` of the checkpoint's image processor; empty if it has none."""
     try:
         saved, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path, **hub)
     except OSError:

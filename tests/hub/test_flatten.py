@@ -142,7 +142,7 @@ REFUSED = {
     "if True: from .b import y\n": "line 1: an import needs a line of its own",
     "from .missing import y\n": "line 1: there is no module PACKAGE.missing",
     "from .missing.deeper import y\n": "line 1: there is no module PACKAGE.missing.deeper",
-    "x = '''\nfrom .b import y\n'''\n": "line 2: transformers would take this line of a string for an import",
+    "x = '''\nfrom .b import y\n'''\n": "line 2: transformers would read this line of a string as an import",
 }
 
 

@@ -48,7 +48,7 @@ FAILURES = {
     "server down": {"model": "user/down"},
 }
 _NO_ACCESS = "its owner has to grant you access on the Hub first .*hf auth login"
-_NOT_THERE = "is neither a folder here nor a model on the Hub .*hf auth login"
+_NOT_THERE = "is neither a local folder nor a model on the Hub .*hf auth login"
 _NO_WEIGHTS = "its weights are missing or damaged"
 _FULL_DISK = "the disk is full.*HF_HOME"
 SENTENCES = {
@@ -59,7 +59,7 @@ SENTENCES = {
     "missing, somebody": _NOT_THERE,
     "bad token": "the Hub does not accept your token.*hf auth login",
     "wrong revision": "has no revision 'v7' on the Hub",
-    "no config": "holds no config.json",
+    "no config": "has no config.json",
     "cut config": "config.json is not valid JSON",
     "no weights": _NO_WEIGHTS,
     "cut weights": _NO_WEIGHTS,
@@ -67,7 +67,7 @@ SENTENCES = {
     "only a bomb": _NO_WEIGHTS,
     "no processor": "holds no processor",
     "another kind": "user/llama is a llama model, which reads no videos: --model takes a DynFocus model, or a video",
-    "unknown kind": "user/unknown: it is a never_heard_of model, which this version of transformers does not know",
+    "unknown kind": "user/unknown: it is a never_heard_of model, which this version of transformers does not support",
     "quantised": "requires bitsandbytes: `pip install",
     "full disk at once": _FULL_DISK,
     "full disk later": _FULL_DISK,

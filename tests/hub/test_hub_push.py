@@ -202,10 +202,10 @@ def test_a_push_replaces_code_and_weights_and_leaves_the_rest(pushed, hub):
     ("name", "sentence"),
     [
         ("no token", r"You are not logged in to the Hub: `hf auth login` with a token that may write\."),
-        ("wrong token", r"The Hub does not know your token: `hf auth login` with one that may write\."),
+        ("wrong token", r"The Hub does not accept your token: `hf auth login` with one that may write\."),
         ("may not write", r"user/none: your token may not write there; log in with one that may, or .*another name\."),
         ("another's", r"user/none: your token may not write there; log in with one that may, or .*another name\."),
-        ("no name", r"a/b/c: is no name on the Hub; one looks like user/name\."),
+        ("no name", r"a/b/c: is not a name on the Hub; names look like user/name\."),
         ("llama", r"user/llama holds a llama model, which would be overwritten: push to another name\."),
         ("cut commit", r"user/cut-commit: the connection to the Hub failed .*; run the same command again\."),
         ("cut file", r"user/cut-file: the connection to the Hub failed .*; run the same command again\."),

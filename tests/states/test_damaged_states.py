@@ -311,18 +311,18 @@ FAULTS = {
     "has other numbers of tokens in `parent_of_token` than": ("parent_of_token", lambda t: t[..., :5]),
     "has `frame_times` that are NaN, infinite or negative": ("frame_times", lambda t: with_value(t, (0, 0), -0.1)),
     "has `frame_times` that are NaN, infinite or": ("frame_times", lambda t: with_value(t, (0, 4), NAN)),
-    "has `frame_times` that do not rise from frame to frame": ("frame_times", lambda t: with_value(t, (0, 2), 9)),
-    "has `frame_times` that do not rise": ("frame_times", lambda t: with_value(t, (0, 2), 1 / 3)),
+    "has `frame_times` that do not increase from frame to frame": ("frame_times", lambda t: with_value(t, (0, 2), 9)),
+    "has `frame_times` that do not increase": ("frame_times", lambda t: with_value(t, (0, 2), 1 / 3)),
     "has `frame_times` that is .5,. torch.float64 instead of .1, 5. torch.float64": ("frame_times", lambda t: t[0]),
     "has `frame_times` that is .1, 5. torch.float32 instead": ("frame_times", lambda t: t.float()),
-    "has `frame_indices` that do not rise": ("frame_indices", lambda t: t.flip(1)),
+    "has `frame_indices` that do not increase": ("frame_indices", lambda t: t.flip(1)),
     "has a `frame_mask` with a hole in it": ("frame_mask", lambda t: with_value(t, (0, 2), False)),
     "has a `frame_mask` with a hole in it, or with no frame of a video": ("frame_mask", lambda t: ~t),
     "has a `frame_mask` that is .1, 5. torch.float32 instead of": ("frame_mask", lambda t: t.float()),
     "has a `frame_mask` that is .1, 5, 1. torch.bool instead": ("frame_mask", lambda t: t[..., None]),
     "has an invalid `fingerprint`": ("fingerprint", lambda t: "no"),
     "has an invalid `duration` in its `sampling`": ("sampling", lambda t: {**t, "duration": INF}),
-    "has `frame_embeddings`, which this model does not know": ("frame_embeddings", lambda t: torch.eye(5)[None]),
+    "has `frame_embeddings`, which this model does not use": ("frame_embeddings", lambda t: torch.eye(5)[None]),
     "holds vectors in `frame_embeddings` that are not of length 1": (
         "frame_embeddings", lambda t: torch.ones(1, 5, 8)),
     "has .63, 24. numbers in `patches` of each frame, where this model has .64, 24.": (
@@ -472,7 +472,7 @@ def test_a_flipped_byte_in_a_part(number, place, bits, encode, interrupted, tmp_
     with pytest.raises(
         ValueError,
         match=f"are not complete: delete that folder to start again, or part-{number:06d}.safetensors, which is "
-        f"damaged, and the parts after it to go on after {4 * number} frames.$",
+        f"damaged, and the parts after it to continue after {4 * number} frames.$",
     ):
         encode(tmp_path / "state")
     assert part.read_bytes() == data
@@ -533,7 +533,7 @@ def test_features_that_are_no_numbers_end_an_encoding(film, tmp_path):
     with torch.no_grad():
         model.model.vision_tower.backbone.encoder.layers[0].mlp.fc1.weight.fill_(NAN)
     for target in (None, tmp_path / "state"):
-        with pytest.raises(ValueError, match="The encoder gives NaN or infinite numbers in `frame_features`, as "):
+        with pytest.raises(ValueError, match="The encoder returns NaN or infinite numbers in `frame_features`, as "):
             model.encode_video(
                 film, processor=make_tiny_processor(), fps=10, save_to=target, progress=lambda n, _: done.append(n)
             )

@@ -108,7 +108,7 @@ def test_frames_in_memory_are_known_by_all_of_them(model, processor, tmp_path):
     target = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         model.encode_video(first, processor=processor, save_to=target, progress=stopping_at(8))
-    with pytest.raises(ValueError, match="the video is another now"):
+    with pytest.raises(ValueError, match="the video has changed"):
         model.encode_video(second, processor=processor, save_to=target)
 
 

@@ -216,7 +216,9 @@ def test_an_interrupted_encoding_goes_on(film, processor, tmp_path, monkeypatch,
         except KeyboardInterrupt as stopped:
             calls.append(str(stopped))
     total = expected.num_frames[0]
-    assert calls[0] == (f"stopped after 2 of {total} frames; the same call goes on there ({target}.parts keeps them).")
+    assert calls[0] == (
+        f"stopped after 2 of {total} frames; the same call continues there ({target}.parts keeps them)."
+    )
     same(state, expected)
     assert target.read_bytes() == whole.read_bytes()
     # No frame goes through the tower twice.
@@ -270,16 +272,16 @@ def test_another_encoding_does_not_go_on(model, film, processor, tmp_path):
         begin()
     copy = write_video(tmp_path / "another.mp4", barcode_frames(30), fps=10)
     others = {
-        "the video is another now": {"video": copy},
-        "the sampling is another now": {"fps": 5},
-        "the precision of the state is another now": {"dtype": torch.float16},
-        "the model is another now": {"model": chunked_model(seed=1)},
-        "the video and the sampling are another now": {"video": copy, "num_frames": 3},
+        "the video has changed": {"video": copy},
+        "the sampling has changed": {"fps": 5},
+        "the precision of the state has changed": {"dtype": torch.float16},
+        "the model has changed": {"model": chunked_model(seed=1)},
+        "the video and the sampling have changed": {"video": copy, "num_frames": 3},
     }
     for message, settings in others.items():
         with pytest.raises(ValueError, match=f"target: an interrupted encoding lies in .*target.parts, but {message}"):
             begin(**settings)
-    with pytest.raises(ValueError, match="the model is another now"):
+    with pytest.raises(ValueError, match="the model has changed"):
         begin(processor=make_tiny_processor(), image_mean=[0.1, 0.1, 0.1])
     # The same video under another path is the same.
     link = tmp_path / "link.mp4"
@@ -298,7 +300,7 @@ def test_folders_that_are_something_else(model, film, processor, tmp_path):
     for manifest in (None, "no json", json.dumps([]), json.dumps({"format": "other"})):
         if manifest is not None:
             (parts / "manifest.json").write_text(manifest)
-        with pytest.raises(ValueError, match=r"state.parts: is no folder of an interrupted encoding"):
+        with pytest.raises(ValueError, match=r"state.parts: is not the folder of an interrupted encoding"):
             model.encode_video(film, processor=processor, save_to=tmp_path / "state")
     assert (parts / "thesis.txt").read_text() == "do not delete"
     with pytest.raises(ValueError, match="is a folder; name a file"):
