@@ -10,7 +10,7 @@ from .rows.blocks import is_message
 
 
 class RowsOf(Dataset):
-    """A data set's rows, in the form of the pipeline, made when they are asked for."""
+    """A data set's rows in the form of the pipeline, converted on access."""
 
     def __init__(self, rows: Any, question: Any):
         self.rows = rows
@@ -41,7 +41,7 @@ def is_one_video(value: Any) -> bool:
 
 
 def as_row(value: Any, question: Any, number: int | None = None) -> dict[str, Any]:
-    """Anything that the pipeline accepts for one answer, as a dict."""
+    """Converts any input that the pipeline accepts for one answer into a dict."""
     if _is_row(value):
         row = dict(value)
         if question is not None and row.get("question") is None:

@@ -1,4 +1,4 @@
-"""The `video-qa` pipeline: videos and questions in; answers out, with the frames on which they rest."""
+"""The `video-qa` pipeline: answers to questions about videos, with their key frames."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
 from .reading.decoded_frames import is_state, with_message
 from .video_qa import GENERATION_PARAMETERS, DynFocusVideoQA, VideoQA
 
-# Of a stock model, see `FocusedModel`.
+# Options of a stock model, see `FocusedModel`.
 _ADOPTION = (
     "dual_encoder",
     "use_options",
@@ -42,16 +42,17 @@ class VideoQAPipeline(Pipeline):
     Parameters, of the pipeline or of a call:
         question (`str` or `list[str]`): the question, or one for each video of a list.
         fps, max_frames, num_frames, sampling, decoder, on_truncated: see [`DynFocusVideoProcessor`].
-        max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`]; by default what the processor
-            says, or else what the language model's positions have room for.
+        max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`]; by default the processor's
+            setting, or else as many as fit into the language model's positions.
         rule (`str` or `Callable`): a rule of choice of `selecting.rules`, such as `"uniform"`; by default the model's
             own.
-        dual_encoder, coarse, keep_frames, …: only of the pipeline, for a stock video language model such as Qwen3-VL:
-            see `FocusedModel`.
+        dual_encoder, coarse, keep_frames, …: parameters of the pipeline only, for a stock video language model such as
+        Qwen3-VL: see `FocusedModel`.
         server (`str`): only of this class itself (`VideoQAPipeline("NAME", server="http://localhost:8000/v1")`): the
             OpenAI-compatible server on which the model named by `model` answers, see `ServedModel`.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
-            with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}` and costs nothing else.
+            with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}`, and the other rows are
+            answered.
         return_details (`bool`, defaults to `False`): return more, see below.
         max_new_tokens (`int`, defaults to 64), do_sample, num_beams, …: parameters of `generate`, by themselves or as
             `generate_kwargs={…}`.
@@ -74,7 +75,7 @@ class VideoQAPipeline(Pipeline):
             the question, and which of them are shown coarsely.
         num_prompt_tokens (`int`), of a server that counts them: tokens of the whole prompt.
         events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`; an
-            event may return, so `frames` lists its frames; `end` is when the frame after its last one begins.
+            event may return, so `frames` lists its frames; `end` is the start of the frame after its last one.
         timings (`dict`): seconds of `"decode"` (reading and preparing), `"encode"` and `"generate"`; those of a batch
             are shared equally by its rows.
 
@@ -97,8 +98,8 @@ class VideoQAPipeline(Pipeline):
     _load_video_processor: Any = False
     _load_feature_extractor: Any = False
     _load_tokenizer: Any = False
-    # The pipelines of transformers that set this prepare `generate`'s arguments in ways that differ between versions;
-    # all of them come through `_sanitize_parameters` instead.
+    # Pipelines of transformers that set this prepare `generate`'s arguments in ways that differ between versions; here
+    # all of them are handled by `_sanitize_parameters`.
     _pipeline_calls_generate = False
 
     def __init__(self, model: Any, *args: Any, server: str | None = None, **kwargs: Any):
@@ -149,7 +150,7 @@ class VideoQAPipeline(Pipeline):
             "max_frames": max_frames,
             "num_frames": num_frames,
             "max_visual_tokens": max_visual_tokens,
-            # So much of the language model's positions is not for the video.
+            # This many of the language model's positions are not available for the video.
             "max_new_tokens": given.get("max_new_tokens"),
             "decoder": decoder,
             "sampling": sampling,
@@ -187,7 +188,7 @@ class VideoQAPipeline(Pipeline):
         """Several questions about one video, which is encoded once."""
         video = video["video"] if isinstance(video, Mapping) and "video" in video else video
         settings = {**self._preprocess_params, **kwargs}
-        # A misspelt keyword is an error before hours of encoding, not after.
+        # A misspelled keyword is an error before hours of encoding, not after.
         own = ("batch_size", "num_workers")
         self._sanitize_parameters(**{name: value for name, value in kwargs.items() if name not in own})
         if not is_state(video):
@@ -200,7 +201,7 @@ class VideoQAPipeline(Pipeline):
                 return [{"answer": None, "error": str(error)} for _ in questions]
         if not kwargs.get("batch_size"):
             kwargs["batch_size"] = self._batch_size or self.video_qa.questions_at_once(video, settings)
-        # Nothing is left to decode, and from a worker each question would come with a state of its own.
+        # Nothing is left to decode, and a worker would send a copy of the state with each question.
         kwargs["num_workers"] = 0
         return self([{"video": video, "question": question} for question in questions], **kwargs)
 
@@ -213,15 +214,15 @@ class VideoQAPipeline(Pipeline):
             if self.model.config.model_type == "dynfocus":
                 self._video_qa = DynFocusVideoQA(self.model, self.processor)
             else:
-                # Not in a folder of remote code, where all models are of one kind.
+                # Not available in a folder of remote code, which holds a DynFocus model.
                 adoption: Any = importlib.import_module("dynfocus.adoption.focused_model")
                 self._video_qa = adoption.FocusedModel(self.model, self.processor, **self._adoption)
         return self._video_qa
 
     def encode_video(self, video: Any, **options: Any) -> VideoState:
         """
-        What can be known of a video before any question (a `VideoState` with the times of its frames), to be asked
-        later: `pipe(state, question=…)`. See [`VideoQA.encode_video`].
+        Encode a video before any question, for `pipe(state, question=…)`: a `VideoState` with the times of its frames.
+        See [`VideoQA.encode_video`].
         """
         with self.device_placement():
             return self.video_qa.encode_video(video, **options)
@@ -251,11 +252,11 @@ class VideoQAPipeline(Pipeline):
         forward_params: dict,
         postprocess_params: dict,
     ) -> PipelineIterator:
-        # As the base class, but for the collation: rows have any number of videos, and are padded in `_forward`.
+        # As in the base class, except for the collation: rows have any number of videos, and are padded in `_forward`.
         if isinstance(inputs, (list, Dataset)):
             dataset: Any = PipelineDataset(inputs, self.preprocess, preprocess_params)
         else:
-            # One worker at most: each would run through the whole generator.
+            # One worker at most, because each would run through the whole generator.
             num_workers = min(num_workers, 1)
             dataset = PipelineIterator(inputs, self.preprocess, preprocess_params)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -268,7 +269,7 @@ class VideoQAPipeline(Pipeline):
     ) -> Any:
         given = generate_kwargs or {}
         if "generation_config" not in given:
-            # A `generation_config` of the call takes the place of the pipeline's parameters.
+            # A `generation_config` of the call replaces the pipeline's parameters.
             given = {**self._forward_params.get("generate_kwargs", {}), **given}
         rows = input_tensors["rows"] if "rows" in input_tensors else [input_tensors]
         results: list[dict[str, Any]] = [{"error": row["error"]} if "error" in row else {} for row in rows]
@@ -288,14 +289,14 @@ class VideoQAPipeline(Pipeline):
         return found["answer"].as_dict(return_details)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save model and processor, with their code. `push_to_hub` comes through here as well."""
+        """Save model and processor, with their code. `push_to_hub` also calls this."""
         self.model.save_pretrained(save_directory, **kwargs)
         hub = ("push_to_hub", "repo_id", "token", "private", "commit_message")
         self.processor.save_pretrained(save_directory, **{name: kwargs[name] for name in hub if name in kwargs})
 
 
 def _as_batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    # A single row stays itself: the base class takes batches of one apart differently.
+    # A single row is not put into a batch: the base class splits batches of one differently.
     return rows[0] if len(rows) == 1 else {"rows": rows}
 
 

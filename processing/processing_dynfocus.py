@@ -1,4 +1,4 @@
-"""The processor: text, videos and questions in, everything that the model needs out."""
+"""The processor: prepares text, videos and questions for the model."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ from .rows.conversations import checked_question, load_media
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 
-# An assistant's turn ends with the end-of-sequence token and nothing after it: that is what training has to teach.
+# An assistant's turn ends with the end-of-sequence token and nothing after it, which training has to teach.
 DEFAULT_CHAT_TEMPLATE = """\
 {{- bos_token -}}
 {%- for message in messages -%}
@@ -40,7 +40,7 @@ DEFAULT_CHAT_TEMPLATE = """\
 """
 
 
-# Qwen3 writes such a block before an answer even where it holds no thought.
+# Qwen3 writes such a block before an answer, even if it is empty.
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 
 
@@ -70,7 +70,7 @@ class DynFocusProcessorKwargs(ProcessingKwargs, total=False):
 
 class DynFocusProcessor(SavedWithCode, ProcessorMixin):
     r"""
-    Joins a video processor and a tokenizer, and owns the token plan.
+    Joins a video processor and a tokenizer, and makes the token plan.
 
     Each `<video>` mark in the text becomes exactly as many placeholder tokens as the video's plan has visual tokens.
     The question of a video is `question`, or else the text of the last user turn (`apply_chat_template`), or else the
@@ -78,12 +78,12 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
 
     Args:
         video_processor ([`DynFocusVideoProcessor`]).
-        tokenizer (`PreTrainedTokenizerBase`): must know `video_token` as one token.
+        tokenizer (`PreTrainedTokenizerBase`): must have `video_token` as one token.
         chat_template (`str`, *optional*): Jinja template that writes `video_token` for each video; a plain one by
             default.
         num_prototypes, key_ratio, cone_tokens, rod_tokens, rods_on_key_frames, max_visual_tokens:
-            the rule of the token plan, see [`TokenBudget`]. `max_visual_tokens` holds for each video.
-        max_question_tokens (`int`, defaults to 128): longest question, of those that choose frames.
+            settings of the token plan, see [`TokenBudget`]. `max_visual_tokens` applies to each video.
+        max_question_tokens (`int`, defaults to 128): length of the longest question for the choice of frames.
         video_token (`str`, defaults to `"<video>"`): the mark of a video in the text, and the placeholder token.
 
     Example:
@@ -127,11 +127,11 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         self.max_visual_tokens = max_visual_tokens
         self.max_question_tokens = max_question_tokens
         self.video_token = video_token
-        # Vocabulary look-up, not conversion: an unknown token would silently become the unknown id.
+        # Looked up in the vocabulary: conversion would silently give the id of the unknown token.
         self.video_token_id = tokenizer.get_vocab().get(video_token)
         if self.video_token_id is None:
             raise ValueError(
-                f"The tokenizer does not know {video_token!r}: add it with `tokenizer.add_special_tokens("
+                f"The tokenizer has no token {video_token!r}: add it with `tokenizer.add_special_tokens("
                 f"{{'additional_special_tokens': [{video_token!r}]}})` and resize the model's embeddings."
             )
         if chat_template is None:
@@ -140,7 +140,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         self.token_budget()
 
     def token_budget(self, **settings: Any) -> TokenBudget:
-        """The rule of the token plan, with `settings` in place of the saved ones; `ValueError` if it cannot be met."""
+        """The rule of the token plan, with `settings` in place of the saved ones; `ValueError` if they are invalid."""
         names = ("num_prototypes", "key_ratio", "cone_tokens", "rod_tokens", "rods_on_key_frames", "max_visual_tokens")
         given = {name: value for name, value in settings.items() if value is not None}
         return TokenBudget(**{**{name: getattr(self, name) for name in names}, **given})
@@ -168,8 +168,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             `question_attention_mask` (`(num_videos, Q)`, one question for each video).
 
         Raises:
-            `ValueError`: unequal numbers of marks and videos; an empty or too long question; a budget that is too
-            small; a bad video.
+            `ValueError`: for unequal numbers of marks and videos, an empty or too long question, a budget that is too
+                small, or a video that cannot be read.
         """
         if audio is not None:
             raise ValueError("Audio inputs are not supported; omit `audio`.")
@@ -196,8 +196,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         self, conversation: Any, chat_template: str | None = None, question: Any = None, **kwargs: Any
     ) -> Any:
         """
-        As in transformers; the question of a conversation with videos is the text of its last user turn unless
-        `question` (one, or one for each conversation) says otherwise. Images count as videos of one frame.
+        As in transformers. The question of a conversation with videos is `question` (one, or one for each
+        conversation), by default the text of its last user turn. Images count as videos of one frame.
         """
         conversation = getattr(conversation, "messages", conversation)
         if not isinstance(conversation, (list, tuple)) or not conversation:
@@ -230,11 +230,11 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         )
 
     def _plain(self, conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A copy of a conversation whose texts hold no control tokens: those are the template's to write."""
+        """A copy of a conversation without control tokens in its texts: only the template writes these."""
         blocks = [
             block for one in conversation if isinstance(one["content"], (list, tuple)) for block in one["content"]
         ]
-        # Without blocks of videos, their marks stand in the texts.
+        # Without video blocks, the marks of videos are in the texts.
         keep = () if any(block.get("type") == "video" for block in blocks) else (self.video_token,)
 
         def plain(content: Any) -> Any:
@@ -249,7 +249,9 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         return [{**message, "content": plain(message["content"])} for message in conversation]
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
-        """Something must be given. `__call__`, which knows all forms of video, has counted marks and videos."""
+        """
+        Checks that there is an input. Marks and videos are counted in `__call__`, which handles all forms of video.
+        """
         if text is None and videos is None:
             raise ValueError("Give `text`, `videos`, or both.")
         if text is not None and not all(isinstance(row, str) for row in text):
@@ -270,14 +272,14 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             inputs = BatchFeature({"video_state": state, "video_frame_mask": state.frame_mask})
         else:
             raise ValueError(
-                "A video state goes alone: put all videos of the call into one state, or give none as state."
+                "A video state cannot be combined with other videos: give all videos of a call as one state, or none."
             )
         num_frames = [int(row.sum()) for row in torch.as_tensor(inputs["video_frame_mask"])]
         questions = [question] * len(num_frames) if question is None or isinstance(question, str) else question
         inputs.update(self._plan_and_question(num_frames, questions, budget))
         replacements = [self.replace_video_token(inputs, index) for index in range(len(num_frames))]
         if state is not None:
-            # The state brings its own mask.
+            # The state has its own mask.
             inputs.pop("video_frame_mask")
         return inputs, replacements
 
@@ -304,7 +306,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
 
     def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs: Any) -> MultiModalData:
         """
-        Placeholder tokens of videos whose sizes alone are known.
+        Numbers of placeholder tokens of videos, from their sizes only.
 
         Args:
             image_sizes (`list[tuple[int, int]]`, *optional*): (height, width) of each image: a video of one frame.
@@ -339,7 +341,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         self, generated_ids: Any, input_ids: Any = None, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
         """
-        Answers from what `generate` returned, without the thoughts that some language models begin with.
+        Answers from the output of `generate`, without the think blocks that some language models begin with.
 
         Args:
             generated_ids (`torch.Tensor` of shape `(batch, tokens)`).
@@ -353,18 +355,18 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
-        """As `post_process_generation` without a prompt to cut off: the name that stock pipelines call."""
+        """`post_process_generation` without a prompt to cut off, under the name that stock pipelines call."""
         return self.post_process_generation(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     def _count_marks(self, rows: list[str], videos: Any, num_videos: int) -> list[int]:
-        """Videos of each row of text, by its marks."""
+        """Number of videos of each row of text, by its marks."""
         counts = [row.count(self.video_token) for row in rows]
         if sum(counts) != num_videos:
             raise ValueError(
                 f"The text has {sum(counts)} {self.video_token} marks, but {num_videos} videos were given: write one "
                 "mark for each video."
             )
-        # Nested lists also say which row a video belongs to.
+        # Nested lists also determine the row of each video.
         is_nested = isinstance(videos, (list, tuple)) and len(videos) == len(rows) and len(rows) > 1
         if is_nested and all(isinstance(group, (list, tuple)) and not is_video(group) for group in videos):
             given = [len(flatten_videos(group)) for group in videos]
@@ -400,7 +402,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         rows = []
         for question in questions:
             if question is None:
-                # No question at all (a caption, a warm-up run): one neutral token for the attention to look at.
+                # No question at all (a caption, a warm-up run): one neutral token, so that attention has something to
+                # attend to.
                 rows.append([pad])
                 continue
             rows.append(question_ids(question, tokenizer, self.max_question_tokens))
@@ -446,7 +449,7 @@ def _single_frames(images: Any) -> list[Any]:
 
 
 def _last_question(conversation: list[dict[str, Any]]) -> str | None:
-    """Text of the last user turn of a conversation with videos; empty where it has none, `None` without videos."""
+    """Text of the last user turn of a conversation with videos; empty if it has none, `None` without videos."""
     blocks = [b for m in conversation if isinstance(m.get("content"), list) for b in m["content"]]
     if not any(block.get("type") == "video" for block in blocks):
         return None

@@ -1,15 +1,15 @@
-"""Texts of users as token ids: no control tokens in them, and questions within the length that chooses frames."""
+"""Texts of users as token ids, without control tokens, and questions within the length limit for choosing frames."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
-# No tokenizer has words that are longer on average, so that a longer text need not be tokenized to be too long.
+# No tokenizer has more characters a token on average, so a longer text is too long without tokenizing it.
 _CHARACTERS_PER_TOKEN = 100
 
 
 def without_control_tokens(text: str, tokenizer: Any, keep: Collection[str] = ()) -> str:
     """
-    A text in which the tokenizer finds none of its special tokens: a space parts each (`</s>` becomes `< /s>`).
+    A text in which the tokenizer finds none of its special tokens: each is split by a space (`</s>` becomes `< /s>`).
 
     Args:
         keep: special tokens that the text may hold.
@@ -28,7 +28,7 @@ def without_control_tokens(text: str, tokenizer: Any, keep: Collection[str] = ()
 def question_ids(question: str, tokenizer: Any, max_tokens: int) -> list[int]:
     """
     Raises:
-        `ValueError`: an empty question, or one of more than `max_tokens`.
+        `ValueError`: for an empty question, or one of more than `max_tokens`.
     """
     text = without_control_tokens(question.strip(), tokenizer)
     if not text:
@@ -36,7 +36,7 @@ def question_ids(question: str, tokenizer: Any, max_tokens: int) -> list[int]:
     ids, head = _first_ids(text, tokenizer, max_tokens)
     if len(ids) <= max_tokens and head == text:
         return ids
-    # In words, where the language writes such.
+    # In words, if the language separates words.
     words = head.split()
     unit, size = ("words", len(words)) if len(head) < 20 * len(words) else ("characters", len(head))
     count = len(text.split()) if unit == "words" else len(text)
@@ -49,8 +49,8 @@ def question_ids(question: str, tokenizer: Any, max_tokens: int) -> list[int]:
 
 def cut_question(turns: Sequence[str], tokenizer: Any, max_tokens: int) -> str:
     """
-    What `question_ids` takes of texts that were not written as a question for it: the last turns that fit, one a line,
-    or else the beginning of the last one.
+    Cuts texts that were not written as a question to the length for `question_ids`: the last turns that fit, one a
+    line, or else the beginning of the last one.
     """
     turns = [turn for turn in map(str.strip, turns) if turn]
     while len(turns) > 1 and not _fits("\n".join(turns), tokenizer, max_tokens):
@@ -59,7 +59,7 @@ def cut_question(turns: Sequence[str], tokenizer: Any, max_tokens: int) -> str:
     while not _fits(text, tokenizer, max_tokens):
         _, head = _first_ids(text, tokenizer, max_tokens)
         offsets = tokenizer(head, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        # A cut text may be tokenized differently: hence the loop, and one character less at least.
+        # A cut text may be tokenized differently: hence the loop, which removes at least one character each time.
         end = offsets[max_tokens - 1][1] if len(offsets) >= max_tokens else len(head)
         text = text[: min(end, len(text) - 1)].rstrip()
     return text

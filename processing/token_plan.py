@@ -1,19 +1,19 @@
-"""How many visual tokens a video costs, decided before anything is encoded: pure arithmetic on T and the budget."""
+"""Token plans: how many visual tokens a video costs, computed from T and the budget before anything is encoded."""
 
 import math
 from dataclasses import dataclass
 
-# The question and the chat template.
+# Tokens of the question and the chat template.
 _POSITIONS_FOR_WORDS = 448
 
 
 @dataclass(frozen=True)
 class TokenPlan:
     """
-    What is spent on one video.
+    The visual tokens of one video.
 
     Args:
-        num_frames (`int`): T, the frames that were sampled.
+        num_frames (`int`): T, the sampled frames.
         num_prototypes (`int`): L, the events into which the frames are grouped, `1 <= L <= T`.
         num_key_frames (`int`): K, the key frames, which get cones, `1 <= K <= L`.
         num_rod_groups (`int`): R, the groups of neighbouring frames that share rods, `1 <= R <= T`;
@@ -47,12 +47,12 @@ class TokenBudget:
         cone_tokens (`int`, defaults to 38): fine tokens of a key frame (g² + 16 + 6 with the pooling grid g = 4).
         rod_tokens (`int`, defaults to 2): coarse tokens of a rod group.
         rods_on_key_frames (`bool`, defaults to `True`):
-            whether key frames keep their rods besides their cones. Where not, and every frame has its own rods, key
-            frames cost their cones alone, unless all frames are key frames.
+            whether key frames keep their rods besides their cones. If not, and every frame has its own rods, key
+            frames cost only their cones, unless all frames are key frames.
         max_visual_tokens (`int`, *optional*): tokens of one video at most.
 
     Raises:
-        `ValueError`: where a setting is out of its range.
+        `ValueError`: if a setting is out of its range.
     """
 
     num_prototypes: int = 25
@@ -115,16 +115,16 @@ class TokenBudget:
             price = self.cone_tokens
         else:
             price = self.cone_tokens - self.rod_tokens
-            # With all frames key the rods come on top: that is dearer than the line that `price` stands for.
+            # If all frames are key frames, they keep their rods, which costs more than `price` assumes.
             wanted = min(wanted, max(1, num_frames - 1))
         return max(1, min(wanted, (limit - self.rod_tokens * num_frames) // price))
 
 
 def room_for_videos(positions: int, new_tokens: int, num_videos: int, least: int) -> int | None:
     """
-    Visual tokens of each video that fit among a language model's positions, beside words and the answer's tokens; of
-    few positions, words get no more than half. `None` where not even `least` fit: the prompt's own error, which counts
-    its words, says more then.
+    Visual tokens of each video that fit into a language model's positions, besides words and the answer's tokens. If
+    there are few positions, half of them at most are kept for words. `None` if not even `least` fit: the prompt's own
+    error, which counts its words, is more precise then.
     """
     left = positions - new_tokens
     room = (left - min(_POSITIONS_FOR_WORDS, left // 2)) // num_videos
@@ -134,13 +134,13 @@ def room_for_videos(positions: int, new_tokens: int, num_videos: int, least: int
 @dataclass(frozen=True)
 class FramePlan:
     """
-    What is spent on one video that is shown as frames to a language model that was not made for it.
+    The tokens of one video that is shown to a stock model as frames.
 
     Args:
         num_frames (`int`): T, the frames to choose from.
         num_key_frames (`int`): K, the frames in fine detail, `1 <= K <= T`.
         num_coarse (`int`): R, the coarse pictures, each of one frame or of a panel of frames.
-        num_visual_tokens (`int`): the most that this can cost, time words and marks included.
+        num_visual_tokens (`int`): the largest number of tokens that this can cost, time words and marks included.
     """
 
     num_frames: int
@@ -152,23 +152,23 @@ class FramePlan:
 @dataclass(frozen=True)
 class FrameBudget:
     """
-    The rule by which a video is shown as key frames and coarse pictures within a number of tokens.
+    The rule by which a video is shown as key frames and coarse pictures within a token budget.
 
-    As many frames become key frames as can be afforded together with `coarse_per_key` coarse pictures each (or with
-    all other frames, if these are fewer); at least one. The coarse pictures get what is left. Prices are those of the
-    prompt: placeholders, and the words and marks around them.
+    As many frames become key frames as fit together with `coarse_per_key` coarse pictures each (or with all other
+    frames, if these are fewer); at least one. The coarse pictures get the remaining tokens. Prices count everything in
+    the prompt: placeholders, and the words and marks around them.
 
     Args:
         max_visual_tokens (`int`): tokens of the video at most.
         key_price (`int`): tokens of a key frame at most.
         coarse_price (`int`, *optional*): tokens of a coarse picture at most; `None` for key frames alone.
-        fixed_price (`int`, defaults to 0): tokens that the video costs whatever is shown of it.
+        fixed_price (`int`, defaults to 0): tokens that the video costs in any case.
         frames_per_coarse (`int`, defaults to 1): frames that one coarse picture shows.
         coarse_per_key (`int`, defaults to 8): coarse pictures for each key frame at most.
         num_key_frames (`int`, *optional*): key frames at most.
 
     Raises:
-        `ValueError`: where a setting is out of its range, or not even one key frame fits; the message names the least
+        `ValueError`: if a setting is out of range, or not even one key frame fits; the message names the least
             possible number.
     """
 
@@ -207,7 +207,7 @@ class FrameBudget:
         return FramePlan(num_frames, num_key, num_coarse, cost)
 
     def _coarse(self, num_frames: int, num_key: int) -> int:
-        """Coarse pictures beside `num_key` key frames, whatever they cost."""
+        """Number of coarse pictures beside `num_key` key frames, without a budget."""
         if self.coarse_price is None:
             return 0
         return min(math.ceil((num_frames - num_key) / self.frames_per_coarse), self.coarse_per_key * num_key)

@@ -1,4 +1,4 @@
-"""The video processor: any form of video in, normalised frames with their true times out."""
+"""The video processor: converts any form of video into normalised frames with their true times."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,27 +24,27 @@ from .reading.sampling import check_sampling, sample_indices
 from .reading.stream import FrameStream
 from .reading.video_reading import open_video, read_video, resize_frame
 
-# Frames are normalised into the output this many at a time: a long video is not held twice in float32.
+# Frames are normalised into the output this many at a time, so that a long video is not in memory twice as float32.
 _FRAMES_PER_CHUNK = 128
-# A rate above that of any video means each of its frames once.
+# A rate above that of any video takes each frame once.
 _EVERY_FRAME = 1e6
 _BOUNDS = ("min_frames", "video_start", "video_end")
 _SAMPLING = ("fps", "num_frames", "max_frames", *_BOUNDS, "sampling")
 #: Settings that decide which frames of a video are sampled.
 SAMPLING_SETTINGS = (*_SAMPLING, "do_sample_frames")
-# What decides a frame's pixels, besides the video.
+# The settings that determine a frame's pixels.
 _PIXEL_SETTINGS = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize")
 
 
 @dataclass
 class DynFocusVideoMetadata(VideoMetadata):
     """
-    [`VideoMetadata`] that knows the true time of each sampled frame.
+    [`VideoMetadata`] with the true time of each sampled frame.
 
     Args:
         frame_times (`list[float]`, *optional*):
-            seconds of each sampled frame from the start of its video. They differ from `frames_indices / fps` where
-            the frame rate varies.
+            seconds of each sampled frame from the start of its video. They differ from `frames_indices / fps` if the
+            frame rate varies.
     """
 
     frame_times: list[float] | None = None
@@ -91,20 +91,20 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     or `(T, 3, H, W)`, or lists of PIL images.
 
     Files are sampled and resized while they are read. A decoded array counts as sampled already, `fps` frames a
-    second, unless its metadata gives an `fps` without `frames_indices`: then it is the whole video, and is sampled
-    as a file would be. `num_frames` and `max_frames` pick from arrays uniformly.
+    second, unless its metadata has an `fps` without `frames_indices`: then it is the whole video, and is sampled like
+    a file. `num_frames` and `max_frames` sample arrays uniformly.
 
     Args:
         fps (`float`, defaults to 1.0): sampled frames a second.
         max_frames (`int`, *optional*): the most frames of a video.
-        num_frames (`int`, *optional*): sample so many frames uniformly instead, whatever the video's length.
+        num_frames (`int`, *optional*): sample this many frames uniformly instead, for any length of video.
         min_frames, video_start, video_end (*optional*): see `read_video`.
         sampling (`str`, *optional*): `"key_frames"` takes every key frame of the codec instead (files only).
         size (`int` or `dict`, defaults to 224): side of the square frames, or `{"height": …, "width": …}`.
         resample (`int`, defaults to bicubic): PIL's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
         do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_sample_frames: as in
             transformers.
-        decoder (`str`, defaults to `"auto"`): what decodes files.
+        decoder (`str`, defaults to `"auto"`): decoder of files.
         on_truncated (`str`, defaults to `"error"`): with `"warn"`, a file that is cut off or damaged gives its
             readable frames and a warning.
 
@@ -145,7 +145,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         """
         Args:
             videos: one video, or videos in any nesting of lists. A [`ChatVideo`] brings settings of its own.
-            kwargs: the settings of the class, for this call. `fps` without `num_frames` overrules a saved
+            kwargs: the settings of the class, for this call. `fps` without `num_frames` overrides a saved
                 `num_frames`.
 
         Returns:
@@ -153,8 +153,8 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
             `video_frame_mask`, `(num_videos, T_max)` bool, and `video_metadata` (a list) with `return_metadata=True`.
 
         Raises:
-            `ValueError`, `FileNotFoundError`: for a video that cannot be read; where there are several, the message
-            says which. `TypeError` for an unknown keyword.
+            `ValueError`, `FileNotFoundError`: for a video that cannot be read; if there are several, the message says
+                which. `TypeError` for an unknown keyword.
         """
         settings = self._resolve(dict(kwargs))
         sources = flatten_videos(videos)
@@ -187,13 +187,13 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         **kwargs: Unpack[DynFocusVideoProcessorKwargs],
     ) -> FrameStream:
         """
-        One video's frames as they are read, `chunk_frames` at a time: the same pixels as a call gives, but never all
-        at once. What is wrong with the file as a whole is raised here, the rest when its chunk is asked for.
+        One video's frames as they are read, `chunk_frames` at a time: the same pixels as from a call, but never all at
+        once. Errors of the file as a whole are raised here, others when their chunk is read.
 
         Args:
             video: one video in any form.
             chunk_frames: frames of a chunk.
-            pin_memory: whether chunks lie in pinned memory, for copies to a GPU that do not wait.
+            pin_memory: whether chunks are in pinned memory, for asynchronous copies to a GPU.
             kwargs: the settings of the class, for this call.
 
         Returns:
@@ -216,14 +216,14 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         return self._stream(source, known, settings, chunk_frames, pin_memory)
 
     def pixel_fingerprint(self, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> str:
-        """16 hexadecimal digits of all settings that decide what a frame's pixels are."""
+        """Hash of all settings that determine a frame's pixels, as 16 hexadecimal digits."""
         return _pixel_fingerprint(self._resolve(dict(kwargs)))
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> tuple[Any, Any]:
         """
         Read one video, or a list of videos: `(frames, metadata)`, each a list for a list.
 
-        Frames are sampled by this processor's settings while they are read, so `sample_indices_fn` is not asked.
+        Frames are sampled by this processor's settings while they are read, so `sample_indices_fn` is not called.
         """
         if isinstance(video_url_or_urls, (list, tuple)):
             read = [self.fetch_videos(video) for video in video_url_or_urls]
@@ -266,7 +266,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         if "fps" in kwargs and "num_frames" not in kwargs:
             settings["num_frames"] = None
         if "sampling" in kwargs:
-            # What was saved gives way, and only what the call itself asks for can contradict it.
+            # Saved settings give way to those of the call; only settings of the call itself can contradict each other.
             settings |= {name: kwargs.get(name) for name in ("fps", "num_frames")}
         elif "fps" in kwargs or "num_frames" in kwargs:
             settings["sampling"] = None
@@ -292,7 +292,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     def _load(
         self, source: Any, known: DynFocusVideoMetadata | None, settings: dict[str, Any]
     ) -> tuple[np.ndarray, DynFocusVideoMetadata]:
-        """One video as `(T, height, width, 3)` uint8 frames, sampled and resized, and what is known about it."""
+        """One video as `(T, height, width, 3)` uint8 frames, sampled and resized, and its metadata."""
 
         transform = _resize(settings)
         if not is_decoded(source):
@@ -401,7 +401,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
 
 
 def _reading(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a file is opened with."""
+    """Arguments with which a file is opened."""
     sampling = {name: settings[name] for name in _SAMPLING}
     if not settings["do_sample_frames"]:
         window = {name: settings[name] for name in ("video_start", "video_end")}
@@ -410,7 +410,7 @@ def _reading(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resize(settings: dict[str, Any]) -> Any:
-    """What makes each frame the model's size; `None` where frames stay as they are."""
+    """The function that resizes each frame to the model's size; `None` if frames are not resized."""
     if not settings["do_resize"]:
         return None
     size = settings["size"]
@@ -428,7 +428,9 @@ def _pixel_fingerprint(settings: dict[str, Any]) -> str:
 def _decoded(
     source: Any, known: DynFocusVideoMetadata | None, settings: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Frames in memory `(N, H, W, 3)` uint8, which of them to keep, their times, and their numbers in the video."""
+    """
+    Frames in memory `(N, H, W, 3)` uint8, the indices of those to keep, their times, and their numbers in the video.
+    """
     if settings["sampling"] is not None:
         raise ValueError("sampling='key_frames' needs a video file: frames in memory have no codec.")
     channels_first = {"channels_first": True, "channels_last": False}.get(str(settings["input_data_format"]))

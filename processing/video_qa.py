@@ -1,6 +1,6 @@
 """
 The interface of a model that answers questions about videos: `encode_video`, `choose`, `answer`. Pipeline, evaluation
-and the command line know no more of a model than this.
+and the command line use a model through it alone.
 """
 
 import copy
@@ -28,9 +28,9 @@ from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import as_messages, checked_question, media_of
 from .token_plan import room_for_videos
 
-#: Tokens of an answer at most, by default.
+#: Largest number of tokens of an answer, by default.
 DEFAULT_NEW_TOKENS = 64
-# Other arguments of `generate` than the fields of its configuration.
+# Arguments of `generate` that are not fields of its configuration.
 _GENERATE_ARGUMENTS = {
     "generation_config",
     "logits_processor",
@@ -51,10 +51,10 @@ _VIDEO_INPUTS = (
     "question_input_ids",
     "question_attention_mask",
 )
-# Of a state that is copied into a batch with others. A longer one keeps the processor busy by itself.
+# Most frames of a state that is copied into a batch with others. A longer one uses the processor fully by itself.
 _MOST_COPIED_FRAMES = 256
-# Of questions about one video: so many at once, and so many visual tokens of them. More of them leave a CPU's cache,
-# and take longer than one by one.
+# Most questions about one video at once, and most visual tokens of them. With more, a CPU's cache is too small, and
+# they take longer than one by one.
 _QUESTIONS_AT_ONCE = 8
 _TOKENS_AT_ONCE = {"cpu": 2048}
 _TOKENS_AT_ONCE_ELSEWHERE = 16384
@@ -63,7 +63,7 @@ _TOKENS_AT_ONCE_ELSEWHERE = 16384
 @dataclass
 class Answer:
     """
-    An answer, and the frames on which it rests.
+    An answer, and the key frames that it is based on.
 
     Args:
         answer (`str`).
@@ -97,7 +97,7 @@ class Answer:
     num_prompt_tokens: int | None = None
 
     def as_dict(self, details: bool = True) -> dict[str, Any]:
-        """What the `video-qa` pipeline returns, which describes it."""
+        """The answer in the form that the `video-qa` pipeline documents and returns."""
         result: dict[str, Any] = {
             "answer": self.answer,
             "score": self.score,
@@ -122,7 +122,7 @@ class Answer:
 
 @dataclass
 class Shown:
-    """What a language model is shown of the videos of one row; see [`Answer`]."""
+    """What the language model sees of the videos of one row; see [`Answer`]."""
 
     key_frames: list[dict[str, Any]]
     events: list[dict[str, Any]]
@@ -144,11 +144,11 @@ class Said:
 
 class VideoQA(ABC):
     """
-    A model and its processor, which answer questions about videos.
+    A model and its processor, for answering questions about videos.
 
     Args:
         model (`PreTrainedModel`): with `generate`.
-        processor (`ProcessorMixin`): of the model.
+        processor (`ProcessorMixin`): the model's processor.
     """
 
     def __init__(self, model: Any, processor: Any):
@@ -160,25 +160,27 @@ class VideoQA(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str | None:
-        """Of what encodes videos; states carry it, and are refused by a model with another one."""
+        """Fingerprint of the video encoder; states carry it, and a model with another one refuses them."""
 
     @property
     @abstractmethod
     def state_dtype(self) -> torch.dtype:
-        """Of the features in states, by default."""
+        """Default dtype of the features in states."""
 
     def check_state(self, state: VideoState) -> None:
-        """`ValueError` where a state is damaged, or was not encoded by this model, with these pixel settings."""
+        """Raises a `ValueError` if a state is damaged, or was not encoded by this model with these pixel settings."""
         state.check()
         state.check_fingerprint(self.fingerprint())
 
     @property
     @abstractmethod
     def defaults(self) -> dict[str, Any]:
-        """`fps`, `max_frames` and `max_visual_tokens`, where a call does not say."""
+        """`fps`, `max_frames` and `max_visual_tokens` of calls that do not set them."""
 
     def description(self, rule: str | Rule | None, question: str) -> dict[str, Any]:
-        """What else makes an answer, for the record of an evaluation; `question` is one of its questions."""
+        """
+        Further settings that influence answers, for the record of an evaluation; `question` is one of its questions.
+        """
         return {"rule": rule or "dpe"}
 
     def record(self) -> dict[str, Any]:
@@ -193,13 +195,13 @@ class VideoQA(ABC):
     @abstractmethod
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         """
-        A video that is about to be encoded: `encode_video` takes it in place of the video. What is wrong with the file
-        as a whole is raised here. `FrameStream.start` reads the first chunks ahead, in a thread.
+        Open a video for encoding; `encode_video` takes the result in place of the video. Errors of the file as a whole
+        are raised here. `FrameStream.start` reads the first chunks ahead, in a thread.
         """
 
     @abstractmethod
     def encode_stream(self, stream: FrameStream, **options: Any) -> VideoState:
-        """As `encode_video`, of an opened video."""
+        """`encode_video` for an opened video."""
 
     def encode_video(
         self,
@@ -211,19 +213,19 @@ class VideoQA(ABC):
         **sampling: Any,
     ) -> VideoState:
         """
-        What can be known of a video before any question is asked. It is read and encoded chunk by chunk, however long
-        it is.
+        Encode a video before any question. It is read and encoded chunk by chunk, for any length.
 
         Args:
             video: a video in any form, what `open_video` returned, or a list of videos, which gives one state of all.
             save_to (path, *optional*):
-                write the state into this file. An interrupted encoding goes on where it stopped with the same call.
-            progress (`bool` or `Callable`): draw a bar, or call this with the frames done and all of them.
-            dtype (`torch.dtype`, *optional*): of the state's features.
+                write the state into this file. After an interruption the same call continues where it stopped.
+            progress (`bool` or `Callable`): draw a bar, or call this with the number of frames done and of all frames.
+            dtype (`torch.dtype`, *optional*): dtype of the state's features.
             sampling: `fps`, `max_frames`, `num_frames`, `sampling`, `decoder`, `on_truncated`.
 
         Raises:
-            `ValueError`, `FileNotFoundError`: a video that cannot be read; of several, the message says which.
+            `ValueError`, `FileNotFoundError`: for a video that cannot be read; if there are several, the message says
+                which.
         """
         options = {"save_to": save_to, "progress": progress, "dtype": dtype}
         if isinstance(video, FrameStream):
@@ -247,40 +249,39 @@ class VideoQA(ABC):
         self, state: VideoState, question: str, *, max_visual_tokens: int | None = None, rule: str | Rule | None = None
     ) -> Focus:
         """
-        Which frames of one video a question is answered from.
+        Choose the key frames of one video for a question.
 
         Args:
-            state ([`VideoState`]): of one video.
-            question (`str`).
-            max_visual_tokens (`int`, *optional*): what the frames may cost together.
-            rule (`str` or `Callable`, *optional*): a rule of choice of `selecting.rules`, by its name or itself; by
-                default the model's own.
+            state ([`VideoState`]): state of one video. question (`str`).
+            max_visual_tokens (`int`, *optional*): budget of visual tokens.
+            rule (`str` or `Callable`, *optional*): a rule of choice of `selecting.rules`, as its name or as a
+                function; by default the model's own.
         """
 
     def cut_for_choice(self, text: str) -> str:
-        """The beginning of a text, as much of it as the choice of frames can take as a question."""
+        """The beginning of a text, cut to the length of a question for the choice of frames."""
         return text
 
     @abstractmethod
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
         """
-        A row, read and prepared for `answer`; may be called in another process.
+        Read and prepare a row for `answer`; may be called in another process.
 
         Args:
-            row: as [`as_messages`] reads it: `{"video", "question"}`, or `{"messages"}`. A `VideoState` stands for its
-                videos. `question` beside `messages` is the one by which frames are chosen; `options` are those of a
+            row: in a form of [`as_messages`]: `{"video", "question"}`, or `{"messages"}`. A `VideoState` may replace
+                its videos. With `messages`, frames are chosen by `question` if it is given; `options` are those of a
                 multiple-choice question, in any form.
-            question (`str`, *optional*): for rows without one.
+            question (`str`, *optional*): the question of rows without one.
             settings: the sampling of `encode_video`, `max_visual_tokens`, and `max_new_tokens`, for which the language
                 model keeps room.
 
         Raises:
-            `ValueError`, `FileNotFoundError`: a row that cannot be read.
+            `ValueError`, `FileNotFoundError`: for a row that cannot be read.
         """
 
     @abstractmethod
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
-        """Arguments of `generate` for prepared rows, padded on the left, and what each row shows."""
+        """Arguments of `generate` for prepared rows, padded on the left, and what is shown of each row's videos."""
 
     @torch.no_grad()
     def answer(
@@ -292,11 +293,11 @@ class VideoQA(ABC):
         **generate: Any,
     ) -> list[Answer]:
         """
-        Answers to questions, all at once.
+        Answer questions, all in one batch.
 
         Args:
-            rows: pairs of a state and a question, rows as `prepare` takes them, or what it returned.
-            max_visual_tokens, rule: see `choose`; rows that are prepared already keep their budget.
+            rows: pairs of a state and a question, rows for `prepare`, or its results.
+            max_visual_tokens, rule: see `choose`; prepared rows keep their budget.
             generate: parameters of `generate`.
         """
         settings = {} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens}
@@ -345,7 +346,7 @@ class VideoQA(ABC):
 
     @abstractmethod
     def questions_at_once(self, state: VideoState, settings: Mapping[str, Any]) -> int:
-        """How many questions about one state are best answered together; `settings` as of `prepare`."""
+        """How many questions about one state are best answered together; `settings` as for `prepare`."""
 
     def _as_prepared(self, row: Any, settings: dict[str, Any]) -> dict[str, Any]:
         if isinstance(row, tuple):
@@ -354,19 +355,21 @@ class VideoQA(ABC):
         return row if "inputs" in row else self.prepare(row, **settings)
 
     def _generate_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate`: by default also an answer's length and padding, and what scores need."""
+        """
+        Arguments of `generate`, with defaults for the length of answers and for padding, and those needed for scores.
+        """
         named: dict[str, Any] = {"return_dict_in_generate": True, "output_logits": True}
         config = given.get("generation_config")
         current = self.model.generation_config if config is None else config
         if current.pad_token_id is None:
             named["pad_token_id"] = pad_token_id(self.processor.tokenizer)
-        # 20 is the library's own default, not a choice of the user.
+        # 20 is the library's default, not a choice of the user.
         has_length = {"max_new_tokens", "max_length"} & given.keys() or current.max_length not in (None, 20)
         if not has_length and current.max_new_tokens is None:
             named["max_new_tokens"] = DEFAULT_NEW_TOKENS
         if config is None:
             return {**named, **given}
-        # Both a configuration and parameters by themselves would be too many for `generate`.
+        # `generate` does not accept both a configuration and single parameters.
         config = copy.deepcopy(config)
         config.update(**named, **{name: value for name, value in given.items() if name not in _GENERATE_ARGUMENTS})
         return {**{name: given[name] for name in _GENERATE_ARGUMENTS & given.keys()}, "generation_config": config}
@@ -461,9 +464,9 @@ class DynFocusVideoQA(VideoQA):
         metadata = inputs.pop("video_metadata", None) or []
         state = inputs.get("video_state")
         if state is not None and get_worker_info() is None:
-            # The model itself would refuse all rows of a batch. It cannot be asked from a worker.
+            # Checked for each row: the model would refuse the whole batch, and is not available in a worker.
             self.check_state(state)
-        # Offsets and the like are of no use to the model.
+        # The model does not take offsets and the like.
         names = (*_TEXT_INPUTS, *_VIDEO_INPUTS, "video_state")
         return {
             "inputs": {name: inputs[name] for name in names if name in inputs},
@@ -479,7 +482,7 @@ class DynFocusVideoQA(VideoQA):
             name: tensor.to(self.device) for name, tensor in merge_rows(texts, pad, "left").items()
         }
         if features is not None:
-            # Encoded already: `generate` need not know of videos.
+            # Videos are already encoded, so `generate` gets only the features.
             batch["mm_encoder_outputs"] = {"video": features}
         full_price = self.processor.cone_tokens + self.processor.rod_tokens
         shown = [
@@ -502,17 +505,19 @@ class DynFocusVideoQA(VideoQA):
             budget = self.processor.token_budget(max_visual_tokens=self._max_visual_tokens(settings, len(state)))
             num_tokens = sum(budget.plan(count).num_visual_tokens for count in state.num_frames)
         except ValueError:
-            # Each question will say it.
+            # Each question will raise this error.
             return 1
         most = _TOKENS_AT_ONCE.get(self.device.type, _TOKENS_AT_ONCE_ELSEWHERE)
         return max(1, min(_QUESTIONS_AT_ONCE, most // num_tokens))
 
     def _max_visual_tokens(self, settings: Mapping[str, Any], num_videos: int) -> int | None:
-        """Of each video; by default as many as fit into the language model's positions beside the words."""
+        """
+        Budget of each video; by default as many tokens as fit into the language model's positions besides the words.
+        """
         for limit in (settings.get("max_visual_tokens"), self.processor.max_visual_tokens):
             if limit is not None:
                 return limit
-        # Not every family counts its positions.
+        # Not every family has a limit of positions.
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if positions is None or not num_videos:
             return None
@@ -523,11 +528,12 @@ class DynFocusVideoQA(VideoQA):
 
 def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[str, Any]], str | None]:
     """
-    The chat of a row, as [`as_messages`] reads it, and the question by which frames are chosen.
+    The chat of a row, by [`as_messages`], and the question by which frames are chosen.
 
     Args:
         row: see [`VideoQA.prepare`].
-        question (`str`, *optional*): of a row without one. A chat may have neither: its last words are the question.
+        question (`str`, *optional*): the question of rows without one. For a chat without any, it is the last user
+            turn.
 
     Raises:
         `ValueError`: a row with neither a chat nor a question, or a question that is empty or no string.
@@ -563,19 +569,19 @@ def encode_rows(
     choose: Callable[..., Focus] | None = None,
 ) -> tuple[list[list[dict[str, Any]]], Any]:
     """
-    What `get_video_features` gives for the videos of each row.
+    The output of `get_video_features` for the videos of each row.
 
-    Videos that come as pixels go through together, and so do short states. Questions about one and the same state
-    share it: nothing of it is copied.
+    Videos given as pixels are encoded together, and so are short states. Questions about the same state share it
+    without copies.
 
     Args:
-        rows: prepared rows, each `(1, …)`; those without a video have no part in it.
-        pad_token_id: of the questions.
+        rows: prepared rows, each `(1, …)`; rows without a video are skipped.
+        pad_token_id: padding token of the questions.
         choose: see `get_video_features`.
 
     Returns:
         For each row the features of each of its videos, by name; and the features of all videos in the order of the
-        rows, as the model returns them (`None` where there is no video).
+        rows, as the model returns them (`None` if there is no video).
     """
     groups: dict[Hashable, list[int]] = {}
     askers = Counter(id(row.get("video_state")) for row in rows)
@@ -598,7 +604,7 @@ def encode_rows(
 
 
 def _group_key(state: Any, askers: int, index: int) -> Hashable:
-    """Equal for rows that go through the model together."""
+    """A key that is equal for rows that are encoded together."""
     if state is None:
         return "pixels"
     if len(state) == 1 and askers > 1:
@@ -617,21 +623,21 @@ def _features(
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     states = [row["video_state"] for row in rows if "video_state" in row]
     if states:
-        # Of one and the same video, a batch of views.
+        # All rows are of the same video: a batch of views.
         inputs["video_state"] = states[0] if len(states) == 1 else type(states[0]).stack(states)
     return model.get_video_features(**inputs, choose=choose)
 
 
 def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_tokens: Sequence[int]) -> list[float]:
     """
-    Geometric mean of the model's probabilities of the generated tokens, up to and with the first end token.
+    Geometric mean of the model's probabilities of the generated tokens, up to and including the first end token.
 
     Args:
-        output: what `generate` returned with `output_logits=True`.
+        output: output of `generate` with `output_logits=True`.
         new_tokens (`torch.Tensor` of shape `(batch, steps)`): the generated part of `output.sequences`.
 
     Raises:
-        `ValueError`: where they are NaN, so that the answer means nothing.
+        `ValueError`: if they are NaN, so that the answer is meaningless.
     """
     log_probs = model.compute_transition_scores(
         output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
@@ -653,7 +659,7 @@ def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_token
 def times_of_state(state: VideoState) -> list[list[float]]:
     """Seconds of the frames of each video of a state."""
     if state.frame_times is None:
-        # A state made without times: one frame a second, the default rate.
+        # A state without times: one frame a second, the default rate.
         return [[float(second) for second in range(count)] for count in state.num_frames]
     pairs = zip(state.frame_times.tolist(), state.num_frames, strict=True)
     return [times[:count] for times, count in pairs]
@@ -662,7 +668,7 @@ def times_of_state(state: VideoState) -> list[list[float]]:
 def key_frame_list(
     selection: Sequence[Mapping[str, torch.Tensor]], times: Sequence[Sequence[float]]
 ) -> list[dict[str, Any]]:
-    """The key frames of one row's videos: `{"index", "time", "score"}`, and `"video"` where there are several."""
+    """The key frames of one row's videos: `{"index", "time", "score"}`, and `"video"` if there are several."""
     found = []
     for video, (one, seconds) in enumerate(zip(selection, times, strict=True)):
         scores = one["event_scores"].float().sigmoid()
@@ -677,7 +683,7 @@ def event_list(
 ) -> list[dict[str, Any]]:
     """
     The events of one row's videos in time order of their prototypes: see [`Answer`]. An event may return, so `frames`
-    lists its frames; `end` is when the frame after its last one begins.
+    lists its frames; `end` is the start of the frame after its last one.
     """
     found = []
     for video, (one, seconds) in enumerate(zip(selection, times, strict=True)):
@@ -700,7 +706,7 @@ def event_list(
 
 
 def end_of_frame(seconds: Sequence[float], index: int) -> float:
-    """When the next frame begins; the last frame lasts as long as the one before it, a single one for a second."""
+    """The start of the next frame; the last frame lasts as long as the one before it, a single one for a second."""
     if index + 1 < len(seconds):
         return seconds[index + 1]
     return seconds[index] + (seconds[index] - seconds[index - 1] if index else 1.0)

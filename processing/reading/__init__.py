@@ -1,1 +1,1 @@
-"""Videos to frames: sources, index, sampling, decoders."""
+"""Reading videos: sources, index, sampling, decoders."""

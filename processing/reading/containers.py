@@ -1,11 +1,13 @@
-"""What the bytes of a file say before FFmpeg sees them: playlists, files that are cut off, and claims without end."""
+"""
+Checks of a file's bytes before FFmpeg opens it: playlists, files that are cut off, and impossible numbers of frames.
+"""
 
 import os
 import re
 from collections.abc import Iterator
 from typing import IO
 
-_HEAD_BYTES = 1 << 20  # as much as FFmpeg looks at to find out what a file is
+_HEAD_BYTES = 1 << 20  # the size of the beginning from which FFmpeg detects the format
 # Files that name other files or addresses, which FFmpeg would open.
 _PLAYLISTS = re.compile(
     rb"\A\s*(#EXTM3U|ffconcat\b|\[playlist\]|\[reference\]|rtsptext\b)|^c=IN IP"
@@ -19,7 +21,7 @@ _PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 def is_playlist(file: IO[bytes]) -> bool:
     """Whether the content is a playlist or a session description (M3U8, concat, SDP, DASH, PLS, SMIL, …)."""
     file.seek(0)
-    # FFmpeg takes the beginning for text up to the first zero, too.
+    # FFmpeg also reads the beginning as text up to the first zero.
     text = file.read(_HEAD_BYTES).partition(b"\0")[0].removeprefix(b"\xef\xbb\xbf")
     return _PLAYLISTS.search(text) is not None
 
@@ -32,7 +34,9 @@ def is_text(file: IO[bytes]) -> bool:
 
 
 def ends_early(file: IO[bytes]) -> bool:
-    """Whether the container says that the file is longer than it is; some (TS, live Matroska) never say."""
+    """
+    Whether the file is shorter than its container states; some formats (TS, live Matroska) do not state a length.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(64)
@@ -49,8 +53,10 @@ def ends_early(file: IO[bytes]) -> bool:
 
 
 def claimed_frames(file: IO[bytes]) -> int:
-    """The most frames that a track of an MP4 says to have, in a few bytes; FFmpeg makes room for them when it opens
-    the file. 0 for other containers, whose index takes bytes for each frame."""
+    """
+    The largest number of frames that a track of an MP4 claims in a few bytes, for which FFmpeg allocates memory when
+    it opens the file. 0 for other containers, whose index takes bytes for each frame.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if file.read(8)[4:8] not in _BOXES:
@@ -62,7 +68,7 @@ def claimed_frames(file: IO[bytes]) -> int:
         if kind == b"trak":
             is_pcm = False
         elif kind == b"stts":
-            # Sound whose samples last one tick each is kept in chunks.
+            # Audio samples of one tick each are stored in chunks.
             is_pcm = content[4:8] == b"\0\0\0\1" and content[12:16] == b"\0\0\0\1"
         elif kind in (b"stsz", b"stz2"):
             constant = kind == b"stsz" and any(content[4:8])
@@ -74,7 +80,7 @@ def claimed_frames(file: IO[bytes]) -> int:
 
 
 def claimed_picture(file: IO[bytes]) -> tuple[int, int]:
-    """Width and height that the header of a GIF or PNG states; zeros for others, of which FFmpeg says as much."""
+    """Width and height from the header of a GIF or PNG; zeros for other formats, for which FFmpeg reports them."""
     file.seek(0)
     head = file.read(24)
     if head[:4] == b"GIF8":
@@ -105,7 +111,7 @@ def _boxes(file: IO[bytes], start: int, end: int, depth: int) -> Iterator[tuple[
 
 
 def _mp4_ends_early(file: IO[bytes], size: int) -> bool:
-    """Walks over the top-level boxes: the last one must not reach over the end."""
+    """Walks over the top-level boxes: the last one must not extend beyond the end of the file."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -114,7 +120,7 @@ def _mp4_ends_early(file: IO[bytes], size: int) -> bool:
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
         elif length == 0:
-            return False  # reaches to the end of the file, wherever that is
+            return False  # extends to the end of the file
         if length < 8:
             return False  # bytes that belong to no box, after the last one
         if position + length > size:

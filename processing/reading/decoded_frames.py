@@ -1,4 +1,4 @@
-"""What counts as a video, and frames that are decoded already: arrays, tensors and PIL images as RGB bytes."""
+"""Which inputs are videos, and already decoded frames (arrays, tensors, PIL images) as RGB bytes."""
 
 import os
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from .images import FrameFiles, as_frame_files, image_array
 
 def is_decoded(video: Any) -> bool:
     """
-    Whether `video` is frames that are decoded already: one array or tensor, one image, or a list of images, of frame
-    arrays or of image files.
+    Whether `video` consists of decoded frames: one array or tensor, one image, or a list of images, frame arrays or
+    image files.
     """
     if as_frame_files(video) is not None:
         return True
@@ -36,8 +36,8 @@ def is_source(video: Any) -> bool:
 
 
 def is_state(video: Any) -> bool:
-    """Whether `video` is a `VideoState`: videos that are encoded already."""
-    # By the name of the class: in code that comes with a saved folder, model and processor have a copy of it each.
+    """Whether `video` is a `VideoState`, that is, encoded videos."""
+    # By the name of the class, because in the code of a saved folder, model and processor have separate copies of it.
     return any(base.__name__ == "VideoState" for base in type(video).__mro__)
 
 
@@ -52,13 +52,13 @@ def is_video(video: Any) -> bool:
 
 def flatten_videos(videos: Any) -> list[Any]:
     """
-    The single videos in any nesting of lists, in order; `None` holds none.
+    The single videos in any nesting of lists, in order; none for `None`.
 
     A `(N, T, …)` array is N videos. A row of a `Video` column of `datasets` (a dict with `path` and `bytes`, or a
-    decoder that remembers them) stands for its file. A [`ChatVideo`] with settings stays as it is.
+    decoder that keeps them) means its file. A [`ChatVideo`] with settings stays as it is.
 
     Raises:
-        `ValueError`: where something is neither a video nor a list of videos.
+        `ValueError`: if something is neither a video nor a list of videos.
     """
     return list(_flatten(videos))
 
@@ -89,7 +89,7 @@ def _stored_file(encoded: dict[str, Any]) -> Any:
 
 
 def describe_video(video: Any) -> str:
-    """A few words that let a user find this video among many."""
+    """A short description by which a user can find this video among many."""
     if isinstance(video, ChatVideo):
         return describe_video(video.video)
     if isinstance(video, (str, os.PathLike)):
@@ -116,8 +116,8 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
     Decoded frames as uint8 RGB, `(T, H, W, 3)`. One image is one frame, and so is one of a list of image files.
 
     Arrays may have their channels (1, 3 or 4; an alpha channel is dropped) last or first; where both would fit, last
-    is taken unless `channels_first` says otherwise. Floating-point values lie in [0, 1] or [0, 255], integers in
-    [0, 255]; so do those of images of more than 8 bits (PIL's modes `I`, `I;16` and `F`).
+    is assumed unless `channels_first` is set. Floating-point values lie in [0, 1] or [0, 255], integers in [0, 255];
+    so do those of images of more than 8 bits (PIL's modes `I`, `I;16` and `F`).
 
     Raises:
         `ValueError`: no frames, frames of several sizes, NaN or infinite values, values out of range, or a wrong

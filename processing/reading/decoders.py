@@ -1,7 +1,7 @@
 """Decoders behind one interface: each yields the wanted frames of an indexed video, in order, as full-size RGB.
 
-All of them take their frame numbers and times from the packet index, so that a sample means the same frames to each,
-and none of them keeps a frame that it has handed out. A decoder that would give other frames says so instead.
+All of them take frame numbers and times from the packet index, so that a sample gives the same frames with each, and
+none keeps a frame that it has yielded. A decoder that would give other frames raises an error.
 """
 
 import os
@@ -23,29 +23,29 @@ from .index import UNKNOWN, Orientation, PacketIndex, import_av, is_repeat, open
 from .sources import VideoSource
 
 DECODERS = ("pyav", "decord", "torchcodec")
-# What "auto" tries, in this order. torchcodec may bring decoders that PyAV was built without; decord's FFmpeg is older
-# than that of any PyAV, and reads nothing more.
+# The decoders that "auto" tries, in this order. torchcodec may support codecs that PyAV was built without; decord's
+# FFmpeg is older than that of any PyAV, and supports no further codecs.
 _AUTOMATIC = ("pyav", "torchcodec")
 
-# What a jump costs besides decoding from the key frame on: the decoder's pipeline is drained and has to fill again.
+# Cost of a jump besides decoding from the key frame on: the decoder's pipeline is drained and filled again.
 _SEEK_COST = 16.0
 _THUMBNAIL = 16
-# Other versions of FFmpeg turn YUV into slightly other RGB.
+# Other versions of FFmpeg convert YUV to slightly different RGB.
 _MOST_DIFFERENT = 32.0
 _MAX_THREADS = 8  # each of them holds full-size frames
 _TORCHCODEC_CHUNK = 4
 # Where a packet is always a whole frame, frames that no other frame refers to are parsed but not decoded unless they
 # are wanted, which saves about 40 % of the time.
 _DROPPABLE = {"h264", "hevc"}
-# A picture of MPEG-4 that only says that nothing changes: a start code, its type, its time, and no more. One that is
-# coded has 14 bits more at least.
+# Size of an MPEG-4 picture that only repeats the one before: a start code, its type and its time. A coded picture has
+# at least 14 bits more.
 _EMPTY_MPEG4_BYTES = 7
 
 Frames: TypeAlias = Iterator[tuple[int, np.ndarray]]
 
 
 class CannotDecode(Exception):
-    """This decoder cannot give the file's frames, but another may; the message completes "name: …"."""
+    """This decoder cannot decode the file's frames, but another may; the message completes "name: …"."""
 
 
 class _Astray(Exception):
@@ -53,7 +53,7 @@ class _Astray(Exception):
 
 
 class VideoDecoder(Protocol):
-    """What every decoder offers.
+    """The interface of all decoders.
 
     Attributes:
         name: one of `DECODERS`.
@@ -69,17 +69,17 @@ class VideoDecoder(Protocol):
 
 
 class PyAVDecoder:
-    """FFmpeg through PyAV: seeks or reads through by what the packet index says is cheaper.
+    """FFmpeg through PyAV: seeks or reads through, whichever is cheaper by the packet index.
 
-    Where a frame that the file promises does not come out, nothing is yielded in its place without a word: it is an
-    error, or with `skip_damaged` the one shown before takes its place, unless that has been yielded.
+    If a frame of the index is not decoded, this is an error; with `skip_damaged`, the frame before takes its place
+    with a warning, unless that was already yielded.
 
     Args:
         source: the file.
         index: its packet index.
-        skip_damaged: warn of packets that cannot be decoded and go on, instead of raising a `ValueError`.
+        skip_damaged: warn of packets that cannot be decoded and continue, instead of raising a `ValueError`.
         seek_cost: see `plan_reading`; None for the default.
-        thumbnails: give frames of 16 × 16 pixels, which is most of the way to know that they can be decoded.
+        thumbnails: yield frames of 16 × 16 pixels, which is enough to test whether they can be decoded.
     """
 
     name = "pyav"
@@ -122,24 +122,26 @@ class PyAVDecoder:
                     break
                 rest = rest[len(targets) :]
         if len(rest):
-            # After a jump, something is not as the index has it: read through what is left.
+            # After a jump, something differs from the index: read through the rest without jumps.
             from_start = PyAVDecoder(
                 self._source, self._index, self._skip_damaged, seek_cost=float("inf"), thumbnails=bool(self._size)
             )
             yield from from_start.frames(rest[rest > newest])
 
     def _runs(self, wanted: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """What to read through from which packet."""
+        """The runs of frames to read, each from its packet on."""
         runs = plan_reading(self._index, wanted, self._seek_cost)
-        # Packets that are not even parsed cost less than any jump.
+        # Skipping packets without parsing them costs less than any jump.
         return [(runs[0][0], wanted)] if runs and self._takes_key_frames(wanted) else runs
 
     def _takes_key_frames(self, targets: np.ndarray) -> bool:
         return self._drops and bool(self._index.is_key[targets].all())
 
     def _packets_from(self, container: Any, stream: Any, start: int) -> Iterator[tuple[int, Any]] | None:
-        """The packets from number `start` or an earlier one on, with their numbers; None where the container cannot be
-        brought there."""
+        """
+        The packets from number `start` or an earlier one on, with their numbers; None if the container cannot seek
+        there.
+        """
         if start == 0:
             return self._numbered(container.demux(stream), 0)
         # Some containers seek by presentation times, others by decoding times, which come earlier.
@@ -160,17 +162,20 @@ class PyAVDecoder:
 
     @cached_property
     def _places(self) -> dict[tuple[int, int], int]:
-        """The numbers of packets by place and size, where only one has these."""
+        """The numbers of packets by place and size, for those that are unique."""
         places = np.stack([self._index.packet_pos, self._index.packet_size], axis=1)
         found, first, counts = np.unique(places, axis=0, return_index=True, return_counts=True)
         alone = (counts == 1) & (found[:, 0] != UNKNOWN)
         return {(int(pos), int(size)): int(n) for (pos, size), n in zip(found[alone], first[alone], strict=True)}
 
     def _numbered(self, packets: Iterator[Any], number: int) -> Iterator[tuple[int, Any]]:
-        """Gives packets their numbers, which they hand on to their frames as presentation times; the packets that
-        flush the decoder have none."""
+        """
+        Sets the numbers of packets as their presentation times, which their frames inherit; the packets that flush the
+        decoder have none.
+        """
         sizes = self._index.packet_size
-        broken = import_av().error.FFmpegError, OSError  # known by now, as a generator may be closed at the very end
+        # Set before the yield, because a generator may be closed at its last item.
+        broken = import_av().error.FFmpegError, OSError
         try:
             for packet in packets:
                 if is_repeat(packet):
@@ -191,7 +196,7 @@ class PyAVDecoder:
     def _run(
         self, packets: Iterator[tuple[int, Any]], stream: Any, targets: np.ndarray, from_start: bool
     ) -> Iterator[tuple[int, Any]]:
-        """Pairs the sorted frame numbers `targets` with the decoded frames that show them."""
+        """Yields the sorted frame numbers `targets` with their decoded frames."""
         waiting = deque(targets.tolist())
         before: tuple[int, Any] | None = None
         for number, frame in self._decoded(packets, stream, targets, from_start):
@@ -214,10 +219,10 @@ class PyAVDecoder:
             raise _Astray
 
     def _instead(self, number: int, shown: tuple[int, Any], from_start: bool) -> tuple[int, Any]:
-        """What is shown in place of a frame that did not come out of the decoder."""
+        """The frame that replaces one which the decoder did not return."""
         packet = self._index.packet_of[number]
         if self._index.codec == "mpeg4" and self._index.packet_size[packet] <= _EMPTY_MPEG4_BYTES:
-            return number, shown[1]  # the codec's way to say that nothing changes
+            return number, shown[1]  # the codec's form of a picture that does not change
         if not from_start:
             raise _Astray
         self._damaged(f"its picture is missing {self._moment(number)}")
@@ -226,7 +231,7 @@ class PyAVDecoder:
     def _decoded(
         self, packets: Iterator[tuple[int, Any]], stream: Any, targets: np.ndarray, from_start: bool
     ) -> Iterator[tuple[int, Any]]:
-        """The decoded frames in the order in which they are shown, each with its number."""
+        """The decoded frames in display order, each with its number."""
         index = self._index
         counted = index.pts is None
         kept = set(targets.tolist()) if self._drops and not counted else None
@@ -236,7 +241,8 @@ class PyAVDecoder:
         for number, packet in packets:
             if number >= 0 and index.stretch[number] != stretch:
                 stretch = index.stretch[number]
-                # The decoder would give up what it holds back, or mix it with what is another file.
+                # Without a flush, the decoder would drop the frames that it holds, or mix them with those of another
+                # file.
                 drained = self._decode(None, stream, number, from_start)
                 stream.codec_context.flush_buffers()
             else:
@@ -268,10 +274,10 @@ class PyAVDecoder:
             return []
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
-        """`(height, width, 3)` uint8, turned upright (FFmpeg's decoders leave that to the player)."""
+        """`(height, width, 3)` uint8, rotated upright (FFmpeg's decoders leave that to the player)."""
         if self._turned is None or self._turned[0] != frame.rotation:
             self._turned = frame.rotation, Orientation.of(frame)
-        # A frame keeps the threads that convert it, and a forked process that frees the frame would wait for them.
+        # A frame keeps its conversion threads, and a forked process that frees the frame would wait for them.
         return self._turned[1].apply(frame.to_ndarray(format="rgb24", threads=1, **self._size))
 
     def _moment(self, number: int) -> str:
@@ -290,8 +296,8 @@ class PyAVDecoder:
 
 class ComparedDecoder:
     """
-    Another decoder, whose frames are compared with small ones of PyAV's: it may not say that a file is damaged, or
-    give other frames then. This takes the time of decoding twice.
+    Another decoder, whose frames are compared with small ones from PyAV, because it may return wrong frames of damaged
+    files without an error. This takes the time of decoding twice.
     """
 
     def __init__(self, other: VideoDecoder, source: VideoSource, index: PacketIndex, skip_damaged: bool) -> None:
@@ -314,15 +320,17 @@ class ComparedDecoder:
             if number not in expected or np.abs(small - expected[number]).mean() > _MOST_DIFFERENT:
                 moment = f"{self._index.times[number]:.2f} s"
                 raise ValueError(
-                    f"{self._source.name}: {self.name} gives another picture at {moment} than the file has there; use "
+                    f"{self._source.name}: {self.name} returns another picture at {moment} than the file holds; use "
                     "decoder='auto'."
                 )
             yield number, array
 
 
 class DecordDecoder:
-    """decord, kept to what it does right: it loses count after a seek in open groups of pictures and in fragments,
-    skips the start of transport streams, cannot turn a picture on its side, and may crash on files that are damaged.
+    """decord, for the files that it reads correctly.
+
+    It returns wrong frames after a seek in open groups of pictures and in fragments, skips the start of transport
+    streams, cannot rotate pictures, and may crash on damaged files.
     """
 
     name = "decord"
@@ -335,16 +343,16 @@ class DecordDecoder:
         if index.ends_early:
             raise CannotDecode("decord does not read files that are cut off")
         if index.orientation not in (Orientation(), Orientation(False, True, True)):
-            raise CannotDecode("decord cannot turn the picture on its side or mirror it, as the file asks")
+            raise CannotDecode("decord cannot rotate or mirror the picture, as the file requires")
         try:
-            # What it would print, its exceptions say as well.
+            # Its exceptions contain what it would print.
             decord.logging.set_level(decord.logging.QUIET)
             self._reader = decord.VideoReader(source.plain_argument(), num_threads=_num_threads())
             count = len(self._reader)
         except Exception as error:  # DECORDError is only an Exception
             raise CannotDecode(f"decord fails on it ({_first_line(error)})") from None
         if count != len(index.times):
-            raise CannotDecode(f"decord sees {count} frames where the file shows {len(index.times)}")
+            raise CannotDecode(f"decord finds {count} frames instead of {len(index.times)}")
         self.picture = index.height, index.width
         self._source, self._seeks = source, index.closed_groups and not fragmented
 
@@ -369,7 +377,7 @@ class DecordDecoder:
 
 
 class TorchcodecDecoder:
-    """torchcodec, which needs an FFmpeg of the system."""
+    """torchcodec, which needs an installed FFmpeg."""
 
     name = "torchcodec"
 
@@ -377,16 +385,16 @@ class TorchcodecDecoder:
         decoders = _import_optional("torchcodec.decoders", "pip install torchcodec, and install FFmpeg")
         transposed, mirrored_columns, mirrored_rows = index.orientation
         if transposed == (mirrored_columns == mirrored_rows):
-            raise CannotDecode("torchcodec cannot mirror the picture, as the file asks")
+            raise CannotDecode("torchcodec cannot mirror the picture, as the file requires")
         try:
             self._decoder = decoders.VideoDecoder(
                 source.plain_argument(), dimension_order="NHWC", num_ffmpeg_threads=_num_threads()
             )
             count = len(self._decoder)
-        except Exception as error:  # its errors have no type of their own
+        except Exception as error:  # it has no error class
             raise CannotDecode(f"torchcodec fails on it ({_first_line(error)})") from None
         if count != len(index.times):
-            raise CannotDecode(f"torchcodec sees {count} frames where the file shows {len(index.times)}")
+            raise CannotDecode(f"torchcodec finds {count} frames instead of {len(index.times)}")
         self.picture = self._decoder.metadata.height, self._decoder.metadata.width
         self._source = source
 
@@ -407,8 +415,8 @@ def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damage
     animated WebP.
 
     Raises:
-        ImportError: the decoder asked for is not installed; the message says what to install.
-        ValueError: it cannot decode this file, or (`"auto"`) none of those installed can.
+        ImportError: the requested decoder is not installed; the message says what to install.
+        ValueError: it cannot decode this file, or (`"auto"`) no installed decoder can.
     """
     if index.container == CONTAINER and name == "auto":
         return AnimatedWebPDecoder(source, index, skip_damaged)
@@ -421,7 +429,7 @@ def open_decoder(name: str, source: VideoSource, index: PacketIndex, skip_damage
                 return PyAVDecoder(source, index, skip_damaged)
             kind = DecordDecoder if candidate == "decord" else TorchcodecDecoder
             other: VideoDecoder = kind(source, index)
-            # Without PyAV's decoder, nothing else is known of the pictures.
+            # Without PyAV's decoder, the pictures cannot be compared.
             return ComparedDecoder(other, source, index, skip_damaged) if index.height else other
         except CannotDecode as error:
             reasons.append(str(error))
@@ -441,14 +449,14 @@ def _num_threads() -> int:
 def _import_optional(module: str, install: str) -> Any:
     try:
         return import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # the last two where a library of the system is missing
+    except (ImportError, OSError, RuntimeError) as error:  # the last two if a library of the system is missing
         package = module.partition(".")[0]
         raise ImportError(f"decoder={package!r} cannot be loaded ({_first_line(error)}): {install}") from None
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    # decord's messages begin with the hour and a place in its own source.
+    # decord's messages begin with the time and a place in its source.
     return re.sub(r"^\[[\d:]+\] \S+\.cc:\d+: ", "", lines[0])[:200] if lines else type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Copies what cannot be read like a file (URLs, pipes, remote stores) to a temporary file, within bounds."""
+"""Copies sources that cannot be read like a file (URLs, pipes, remote stores) to a temporary file, within limits."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 1 << 20
 _LONGEST_NAME = 160
 _MINUTE = 60.0
 _MOST_REDIRECTS = 10
-# Attempts at a server that fails by itself, and seconds before the second and third.
+# Attempts after errors of the server, and seconds before the second and third.
 _PAUSES = (0.0, 0.5, 2.0)
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 # Addresses of other kinds that hold an IPv4 address: NAT64.
@@ -28,15 +28,15 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class _Passing(Exception):
-    """A failure that may be gone at the next attempt; its cause is the error to raise if it is not."""
+    """A failure that the next attempt may not have; its cause is the error to raise if it does."""
 
 
 def public_name(source: Any) -> str:
     """
-    What a path or an address is called wherever it is printed.
+    The printed name of a path or an address.
 
-    An address is without user, password, query and fragment, any of which may hold a secret; one that cannot be taken
-    apart is not shown at all. What is long is shortened, and nothing in it controls a terminal.
+    User, password, query and fragment of an address are removed, because they may hold secrets; an address that cannot
+    be parsed is not shown at all. Long names are shortened, and control characters are removed.
     """
     text = str(source)
     if text.lstrip()[:5].lower() == "data:":
@@ -52,7 +52,7 @@ def _public_link(text: str) -> str:
     if not mark:
         return re.sub(r"(?is)^(\s*(https?|ftp):).*", r"\1…", text)
     plain = re.split(r"[?#\\]", rest, maxsplit=1)[0]
-    if scheme.lower() in ("hf", "file"):  # there are no users, and a revision follows an @
+    if scheme.lower() in ("hf", "file"):  # no user names here: an @ is followed by a revision
         return f"{scheme}://{plain}"
     authority, slash, path = plain.partition("/")
     _, _, host = authority.rpartition("@")
@@ -73,15 +73,15 @@ def without_addresses(error: BaseException, *secrets: str) -> str:
 
 def download(url: str, timeout: float, limits: ReadingLimits) -> IO[bytes]:
     """
-    What an http(s) address gives, as a temporary file.
+    Download an http(s) address to a temporary file.
 
-    Redirects are followed to http(s) addresses only, and credentials are sent to the host alone that they were given
-    for. Where `limits` allow no private addresses, the names of all hosts on the way are looked up once, and the
-    addresses found are those that are connected to. A server error or a broken connection is tried again twice.
+    Redirects are followed to http(s) addresses only, and credentials are sent only to the host that they were given
+    for. If `limits` allow no private addresses, each host's name is looked up once, and exactly these addresses are
+    connected to. After a server error or a broken connection there are two more attempts.
 
     Raises:
         FileNotFoundError: the server answers 404 or 410.
-        ValueError: for anything else, by a name without secrets.
+        ValueError: for other failures; the message holds no secrets.
     """
     name = public_name(url)
     deadline = time.monotonic() + limits.max_seconds
@@ -109,19 +109,19 @@ def copy_bounded(
     stop: Callable[[], object] = lambda: None,
 ) -> IO[bytes]:
     """
-    Writes chunks to a temporary file, at most as many and for as long as `limits` allow.
+    Writes chunks to a temporary file, within the size and time that `limits` allow.
 
-    The chunks are made in a thread, so that one that never comes holds up nothing but that thread.
+    The chunks are read in a thread, so that a stalled source blocks only that thread.
 
     Args:
         chunks: of bytes, until the end.
-        name: what errors call the source.
+        name: the source's name in errors.
         silence: seconds without a chunk after which the source counts as stalled.
         deadline: by `time.monotonic`; default `limits.max_seconds` from now.
-        stop: called where the copy ends early, to wake the thread up.
+        stop: called if the copy ends early, to wake the thread up.
 
     Raises:
-        ValueError: a limit is reached; or what `chunks` raises.
+        ValueError: a limit is reached. Errors of `chunks` are raised as well.
     """
     queue: Queue[tuple[bytes, BaseException | None]] = Queue(2)
     stopped = Event()
@@ -184,7 +184,7 @@ def copy_bounded(
     except BaseException:
         stopped.set()
         stop()
-        copy.close()  # a kept exception would keep it
+        copy.close()  # otherwise an exception that is kept would keep it open
         raise
     return copy
 
@@ -198,7 +198,7 @@ def _too_long(name: str, limits: ReadingLimits) -> str:
 
 
 def http_client() -> ModuleType:
-    """The HTTP client that huggingface_hub brings along."""
+    """The HTTP client that huggingface_hub depends on."""
     try:
         return import_module("httpx2")
     except ImportError:
@@ -219,7 +219,7 @@ class _Transfer:
             raise ValueError(
                 f"{name}: is not a valid address; write special characters in user, password and path as %XX."
             ) from None
-        # A proxy would look names up by itself.
+        # A proxy would look up names by itself.
         self.client = self.http.Client(timeout=timeout, trust_env=limits.allow_private_addresses)
 
     def close(self) -> None:
@@ -271,7 +271,7 @@ class _Transfer:
         return without_addresses(error, str(self.url), self.url.password, self.url.query.decode("ascii", "replace"))
 
     def _follow(self) -> Any:
-        """The answer of the last server in a row of redirects."""
+        """The response of the last server in a chain of redirects."""
         url, credentials, home = self.url, None, None
         for _ in range(_MOST_REDIRECTS):
             if url.scheme not in ("http", "https") or not url.host:
@@ -306,7 +306,7 @@ class _Transfer:
         raise AssertionError
 
     def _public_addresses(self, url: Any) -> list[str]:
-        """What the host's name stands for, if all of it lies outside of this machine and its networks."""
+        """The addresses of a host, if all of them are outside of this machine and its networks."""
         port = url.port or {"http": 80, "https": 443}[url.scheme]
         try:
             found = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Image files: single ones, and the frames of a video that are files of their own."""
+"""Image files: single images, and videos whose frames are separate files."""
 
 import base64
 import binascii
@@ -18,13 +18,13 @@ from .sources import open_source
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
-# What a camera or a player writes: Pillow opens many more, some of which start programs.
+# Formats of cameras and players: Pillow opens many more, some of which start programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
 
 
 def read_image(source: Any, limits: ReadingLimits | None = None) -> Image.Image:
     """
-    An image, upright and in its own mode.
+    Read an image, upright and in its own mode.
 
     Args:
         source: a path, an address (as of videos), the bytes of a file, a binary file object, base64 letters, or an
@@ -33,7 +33,7 @@ def read_image(source: Any, limits: ReadingLimits | None = None) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is larger than `limits` allow.
+        ValueError: the file cannot be read, or is larger than `limits` allow.
     """
     if isinstance(source, Image.Image):
         return source
@@ -56,7 +56,7 @@ def read_image(source: Any, limits: ReadingLimits | None = None) -> Image.Image:
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plug-ins raise what they like
+    except Exception as error:  # Pillow's plug-ins raise errors of any class
         known = str(error).startswith(file.name)
         message = str(error) if known else f"{file.name}: cannot be read as an image: it is damaged, or no image."
         raise ValueError(_of_images(message)) from None
@@ -66,20 +66,20 @@ def read_image(source: Any, limits: ReadingLimits | None = None) -> Image.Image:
 
 
 def _of_images(message: str) -> str:
-    """A message about a video, said of an image."""
+    """Rewrites a message about a video for an image."""
     message = message.replace("video file", "image file").replace("the video given", "the image given")
     return message.replace(": its frames have ", ": cannot be read as an image: it has ")
 
 
 def image_array(image: Image.Image) -> np.ndarray:
-    """`(H, W, 3)`, uint8 unless the image has more than 8 bits: PIL would cut these off instead of scaling them."""
+    """`(H, W, 3)`, uint8 unless the image has more than 8 bits, which PIL would clip instead of scaling."""
     if image.mode == "F" or image.mode.startswith("I"):
         return np.asarray(image)[..., None].repeat(3, axis=-1)
     return np.asarray(image.convert("RGB"))
 
 
 def is_image_file(value: Any) -> bool:
-    """Whether a path or an address ends like that of an image."""
+    """Whether a path or an address has the ending of an image file."""
     if not isinstance(value, (str, os.PathLike)):
         return False
     text = os.fsdecode(value)
@@ -90,7 +90,7 @@ def is_image_file(value: Any) -> bool:
 
 class FrameFiles:
     """
-    The frames of one video that are image files of their own, in order; each is read when it is asked for.
+    The frames of one video as separate image files, in order; each is read on access.
 
     Args:
         files: paths or addresses.

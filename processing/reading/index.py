@@ -1,4 +1,4 @@
-"""The packet index of a video: each frame's true time, size and key frame, found by reading packets undecoded."""
+"""The packet index of a video: each frame's true time, size and key frame, read from the packets without decoding."""
 
 from array import array
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ import numpy as np
 from .sources import VideoSource
 
 UNKNOWN = int(np.iinfo(np.int64).min)
-# Decoders give frames back out of packet order by 16 frames at most; a longer way back is a clock that was reset.
+# Decoders reorder frames by 16 frames at most; a larger step back in time is a clock that was reset.
 _LONGEST_REORDERING = 64
-# What is opened by mistake as if it were a video: FFmpeg draws text files and reads single images.
+# Files that FFmpeg opens as if they were videos: it draws text files and reads single images.
 _NOT_VIDEO = {"tty": "is a text file", "image2": "is a still image"} | dict.fromkeys(
     ("hls", "concat", "dash", "sdp", "rtsp", "webm_dash_manifest", "vobsub"), "is a playlist"
 )
@@ -23,9 +23,9 @@ _READ_BYTES = 1 << 16  # of a file at a time
 
 
 class Orientation(NamedTuple):
-    """How a decoded frame is brought upright: first rows and columns are swapped, then it is mirrored.
+    """How a decoded frame is rotated upright: first rows and columns are swapped, then it is mirrored.
 
-    It is that of the display matrix, whose rotations are rounded to quarters.
+    Read from the display matrix, with rotations rounded to quarter turns.
     """
 
     transposed: bool = False
@@ -37,14 +37,15 @@ class Orientation(NamedTuple):
         """Of a decoded frame of PyAV."""
         try:
             # Side data and their frame refer to each other. A frame of the decoder would stay in memory until cycles
-            # are collected, perhaps in a forked process without the threads of the decoder; a small copy is asked.
+            # are collected, perhaps in a forked process without the decoder's threads; so the side data are read from
+            # a small copy.
             matrix = frame.reformat(width=16, height=16, format="gray").side_data.get("DISPLAYMATRIX")
-        except ValueError:  # the frame carries something else that PyAV has no name for
+        except ValueError:  # side data of a type that PyAV has no name for
             turned = cls(), cls(True, False, True), cls(False, True, True), cls(True, True)
             return turned[round(frame.rotation / 90) % 4]
         if matrix is None:
             return cls()
-        # A pixel at (x, y) is shown at (a x + c y, b x + d y), but for the shift.
+        # A pixel at (x, y) is shown at (a x + c y, b x + d y), apart from an offset.
         a, b, _, c, d, *_ = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
         if abs(int(a)) + abs(int(d)) >= abs(int(b)) + abs(int(c)):
             return cls(False, a < 0, d < 0)
@@ -61,30 +62,30 @@ class Orientation(NamedTuple):
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """What a video holds. Frames are numbered in the order in which they are shown; packets, in the order of the file.
+    """The frames and packets of a video. Frames are numbered in display order, packets in the order of the file.
 
     Attributes:
         times: `(N,)` float64, start of each frame in seconds; the first is 0, strictly increasing.
         duration: end of the last frame in seconds.
         fps: average frames a second.
-        pts: `(N,)` int64, the same times in the container's ticks, by which decoded frames are recognised; None where
-            the container does not state them (AVI, raw streams), and frames can only be counted.
-        packet_of: `(N,)` int64, the packet that holds a frame; of several, the first one.
+        pts: `(N,)` int64, the same times in the container's ticks, by which decoded frames are identified; None if the
+            container does not state them (AVI, raw streams), and frames can only be counted.
+        packet_of: `(N,)` int64, the packet that holds a frame, or the first of several.
         frame_of: `(P,)` int64, the frame that a packet holds, or -1.
-        key_packet_of: `(N,)` int64, the packet from which decoding must start for a frame to come out right.
+        key_packet_of: `(N,)` int64, the packet from which decoding must start to decode a frame correctly.
         is_key: `(N,)` bool, whether the frame is one of the codec's key frames.
         cost: `(M + 1,)` float64, estimated cost of decoding the packets before each one; an average packet costs 1.
         packet_pts: `(M,)` int64, ticks of each packet.
         seek_ticks: `(M,)` int64, decoding time of each packet, which containers seek by.
-        packet_pts, packet_size, packet_pos, stretch: `(P,)` int64, of each packet its ticks and place in the file
-            (`UNKNOWN` where not stated), bytes, and the stretch of the file between resets of the clock.
+        packet_pts, packet_size, packet_pos, stretch: `(P,)` int64, ticks, size in bytes and place in the file of each
+            packet (`UNKNOWN` if not stated), and the stretch of the file between resets of the clock.
         closed_groups: no frame before a key frame needs it, so that any decoder can start at any key frame.
         states_frames: the container states the number of its frames up front (MP4 that is not fragmented, AVI).
         height, width: of the picture as it is to be shown, that is, after the rotation; 0 if PyAV lacks the decoder.
         orientation: how a decoded frame must be turned and mirrored, by the first one.
         container: FFmpeg's name of the format.
         codec: FFmpeg's name of the codec.
-        ends_early: the file is cut off, and the frames above are those before the cut.
+        ends_early: the file is cut off; the frames above are those before the cut.
     """
 
     times: np.ndarray
@@ -126,8 +127,8 @@ def open_stream(source: VideoSource) -> Iterator[tuple[Any, Any]]:
     pixels = source.limits.max_pixels
     with source.opened() as file:
         try:
-            # Strange bytes in titles must not keep a video from being read. FFmpeg gets no protocol at all, so that
-            # nothing in a file makes it open another file or an address.
+            # Invalid bytes in titles must not prevent reading. FFmpeg gets no protocols, so that nothing in a file can
+            # make it open another file or an address.
             container = av.open(
                 file,
                 metadata_errors="replace",
@@ -157,7 +158,7 @@ def build_index(source: VideoSource) -> PacketIndex:
     """Reads all packets of the video stream, which takes about 0.4 s for 30 minutes of 720p, and decodes one frame.
 
     Raises:
-        ValueError: the file cannot be opened, exceeds the source's limits, or holds no frame that can be shown.
+        ValueError: the file cannot be opened, exceeds the source's limits, or has no frame that can be shown.
     """
     facts = _read_packets(source)
     if not len(facts.size):
@@ -165,7 +166,7 @@ def build_index(source: VideoSource) -> PacketIndex:
         raise ValueError(f"{source.name}: holds nothing to show: {cause}.")
     height, width, orientation = _picture(source, facts.ends_early)
     key = facts.key.copy()
-    first_key = int(key.argmax())  # 0 as well where no packet is marked
+    first_key = int(key.argmax())  # also 0 if no packet is marked
     key[first_key] = True
     shown = ~facts.hidden
     known = facts.pts != UNKNOWN
@@ -173,7 +174,7 @@ def build_index(source: VideoSource) -> PacketIndex:
     has_resets = bool(stretch[-1] > 0)
     counted = facts.container == "avi" or 2 * known.sum() < len(known) or _clock_was_reset(pts[known])
     if counted:
-        # Frames come out of the decoder in the order of their decoding times, one each.
+        # The decoder returns frames in the order of their decoding times, one for each.
         shown[:first_key] = False
         packet_of = np.flatnonzero(shown)
         frame_ticks = _decoding_ticks(facts)[packet_of]
@@ -182,7 +183,7 @@ def build_index(source: VideoSource) -> PacketIndex:
     else:
         shown &= known
         for number in range(int(stretch[-1]) + 1):
-            # Frames that are shown before the first key frame refer to frames that are not there.
+            # Frames that are shown before the first key frame refer to missing frames.
             (members,) = np.nonzero(stretch == number)
             first = members[key[members].argmax()]
             shown[members[members < first]] = False
@@ -235,7 +236,7 @@ def build_index(source: VideoSource) -> PacketIndex:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the container says: of each packet with a picture, in ticks and bytes (`UNKNOWN` if it is not stated)."""
+    """Facts of the container about each packet with a picture, in ticks and bytes (`UNKNOWN` if not stated)."""
 
     pts: np.ndarray
     dts: np.ndarray
@@ -285,7 +286,7 @@ def _read_packets(source: VideoSource) -> _Facts:
                 duration.append(packet.duration or 0)
                 size.append(packet.size)
                 pos.append(UNKNOWN if packet.pos is None else packet.pos)
-                # A frame of VP8 says itself whether it is there to be referred to only.
+                # A VP8 frame is marked if it is only a reference and never shown.
                 hidden = packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] & 0x10)
                 flags.append(packet.is_keyframe | hidden << 1 | packet.is_corrupt << 2)
         except (av.error.FFmpegError, OSError):
@@ -318,11 +319,12 @@ def plan_reading(index: PacketIndex, wanted: np.ndarray, seek_cost: float) -> li
     """Splits the wanted frames into runs, each read through from one packet.
 
     From one wanted frame to the next, the reader either decodes all packets between them, or jumps to the key frame
-    before the second; whichever costs less by the index. No packet is decoded twice but what the jump itself costs.
+    before the second, whichever costs less by the index. No packet is decoded twice, except for the cost of the jump
+    itself.
 
     Args:
         wanted: `(T,)` sorted frame indices.
-        seek_cost: cost of a jump, in average packets; 0 jumps wherever that saves a packet, infinity never.
+        seek_cost: cost of a jump, in average packets; 0 jumps if that saves a packet, infinity never.
 
     Returns:
         The runs in order: the packet to start from (0: the start of the file), and the frames, `(T_run,)`.
@@ -384,7 +386,10 @@ def _key_packets(packet_pts: np.ndarray, key: np.ndarray, packet_of: np.ndarray)
 
 
 def _groups_are_closed(packet_pts: np.ndarray, key: np.ndarray) -> bool:
-    """Whether all that is stored before a key frame is shown before it, and all that is stored after it, after it."""
+    """
+    Whether all frames stored before a key frame are shown before it, and all frames stored after it are shown after
+    it.
+    """
     shown_later = np.minimum.accumulate(packet_pts[::-1])[::-1]
     shown_before = np.maximum.accumulate(packet_pts)
     keys = np.flatnonzero(key)[1:]
@@ -399,15 +404,15 @@ def _clock_was_reset(packet_pts: np.ndarray) -> bool:
 
 def _joined_clocks(facts: _Facts, key: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Which stretch of the file each packet belongs to, and presentation times that go on from stretch to stretch.
+    The stretch of the file that each packet belongs to, and presentation times that continue from stretch to stretch.
 
-    Where files were joined, the decoding times, which only grow in one file, fall back: a stretch begins there, and is
-    shown where the one before ends.
+    Decoding times only increase within one file. Where they fall back, files were joined: a new stretch begins, which
+    is shown after the one before.
     """
     stated = np.flatnonzero(facts.dts != UNKNOWN)
     steps = np.diff(facts.dts[stated])
     usual = int(np.median(steps[steps > 0])) if (steps > 0).any() else 1
-    # Times that are rounded or guessed may fall back by a little within a file, too.
+    # Rounded or estimated times may also fall back a little within a file.
     falls = (steps < 0) & (key[stated[1:]] | (steps < -2 * usual))
     stretch = np.zeros(len(facts.dts), dtype=np.int64)
     stretch[stated[1:][falls]] = 1
@@ -423,7 +428,7 @@ def _joined_clocks(facts: _Facts, key: np.ndarray, known: np.ndarray) -> tuple[n
 
 
 def _decoding_ticks(facts: _Facts) -> np.ndarray:
-    """Ticks by which counted frames follow each other: the decoding times, or else equal steps."""
+    """Ticks of frames that are counted: the decoding times, or else equal steps."""
     if (facts.dts != UNKNOWN).all() and (np.diff(facts.dts) > 0).all():
         return facts.dts
     step = float(np.median(facts.duration)) or 1 / (facts.rate or 25.0) / facts.time_base

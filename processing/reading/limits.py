@@ -1,4 +1,4 @@
-"""How much a video may take: bytes and time of what is downloaded or piped, pixels and frames of what is decoded."""
+"""Limits on videos: bytes and time of a download or pipe, pixels and frames to decode."""
 
 import os
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ _ALLOW_PRIVATE = "DYNFOCUS_ALLOW_PRIVATE_ADDRESSES"
 
 @dataclass(frozen=True)
 class ReadingLimits:
-    """Bounds that are checked before anything of that size is allocated or written.
+    """Limits that are checked before anything of that size is allocated or written.
 
     Attributes:
         max_bytes: of a download, a pipe or another object that cannot be read like a file; default 8 GiB.
-        max_seconds: that such a copy may take; default 30 minutes.
+        max_seconds: time that such a copy may take; default 30 minutes.
         min_bytes_per_minute: a copy that is slower than this for a whole minute counts as stalled; default 64 KiB.
         allow_private_addresses: whether http(s) and other addresses may lead to this machine or its local networks.
             By default they may not, so that a server can be given the URLs of its users; the command line allows it.
@@ -35,15 +35,16 @@ _default: ReadingLimits | None = None
 
 def default_limits() -> ReadingLimits:
     """
-    The limits of this process where a call gives none.
+    The limits of this process for calls without `limits`.
 
-    The command line sets the environment variable `DYNFOCUS_ALLOW_PRIVATE_ADDRESSES=1`, which its workers see, too.
+    The command line sets the environment variable `DYNFOCUS_ALLOW_PRIVATE_ADDRESSES=1`, which its worker processes
+    inherit.
     """
     return _default or ReadingLimits(allow_private_addresses=os.environ.get(_ALLOW_PRIVATE) == "1")
 
 
 def set_default_limits(limits: ReadingLimits) -> None:
-    """Sets what [`default_limits`] returns in this process and in those that are forked from it."""
+    """Sets the value of [`default_limits`] in this process and in its forks."""
     global _default
     _default = limits
 

@@ -1,4 +1,4 @@
-"""Which frames of a video to look at: pure arithmetic on the times of its frames."""
+"""Sampling: which frames of a video to read, computed from the times of its frames."""
 
 from typing import Literal, TypeAlias
 
@@ -27,17 +27,17 @@ def sample_indices(
 
     With `num_frames`, the video is cut into that many equally long segments and the frame shown at the centre of each
     is taken; where a variable frame rate puts two centres on one frame, the nearest free neighbour replaces it, so
-    that exactly `min(num_frames, total)` frames come back. Else the frames shown at 0, 1/fps, 2/fps, … are taken, each
-    once; are these more than `max_frames`, then `max_frames` of them are spread over the whole duration as above.
-    The frame shown at a time is the last one that starts at it or before it. With `key_frames` these are taken, or
-    `max_frames` of them, spread over the whole duration. With `video_start` or `video_end`, all of this holds for the
-    frames that are shown between them, as if the rest had been cut off.
+    that exactly `min(num_frames, total)` frames are returned. Otherwise the frames shown at 0, 1/fps, 2/fps, … are
+    taken, each once; if these are more than `max_frames`, then `max_frames` are spread over the whole duration as
+    above. The frame shown at a time is the last one that starts at it or before it. With `key_frames` these are taken,
+    or `max_frames` of them, spread over the whole duration. With `video_start` or `video_end`, all of this holds for
+    the frames that are shown between them, as if the rest had been cut off.
 
     Args:
         timestamps: `(total,)` start of each frame in seconds, strictly increasing; the first is 0.
         duration: end of the last frame in seconds.
-        fps: frames a second; default 1. Above the video's own rate it means every frame once.
-        num_frames: number of frames; comes before `fps`.
+        fps: frames a second; default 1. A rate above the video's own takes every frame once.
+        num_frames: number of frames; replaces `fps`.
         max_frames: never more frames than this.
         min_frames: where the above gives fewer frames, take this many over the whole duration instead.
         video_start, video_end: seconds between which the frames lie; default the whole video.
@@ -101,8 +101,8 @@ def _wanted(
         return key_frames[_centres_of_segments(timestamps[key_frames], duration, max_frames)]
     if num_frames is not None:
         return _centres_of_segments(timestamps, duration, min(num_frames, max_frames or num_frames))
-    # Frame i is taken if some k/fps falls into the time it is shown. Asked of each frame instead of counting up k,
-    # this costs the same for two frames that are four hours apart as for any other two.
+    # Frame i is taken if some k/fps falls into the time it is shown. This is computed for each frame instead of
+    # counting up k, so that frames that are four hours apart cost no more than others.
     step = 1.0 if fps is None else fps
     starts = np.ceil((timestamps - _TOLERANCE) * step).clip(min=0)
     ends = np.append(timestamps[1:], max(duration, timestamps[-1])) - _TOLERANCE

@@ -1,4 +1,4 @@
-"""Where a video comes from: a path, a URL, bytes or a file object, made into something a decoder can open."""
+"""Sources of videos: opens a path, a URL, bytes or a file object for the decoders."""
 
 import hashlib
 import io
@@ -25,23 +25,23 @@ _SCHEME = re.compile(r"^\s*([A-Za-z][A-Za-z0-9+.-]+)(://|:(?=/[^/])|(?<=data):)"
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _CHUNK_BYTES = 1 << 20
 _DIGEST_BYTES = 1 << 16
-# Addresses that fsspec opens at stores of its own, and parts of chains that only take another file apart.
+# Addresses that fsspec opens in its own stores, and parts of chains that only unpack another file.
 _STORES = {"hf", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
 _ARCHIVES = {"zip", "tar", "libarchive"}
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video that is there and not empty.
+    """A video that exists and is not empty.
 
     Attributes:
-        name: what error messages call it, without any secret of an address.
+        name: its name in error messages, without secrets of an address.
         path: the file, or None for bytes and file objects.
         file: a seekable binary file, or None for paths. A temporary file lives as long as this object.
         given: the path as it was given, or None for bytes and file objects.
         stamp: size and time of change of the file at `path`, in bytes and nanoseconds, when it was opened.
-        limits: bounds of what is made of it.
-        is_copy: whether `file` is a temporary file of this object's own.
+        limits: limits for reading it.
+        is_copy: whether `file` is a temporary copy that belongs to this object.
     """
 
     name: str
@@ -54,7 +54,7 @@ class VideoSource:
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """A file object for FFmpeg, which knows nothing of it but its bytes: neither a name nor a place."""
+        """A file object for FFmpeg, which gives it only the bytes, without a name or path."""
         with self._binary() as file:
             yield _OnlyBytes(file)
 
@@ -72,7 +72,7 @@ class VideoSource:
             yield file
 
     def close(self) -> None:
-        """Deletes the copy of a download. An error that is kept would keep it otherwise."""
+        """Deletes the copy of a download, which an exception that is kept would otherwise keep."""
         if self.is_copy and self.file is not None:
             self.file.close()
 
@@ -114,19 +114,19 @@ class VideoSource:
             self.file.seek(0)
 
     def check_unchanged(self) -> None:
-        """Raises a `ValueError` where the file at `path` is no longer what it was when it was opened."""
+        """Raises a `ValueError` if the file at `path` has changed since it was opened."""
         if self.path is not None and _stamp(self.path) != self.stamp:
             raise ValueError(
                 f"{self.name}: changed while it was read; read it again once it is written to its end, or read a copy."
             )
 
     def identity(self) -> dict[str, Any]:
-        """By which the same video is known again: `size` in bytes, `modified` (nanoseconds), and a `digest`."""
+        """Identifies the same video later: `size` in bytes, `modified` (nanoseconds), and a `digest`."""
         with self._binary() as file:
             return {**_digest(file), "modified": self.stamp and self.stamp[1]}
 
     def is_text(self) -> bool:
-        """Whether its beginning is text, which FFmpeg says of no file without a name."""
+        """Whether its beginning is text, which FFmpeg does not detect for a file without a name."""
         with self._binary() as file:
             return is_text(file)
 
@@ -155,20 +155,20 @@ class _OnlyBytes:
 
 
 def open_source(source: VideoInput, timeout: float = 30.0, limits: ReadingLimits | None = None) -> VideoSource:
-    """Finds, downloads or wraps a video.
+    """Find, download or wrap a video.
 
     Args:
         source: a path; a `file://`, `http://`, `https://` or `data:` URL; an address of a store that fsspec opens
             (`hf://datasets/…`, `s3://…`, `zip://clip.mp4::hf://…`); the bytes of a file; or a binary file object. One
-            that is neither a file of the disk nor in memory is copied to a temporary file, from where it stands.
-        timeout: seconds for which a server, a pipe or another object may stay silent.
-        limits: bounds of what is copied and decoded; default [`default_limits`].
+            that is neither a file on disk nor in memory is copied to a temporary file, from its current position.
+        timeout: seconds without data after which a server, a pipe or another object counts as stalled.
+        limits: limits for copying and decoding; default [`default_limits`].
 
     Raises:
         FileNotFoundError: there is no such file, or the server answers 404 or 410.
-        ValueError: a folder, an empty file, a playlist, text instead of bytes, another URL scheme, a failed download,
-            or more than `limits` allow.
-        TypeError: none of the kinds above.
+        ValueError: for a folder, an empty file, a playlist, text instead of bytes, another URL scheme, a failed
+            download, or more than `limits` allow.
+        TypeError: for a source of another type.
     """
     limits = limits or default_limits()
     found = _find(source, timeout, limits)
@@ -206,10 +206,10 @@ def _find(source: VideoInput, timeout: float, limits: ReadingLimits) -> VideoSou
 
 def existing_path(path: str) -> str:
     """
-    The name under which the file at `path` is there, or `path` itself if it is not.
+    The name under which the file at `path` exists, or `path` itself if it does not.
 
-    The same letters have two forms in Unicode, and archives from one system may be read on another: `é` may be one
-    character in a table and two in the folder.
+    Letters such as `é` have two forms in Unicode, of one and of two characters. A table may hold one form and the
+    folder the other, if an archive was made on another system.
     """
     if os.path.lexists(path):
         return path
@@ -264,7 +264,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 
 
 def _digest(file: IO[bytes]) -> dict[str, Any]:
-    """Size, and a hash of it and of both ends of the file: all of it would take long for hours of video."""
+    """Size, and a hash of it and of both ends of the file, because hashing hours of video would take long."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     found = hashlib.sha256(str(size).encode() + file.read(_DIGEST_BYTES))
@@ -287,7 +287,7 @@ def _from_file(file: Any, name: str, timeout: float, limits: ReadingLimits, is_c
 
 
 def _is_like_a_file(file: Any) -> bool:
-    """Whether all of it is there: in memory, or in a file of the disk. Others may never end, or wait for ever."""
+    """Whether a file object is complete: in memory, or a file on disk. Others may never end, or block."""
     if isinstance(file, io.BytesIO):
         return True
     if not isinstance(file, (io.BufferedReader, io.BufferedRandom, io.FileIO)):
@@ -299,7 +299,7 @@ def _is_like_a_file(file: Any) -> bool:
 
 
 def _copied(file: Any, name: str, timeout: float, limits: ReadingLimits) -> IO[bytes]:
-    # One chunk of a pipe is what is there by now.
+    # A read from a pipe returns what has arrived so far.
     read = getattr(file, "read1", None) if isinstance(file, io.BufferedIOBase) else None
 
     def chunks() -> Iterator[bytes]:
@@ -314,12 +314,12 @@ def _copied(file: Any, name: str, timeout: float, limits: ReadingLimits) -> IO[b
         if str(error).startswith(name):
             raise
         raise ValueError(f"{name}: reading the file object failed: {without_addresses(error)}.") from None
-    except Exception as error:  # whatever an object of the user raises
+    except Exception as error:  # an object of the user may raise anything
         raise ValueError(f"{name}: reading the file object failed: {without_addresses(error)}.") from None
 
 
 def _data_of(url: str, name: str) -> bytes:
-    """The content of a `data:` URL, by RFC 2397."""
+    """The content of a `data:` URL (RFC 2397)."""
     try:
         with urllib.request.urlopen(url.strip()) as response:
             return response.read()
@@ -328,7 +328,7 @@ def _data_of(url: str, name: str) -> bytes:
 
 
 def _from_store(url: str, name: str, timeout: float, limits: ReadingLimits) -> IO[bytes]:
-    """What fsspec opens at an address, as a temporary file."""
+    """Copy an address that fsspec opens to a temporary file."""
     fsspec = import_module("fsspec")
     links = [link.partition("://")[0].strip().lower() for link in url.split("::")]
     known = set(fsspec.available_protocols())
@@ -356,7 +356,7 @@ def _from_store(url: str, name: str, timeout: float, limits: ReadingLimits) -> I
         if str(error).startswith(name):
             raise
         raise ValueError(f"{name}: cannot be read: {without_addresses(error, url)}.") from None
-    except Exception as error:  # each store has errors of its own
+    except Exception as error:  # each store has its own errors
         raise ValueError(f"{name}: cannot be read: {without_addresses(error, url)}.") from None
 
 

@@ -1,4 +1,4 @@
-"""A video's frames as pixels, chunk by chunk, read ahead in a thread: long videos are never held as a whole."""
+"""A video's frames as pixels, chunk by chunk, read ahead in a thread: a long video is never in memory as a whole."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
@@ -35,7 +35,7 @@ class FrameChunk(NamedTuple):
 
 class KeptFrameChunk(NamedTuple):
     """
-    As [`FrameChunk`], and the frames themselves.
+    A [`FrameChunk`] with the frames as JPEG files.
 
     Args:
         jpegs (`list[bytes]`): each frame as it was decoded, as a JPEG file.
@@ -55,17 +55,18 @@ class FrameStream:
     `next`; `close`, the end of a `with`, an error and the last chunk end the thread and close the file.
 
     Args:
-        frames: makes the frames `(number, (height, width, 3) uint8)` with numbers above the one that it is given;
-            with `keeps_frames`, each as a pair with the bytes of its JPEG file.
+        frames: called with a number, yields the frames `(number, (height, width, 3) uint8)` above it; with
+            `keeps_frames`, each frame is a pair with the bytes of its JPEG file.
         times (`np.ndarray` of shape `(N,)`): seconds of all frames of the video, by number.
-        num_frames: frames to come, if all of them can be decoded.
-        to_pixels: makes normalised `(n, 3, H, W)` of `(n, 3, H, W)` uint8.
+        num_frames: number of frames, if all of them can be decoded.
+        to_pixels: converts `(n, 3, H, W)` uint8 to normalised `(n, 3, H, W)`.
         chunk_frames: frames of a chunk; the last one may be shorter.
         duration: seconds of the whole video.
-        source: by which the same video is known again, such as its size and a digest.
+        source: identifies the video, such as its size and a digest.
         sampling: the settings by which the frames were chosen.
-        pixel_fingerprint: of the settings that decide what a frame's pixels are; `None` where the encoder knows them.
-        pin_memory: for copies to a GPU that do not wait.
+        pixel_fingerprint: fingerprint of the settings that determine a frame's pixels; `None` if the encoder's
+            fingerprint includes them.
+        pin_memory: whether to use pinned memory, for asynchronous copies to a GPU.
         keeps_frames: chunks are [`KeptFrameChunk`]s.
     """
 
@@ -99,13 +100,13 @@ class FrameStream:
         self._first: FrameChunk | KeptFrameChunk | None = None
 
     def start(self) -> "FrameStream":
-        """Read the first chunk, and those after it in a thread; to be called where the caller has time to wait."""
+        """Start reading: the first chunk at once, the next ones in a thread."""
         if self._chunks is None:
             self._first = next(self)
         return self
 
     def start_after(self, frame_index: int) -> None:
-        """Leave out the frames up to this number, which need not be decoded then. Only before the first chunk."""
+        """Skip the frames up to this number, which are then not decoded. Only before the first chunk."""
         if self._chunks is not None:
             raise ValueError("The stream has begun: open another one to start elsewhere.")
         self._after = frame_index
@@ -135,7 +136,8 @@ class FrameStream:
         self.close()
 
     def _start(self) -> Generator[FrameChunk | KeptFrameChunk, None, None]:
-        # Nothing that the thread runs may hold the stream: forgotten without `close`, it could not end the thread.
+        # The thread must not hold a reference to the stream: a stream dropped without `close` could not end the
+        # thread.
         items = _chunks(
             self._frames(self._after),
             self._times,
@@ -173,10 +175,10 @@ def _chunks(
 
 def read_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """
-    The same items, made in a thread that is at most `depth` finished items ahead.
+    The same items, produced in a thread that is at most `depth` items ahead.
 
-    Whatever ends the iteration (its end, an error on either side, Ctrl-C, `close`) closes `items` in the thread and
-    ends it before anything else happens.
+    When the iteration ends (by its end, an error on either side, Ctrl-C or `close`), `items` is closed in the thread
+    and the thread ends before anything else happens.
     """
     queue: Queue[tuple[Any, BaseException | None, bool]] = Queue(depth)
     stopped = Event()
@@ -195,7 +197,7 @@ def read_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None
                     del item
                     if stopped.is_set():
                         break
-        except BaseException as raised:  # it belongs to whoever asks for the next item
+        except BaseException as raised:  # raised for the caller that waits for the next item
             error = raised
         put(None, error, is_last=True)
 

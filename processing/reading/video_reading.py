@@ -1,9 +1,9 @@
-"""Reads a video: samples frames, decodes only what is needed for them, and shrinks each as soon as it is decoded.
+"""Reads a video: samples frames, decodes only what they need, and resizes each as soon as it is decoded.
 
-    read_video("talk.mp4", fps=1.0, size=(224, 224))       # all sampled frames, their times, and what the file says
+    read_video("talk.mp4", fps=1.0, size=(224, 224))       # all sampled frames, their times and metadata
     frames_at("talk.mp4", [30, 900])                       # single frames again, by their numbers
 
-The frames and times do not depend on the decoder, on or on whether it seeks or reads through.
+The frames and times do not depend on the decoder, or on whether it seeks or reads through.
 """
 
 import warnings
@@ -35,7 +35,7 @@ _MODES = {
 
 @dataclass(frozen=True)
 class VideoMetadata:
-    """What the whole video is, however many of its frames were read.
+    """Metadata of the whole video, independent of the sampling.
 
     Attributes:
         fps: average frames a second.
@@ -58,7 +58,7 @@ class DecodedVideo:
     """Frames of a video.
 
     Attributes:
-        frames: `(T, height, width, 3)` uint8 RGB, or what `transform` made of each frame, stacked.
+        frames: `(T, height, width, 3)` uint8 RGB, or the results of `transform` for each frame, stacked.
         timestamps: `(T,)` float64, start of each frame in seconds from the video's first frame.
         frame_indices: `(T,)` int64, numbers of the frames in the video.
         metadata: of the whole video.
@@ -87,17 +87,17 @@ def read_video(
     timeout: float = 30.0,
     limits: ReadingLimits | None = None,
 ) -> DecodedVideo:
-    """Reads frames of a video.
+    """Read frames of a video.
 
-    Only the frames asked for are kept, each in its final size; of full-size frames a decoder holds a few at a time.
+    Only the sampled frames are kept, each in its final size; a decoder holds only a few full-size frames at a time.
 
     Args:
         source: a path, a URL (`http`, `https`, `file`, `data`), an address of a store that fsspec opens (`hf://`, …),
             the bytes of a file, or a binary file object.
-        fps: take the frames shown at 0, 1/fps, 2/fps, … seconds; default 1. Above the video's own rate: every frame
-            once.
-        num_frames: take this many frames at the centres of equally long segments; comes before `fps`. A video that has
-            fewer gives all it has.
+        fps: take the frames shown at 0, 1/fps, 2/fps, … seconds; default 1. A rate above the video's own takes every
+            frame once.
+        num_frames: take this many frames at the centres of equally long segments, instead of `fps`. Of a video with
+            fewer frames, all are taken.
         max_frames, min_frames: where `fps` asks for more or fewer frames, take this many over the whole duration
             instead.
         video_start, video_end: seconds between which frames are taken, by the rules above as if this were the whole
@@ -105,20 +105,20 @@ def read_video(
         sampling: `"key_frames"` takes every key frame of the codec, `max_frames` of them at most, instead of frames at
             given times.
         size: `(height, width)`, or the length of the shorter side, to which frames are resized (bicubic, antialiased,
-            by the same function for every decoder); by default they are left as they are.
+            by the same function for every decoder); by default they are not resized.
         decoder: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"`: PyAV, or torchcodec for what PyAV cannot decode;
             Pillow for an animated WebP.
-        transform: called with each frame, `(height, width, 3)` uint8, after the resize; gives the array to keep.
+        transform: called with each frame, `(height, width, 3)` uint8, after the resize; returns the array to keep.
         on_truncated: for a file that is cut off or damaged, raise an error (`"error"`), or warn and return the
-            readable frames (`"warn"`). Formats that do not state their length (TS, live Matroska) cannot be seen to be
-            cut off.
-        timeout: seconds for which a server, a pipe or another object may stay silent.
-        limits: bounds of what is copied and decoded; default `default_limits()`.
+            readable frames (`"warn"`). In formats that do not state their length (TS, live Matroska), a cut is not
+            detected.
+        timeout: seconds without data after which a server, a pipe or another object counts as stalled.
+        limits: limits for copying and decoding; default `default_limits()`.
 
     Raises:
         FileNotFoundError: there is no such file or URL.
-        ValueError: the source is no readable video, or an argument cannot be meant; the message names file and cause.
-        ImportError: the decoder asked for is not installed.
+        ValueError: the source is not a readable video, or an argument is invalid; the message names file and cause.
+        ImportError: the requested decoder is not installed.
     """
     reading = open_video(
         source,
@@ -167,12 +167,12 @@ def frames_at(
     timeout: float = 30.0,
     limits: ReadingLimits | None = None,
 ) -> list[np.ndarray]:
-    """Reads single frames again, by jumping to them where that costs less than reading through.
+    """Read single frames again, by jumping to them if that costs less than reading through.
 
     Args:
-        numbers: of frames, as in `DecodedVideo.frame_indices`, in any order.
+        numbers: frame numbers, as in `DecodedVideo.frame_indices`, in any order.
         size: as for `read_video`.
-        times: seconds from the start, in place of `numbers`: the frames that are shown then.
+        times: seconds from the start, instead of `numbers`; the frames shown at these times are read.
         source, decoder, on_truncated, timeout, limits: as for `read_video`.
 
     Returns:
@@ -180,7 +180,7 @@ def frames_at(
         frame shown before takes the place of one that cannot be decoded.
 
     Raises:
-        ValueError: there is no such frame, or as for `read_video`.
+        ValueError: there is no such frame; and as for `read_video`.
         FileNotFoundError: there is no such file or URL.
     """
     video = open_video(
@@ -188,7 +188,7 @@ def frames_at(
     )
     total = len(video.index.times)
     if times is not None:
-        # Rounding of a microsecond does not make it the frame before.
+        # A rounding error of a microsecond must not select the frame before.
         numbers = np.searchsorted(video.index.times, np.asarray(times, dtype=np.float64) + 1e-6, side="right") - 1
     wanted = np.asarray([] if numbers is None else numbers, dtype=np.int64)
     for number in wanted[(wanted < 0) | (wanted >= total)][:1].tolist():
@@ -203,11 +203,11 @@ def frames_at(
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """A video that is indexed and sampled; nothing but one frame of it has been decoded.
+    """A video that is indexed and sampled; only one frame of it has been decoded.
 
     Attributes:
         source: the file.
-        index: of its packets.
+        index: the packet index.
         wanted: `(T,)` sorted numbers of the frames to read.
         metadata: of the whole video.
     """
@@ -222,34 +222,34 @@ class OpenVideo:
 
     def frames(self, after: int = -1) -> Iterator[tuple[int, np.ndarray]]:
         """
-        The wanted frames with numbers above `after`, in order, each finished before the next is decoded.
+        Yields the wanted frames with numbers above `after`, in order, each before the next is decoded.
 
         Raises:
             `ValueError`: no frame can be decoded, or the file changes meanwhile.
         """
-        # As the frame's shape would say, but the same wherever the reading starts: a later frame of another size, as
-        # some streams have them, is resized to that of the first.
+        # The size does not depend on where reading starts: a later frame of another size, as in some streams, is
+        # resized to the size of the first.
         known = self.index.height > 0
         target = target_size(self.index.height, self.index.width, self.size) if known else None
         newest = after
         try:
             for number, frame in self.decoder.frames(self.wanted[self.wanted > after]):
                 if number <= after:
-                    continue  # shown in place of a frame that is not there, and yielded before
+                    continue  # replaces a missing frame, and was yielded before
                 newest = number
                 target = target or target_size(frame.shape[0], frame.shape[1], self.size)
                 frame = resize_frame(frame, target)
                 yield number, frame if self.transform is None else self.transform(frame)
         except ValueError:
             self.source.close()
-            # Damage to a file that is being written says nothing about the file.
+            # A file that is still being written may look damaged.
             self.source.check_unchanged()
             raise
         self.source.check_unchanged()
         if newest < 0:
             self.source.close()
             raise ValueError(
-                f"{self.source.name}: holds nothing to show: none of the frames asked for can be decoded."
+                f"{self.source.name}: holds nothing to show: none of the requested frames can be decoded."
             )
 
 
@@ -270,7 +270,7 @@ def open_video(
     timeout: float = 30.0,
     limits: ReadingLimits | None = None,
 ) -> OpenVideo:
-    """A video about to be read; arguments and errors are those of `read_video`."""
+    """Open a video for reading; arguments and errors are those of `read_video`."""
     choice: dict[str, Any] = {
         "fps": fps,
         "num_frames": num_frames,
@@ -337,12 +337,14 @@ def index_of(file: VideoSource) -> PacketIndex:
 
 
 def codec_key_frames(index: PacketIndex) -> np.ndarray:
-    """Numbers of the key frames; the first frame counts as one, as a clip that was trimmed may not begin with one."""
+    """
+    Numbers of the key frames. The first frame is included, because a trimmed clip may not begin with a key frame.
+    """
     return np.union1d([0], np.flatnonzero(index.is_key))
 
 
 def target_size(height: int, width: int, size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """`(height, width)` of the resized frame: `size` itself, or the shorter side becomes `size`, in proportion."""
+    """`(height, width)` of the resized frame: `size` itself, or proportional with `size` as the shorter side."""
     if size is None:
         return height, width
     if isinstance(size, int):
@@ -352,9 +354,9 @@ def target_size(height: int, width: int, size: int | tuple[int, int] | None) -> 
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int], resample: int = PILImageResampling.BICUBIC) -> np.ndarray:
-    """`(height, width, 3)` uint8 to `size` (height, width), antialiased; the same function whatever the decoder.
+    """Resize a frame `(height, width, 3)` uint8 to `size` (height, width), antialiased; the same for every decoder.
 
-    It gives what PIL gives, within one level, ten times as fast.
+    The result equals PIL's within one level, ten times as fast.
 
     Args:
         resample: PIL's number of the filter: nearest, bilinear or bicubic.
@@ -364,7 +366,7 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int], resample: int = PILIm
     if resample not in _MODES:
         raise ValueError(f"resample is {resample}: it must be one of {sorted(map(int, _MODES))}.")
     mode = _MODES[PILImageResampling(resample)]
-    # torch would warn of an array that may not be written to, and does not take one with negative strides.
+    # torch warns about read-only arrays, and does not accept negative strides.
     pixels = torch.from_numpy(np.require(frame, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = functional.interpolate(pixels, size=tuple(size), mode=mode, antialias=mode != "nearest-exact")
     return resized[0].permute(1, 2, 0).contiguous().numpy()

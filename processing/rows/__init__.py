@@ -1,1 +1,1 @@
-"""Rows of data sets to training batches."""
+"""Converts rows of data sets into training batches."""

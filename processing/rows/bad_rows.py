@@ -1,4 +1,4 @@
-"""How many rows of a run could not be used: one count over all processes that load data."""
+"""Counts the rows of a run that could not be used, over all processes that load data."""
 
 import os
 import zlib
@@ -8,17 +8,17 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Enough for the workers of one run not to meet in a slot.
+# Enough slots for every worker of a run to have its own.
 _PROCESSES = 4096
 _MESSAGES = 1 << 16
-# Below so many rows a fraction says little.
+# With fewer rows the fraction is not checked.
 _LEAST_ROWS = 50
 
 
 class BadRows:
     """
-    Counts rows and bad rows in memory that data loaders' workers share, whether they are forked or spawned; a copy
-    counts on its own from there.
+    Counts rows and bad rows in memory shared by the workers of data loaders, forked or spawned; a copy counts
+    independently from then on.
 
     Args:
         max_fraction (`float`): the part of the rows (of 50 at least) that may be bad.
@@ -31,7 +31,7 @@ class BadRows:
         if not 0 <= max_fraction <= 1:
             raise ValueError(f"`max_bad_fraction` must lie between 0 and 1, got {max_fraction}.")
         self.max_fraction = max_fraction
-        # One slot a process, so that none overwrites what another one adds at the same time.
+        # One slot for each process, so that simultaneous additions are not lost.
         self._counts = torch.zeros(_PROCESSES, 2, dtype=torch.int64).share_memory_()
         self._told = torch.zeros(_MESSAGES, dtype=torch.bool).share_memory_()
 
@@ -55,10 +55,10 @@ class BadRows:
 
     def add_bad(self, message: str) -> None:
         """
-        Counts a row that is left out, and says so once, however often the row comes back.
+        Counts a row that is left out, and logs it once, even if the row is seen again.
 
         Raises:
-            `ValueError`: where too many rows were bad by now.
+            `ValueError`: if too many rows were bad so far.
         """
         self._counts[os.getpid() % _PROCESSES] += 1
         key = zlib.crc32(message.encode()) % _MESSAGES

@@ -1,4 +1,4 @@
-"""Rows of a data set into padded batches: decoded in the data loader's worker, labels on the answers alone."""
+"""Rows of a data set as padded batches: decoded in the data loader's worker, with labels on the answers only."""
 
 import os
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ def merge_rows(
     rows: Sequence[Mapping[str, Any]], pad_token_id: int, padding_side: Literal["left", "right"]
 ) -> dict[str, torch.Tensor]:
     """
-    One batch from processed rows, which may have any number of videos, none included.
+    One batch from processed rows, each with any number of videos, or none.
 
     Text is padded on `padding_side`; frames and questions on the right, as the model expects. Videos keep their order.
 
@@ -55,7 +55,7 @@ def merge_rows(
         tensors = [row[name] for row in with_videos]
         longest = max(tensor.shape[1] for tensor in tensors)
         padded = [_padded_behind(tensor, longest, fills[name]) for tensor in tensors]
-        # A long video alone takes gigabytes: it is not copied.
+        # A long video can take gigabytes, so a single one is not copied.
         batch[name] = padded[0] if len(padded) == 1 else torch.cat(padded)
     return batch
 
@@ -138,8 +138,8 @@ class RowCollator(ABC):
 
     def encode_prompt(self, row: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
         """
-        One row to be answered: all before its last assistant turn, with the generation prompt and without labels,
-        unpadded; and the text of that turn.
+        One row to be answered: everything before its last assistant turn, with the generation prompt and without
+        labels, unpadded; and the text of that turn.
         """
         with naming(row):
             return self._encode_prompt(row)
@@ -148,8 +148,8 @@ class RowCollator(ABC):
         self, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[dict[str, torch.Tensor], list[str], list[int]]:
         """
-        A batch for `generate`, padded on the left; the answers that its rows should get; and the indices of these rows
-        (with `on_error="skip"`, bad ones are left out: a batch without any other is empty).
+        A batch for `generate`, padded on the left; the right answers of its rows; and the indices of these rows. With
+        `on_error="skip"`, bad rows are left out, and the batch is empty if there are no others.
         """
         encoded = self._each(self._encode_prompt, rows)
         inputs = [one for _, (one, _) in encoded]
@@ -177,7 +177,7 @@ class RowCollator(ABC):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.full_like(ids, -100)}
 
     def _each(self, encode: Callable[[Any], Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Any]]:
-        """The good rows with their indices, encoded."""
+        """The usable rows, encoded, with their indices."""
         encoded = []
         for index, row in enumerate(rows):
             try:
@@ -193,7 +193,7 @@ class RowCollator(ABC):
         return encoded
 
     def _conversation(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The row up to its last answer; what follows it has nothing to teach."""
+        """The row up to its last answer; what follows it is not learned."""
         messages = as_messages(row, row.get("media_root") or self.media_root)
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         if not answers:
@@ -210,20 +210,20 @@ class RowCollator(ABC):
 
 class DynFocusCollator(RowCollator):
     """
-    Makes training batches from rows of any form that [`as_messages`] reads, with labels on the assistant's turns
-    alone, whatever the chat template.
+    Makes training batches from rows of any form that [`as_messages`] reads, with labels only on the assistant's turns,
+    for any chat template.
 
-    The question that steers the choice of frames is the last user turn; where several turns are learned, all user
-    turns. It is cut to the processor's `max_question_tokens`.
+    Frames are chosen by the last user turn, or by all user turns if several answers are learned. This question is cut
+    to the processor's `max_question_tokens`.
 
     Args:
         processor ([`DynFocusProcessor`]): its tokenizer must be a fast one.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
-            what a row costs that cannot be used (a broken video, no answer, too long): the run, or the row, which is
-            counted and, once, logged. A batch without a good row becomes one short text row that teaches nothing.
+            what happens if a row cannot be used (a broken video, no answer, too long): an error, or the row is left
+            out, counted and logged once. A batch without a good row becomes one short text row without labels.
         processor_kwargs (`dict`, *optional*): settings of the processor, such as `fps` or `max_visual_tokens`.
-        media_root (`str` or `Path`, *optional*): the folder to which relative paths belong, where a row does not name
-            one as its own `media_root`.
+        media_root (`str` or `Path`, *optional*): the folder of relative paths, for rows without a `media_root` of
+            their own.
         max_length (`int`, *optional*): tokens of a row at most, placeholders included.
         on_too_long (`"raise"` or `"shrink"`, defaults to `"raise"`):
             whether a longer row is an error, or gets smaller token plans. Text is never cut.
@@ -231,12 +231,13 @@ class DynFocusCollator(RowCollator):
         learn_from (`"all"` or `"last"`, defaults to `"all"`): which of the assistant's turns are learned.
 
     Attributes:
-        rows_seen, rows_bad (`int`): rows so far, in this process and the data loader's workers.
+        rows_seen, rows_bad (`int`): number of rows so far, in this process and the data loader's workers.
 
     Returns a dict of tensors, padded on the right, `labels` being -100 outside the assistant's turns.
 
     Raises:
-        `ValueError`: for a row that cannot be used, with its index and `id`; or once too many rows were bad.
+        `ValueError`: for a row that cannot be used (the message names its index and `id`), or if too many rows were
+            bad.
     """
 
     def __init__(
@@ -273,8 +274,8 @@ class DynFocusCollator(RowCollator):
 
     def estimate_length(self, row: Mapping[str, Any]) -> int:
         """
-        How many tokens `encode` gives for the row, from its text and its videos' packet indices, without decoding.
-        With `on_error="skip"`, a video that cannot be opened counts nothing.
+        How many tokens `encode` will return for the row, from its text and its videos' packet indices, without
+        decoding. With `on_error="skip"`, a video that cannot be opened counts as 0 tokens.
         """
         with naming(row):
             messages = self._conversation(row)
@@ -331,7 +332,9 @@ class DynFocusCollator(RowCollator):
         return self._fitted(inputs), text_of(last)
 
     def _process(self, messages: list[dict[str, Any]], text: str, question: str | None) -> dict[str, Any]:
-        """The inputs of one row, whose videos are decoded here; and the record of where its characters went."""
+        """
+        The inputs of one row, whose videos are decoded here, and the places of its characters in the tokenized text.
+        """
         videos = [load_media(kind, value) for kind, value in media_of(messages)]
         inputs = self.processor(
             text=[text],
@@ -357,12 +360,13 @@ class DynFocusCollator(RowCollator):
         }
 
     def _text_options(self, text: str) -> dict[str, Any]:
-        # As `apply_chat_template` does where it tokenizes: what the template has written is not written twice.
+        # As in `apply_chat_template` with tokenizing: special tokens that the template has written are not added
+        # twice.
         bos = self.processor.tokenizer.bos_token
         return {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
 
     def _question(self, messages: list[dict[str, Any]], joined: bool) -> str | None:
-        """What the frames are chosen for, within the processor's limit."""
+        """The question by which the frames are chosen, within the processor's limit."""
         turns = self._asked(messages, joined)
         question = cut_question(turns, self.processor.tokenizer, self.processor.max_question_tokens)
         if question != "\n".join(turns):
@@ -373,7 +377,7 @@ class DynFocusCollator(RowCollator):
         return question
 
     def _fitting(self, num_frames: list[int], num_text: int, lenient: bool = False) -> list[TokenPlan]:
-        """The plans of a row's videos within `max_length`; with `lenient`, the wanted ones where it cannot be kept."""
+        """The plans of a row's videos within `max_length`; with `lenient`, the requested plans if they cannot fit."""
         wanted = [self._budget().plan(count) for count in num_frames]
         num_visual = sum(plan.num_visual_tokens for plan in wanted)
         if self.max_length is None or num_text + num_visual <= self.max_length:
@@ -403,7 +407,7 @@ class DynFocusCollator(RowCollator):
 
 @contextmanager
 def naming(row: Mapping[str, Any]) -> Iterator[None]:
-    """An error about the row names it."""
+    """Adds the row's name to errors."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -412,7 +416,7 @@ def naming(row: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _moved(char: int, replacements: list[dict[str, Any]]) -> int:
-    """Where a character lies after the marks before it were replaced."""
+    """The place of a character after the marks before it were replaced."""
     gained = [one["new_span"][1] - one["span"][1] for one in replacements if one["span"][1] <= char]
     return char + (gained[-1] if gained else 0)
 

@@ -1,4 +1,4 @@
-"""Rows of a data set, in the forms that are in use, as conversations."""
+"""Converts rows of data sets in the usual forms into conversations."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from ..reading.decoded_frames import describe_video, is_source, is_state, is_vid
 from ..reading.images import read_image
 from .blocks import as_mapping, as_text, clean_message, is_empty, listed, settings_of, with_value
 
-# The roles of LLaVA's `conversations`, and the names that other sets in this form use for them.
+# The roles of LLaVA's `conversations`, and their names in other sets of this form.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MEDIA_COLUMNS = {"video": "video", "videos": "video", "image": "image", "images": "image"}
 # Columns that say from when to when a row's video is looked at, in seconds.
@@ -28,14 +28,14 @@ def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = N
     Args:
         row: one of
             `{"messages": [{"role", "content"}, …]}`, contents being strings or lists of blocks (`text`, `video`,
-            `image`); videos and images may stand beside the messages, as `video`, `videos`, `image` or `images`, and
-            then fill the blocks without a value in order, or (contents being strings) are placed as in the next form;
-            `{"conversations": [{"from", "value"}, …], "video" or "image": …}`, LLaVA's form, with a mark (`<image>` or
-            `<video>`) for each of the media in the human's texts, or with none at all;
-            `{"video" or "image": …, "question": …, "answer": …}`.
-            A block of a video may say how it is sampled (`fps`, `num_frames` or `nframes`, `max_frames`, `min_frames`,
-            `video_start`, `video_end`), a row with one video from when to when (`video_start`, `video_end`).
-        media_root: the folder to which relative paths belong.
+            `image`); videos and images may be given beside the messages, as `video`, `videos`, `image` or `images`;
+            they then fill the blocks without a value in order, or (if contents are strings) are placed as in the next
+            form; `{"conversations": [{"from", "value"}, …], "video" or "image": …}`, LLaVA's form, with a mark
+            (`<image>` or `<video>`) for each of the media in the human's texts, or with none at all; `{"video" or
+            "image": …, "question": …, "answer": …}`. A block of a video may say how it is sampled (`fps`, `num_frames`
+            or `nframes`, `max_frames`, `min_frames`, `video_start`, `video_end`), a row with one video from when to
+            when (`video_start`, `video_end`).
+        media_root: the folder of relative paths.
 
     Returns:
         Messages whose contents are strings or lists of `{"type": "text", "text"}`, `{"type": "video", "video"}` and
@@ -74,16 +74,16 @@ def media_of(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
 
 def load_media(kind: str, value: Any) -> list[Any]:
     """
-    One video as the processor takes it, in a list of its own: an image is a video of one frame.
+    One video in the processor's form, as a list of one. An image is a video of one frame.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: an image that cannot be read, by its path.
+        `FileNotFoundError`, `ValueError`: for an image that cannot be read; the message names its path.
     """
     return [read_image(value)] if kind == "image" and is_source(value) else [value]
 
 
 def without_media(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation with empty video blocks in place of its media: all that a chat template asks for."""
+    """The conversation with empty video blocks instead of its media, which is enough for a chat template."""
 
     def bare(block: dict[str, Any]) -> dict[str, Any]:
         return block if block["type"] == "text" else {"type": "video"}
@@ -105,7 +105,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def row_label(row: Mapping[str, Any], message: str = "") -> str:
-    """What finds a row among many: its `id`, and its videos and images, but for those that `message` names."""
+    """A label by which a row can be found: its `id`, and its videos and images, except those that `message` names."""
     try:
         media = [describe_video(value) for _, value in media_of(as_messages(row))]
     except ValueError:
@@ -158,7 +158,7 @@ def _media_beside(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             if not is_empty(value):
                 yield kind, value
         if is_state(cell):
-            # A state may hold several videos: a mark for each, the state itself once.
+            # A state may hold several videos: one mark for each, and the state once.
             yield from [(kind, None)] * (len(cell) - 1)
 
 
@@ -172,7 +172,7 @@ def _from_chat(messages: Any, media: list[dict[str, Any]], root: str | os.PathLi
 
 
 def _fill_in(messages: list[dict[str, Any]], media: list[dict[str, Any]]) -> None:
-    """Media that stand beside the messages take the places of blocks without a value."""
+    """Puts media given beside the messages into the blocks without a value."""
     places = [
         (message["content"], index)
         for message in messages
@@ -186,7 +186,7 @@ def _fill_in(messages: list[dict[str, Any]], media: list[dict[str, Any]]) -> Non
     if len(places) != len(media):
         raise ValueError(
             f"The messages have {len(places)} video or image blocks without a value, but {len(media)} videos and "
-            "images stand beside them: there must be one block for each."
+            "images are given beside them: there must be one block for each."
         )
     counts: dict[str, int] = {}
     for (content, index), block in zip(places, _in_order_of([c[i]["type"] for c, i in places], media), strict=True):
@@ -242,14 +242,14 @@ def _placed(messages: list[dict[str, Any]], media: list[dict[str, Any]]) -> list
 
 
 def _content(pieces: list[str]) -> list[dict[str, Any]]:
-    """Blocks of a text that was split at its marks, which stand at the odd places."""
+    """Blocks of a text that was split at its marks; marks are the odd items."""
     blocks = []
     for index, piece in enumerate(pieces):
         if index % 2:
             blocks.append({"type": piece[1:-1]})
             continue
         after_mark, before_mark = index > 0, index + 1 < len(pieces)
-        # A mark at the begin or the end goes with its newline: the chat template writes its own.
+        # A mark at the beginning or the end is removed with its newline: the chat template writes its own.
         if after_mark and not "".join(pieces[:index:2]).strip():
             piece = piece.removeprefix("\n")
         if before_mark and not "".join(pieces[index + 2 :: 2]).strip():
@@ -260,7 +260,9 @@ def _content(pieces: list[str]) -> list[dict[str, Any]]:
 
 
 def _in_order_of(kinds: list[str], media: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The media for places of these kinds: by kind where these agree, else (videos marked as images) in order."""
+    """
+    The media for places of these kinds: by kind if the numbers agree, otherwise (videos marked as images) in order.
+    """
     if sorted(kinds) != sorted(block["type"] for block in media):
         return media
     groups = {kind: iter([block for block in media if block["type"] == kind]) for kind in ("video", "image")}

@@ -1,4 +1,4 @@
-"""How many frames a video will have once it is sampled, without decoding it."""
+"""The number of sampled frames of a video, without decoding it."""
 
 import os
 from typing import Any
@@ -15,11 +15,11 @@ from ..video_processing_dynfocus import SAMPLING_SETTINGS, DynFocusVideoProcesso
 
 class FrameCounts:
     """
-    Counts the sampled frames of videos from their packet indices; files are read once each.
+    Counts the sampled frames of videos from their packet indices; each file is read once.
 
     Args:
-        video_processor ([`DynFocusVideoProcessor`]): says how videos are sampled.
-        settings (`dict`): what overrules it, such as `fps`; other settings of a call are ignored.
+        video_processor ([`DynFocusVideoProcessor`]): its settings sample the videos.
+        settings (`dict`): settings that override it, such as `fps`; other settings of a call are ignored.
     """
 
     def __init__(self, video_processor: DynFocusVideoProcessor, settings: dict[str, Any]):
@@ -29,7 +29,7 @@ class FrameCounts:
 
     def count(self, video: Any) -> int:
         """
-        Frames of one video that the processor will give.
+        Number of frames that the processor will sample from one video.
 
         Raises:
             `ValueError`, `FileNotFoundError`: for a file that cannot be opened.

@@ -1,4 +1,4 @@
-"""Rows that are longer than the language model should read: smaller token plans, without encoding anything again."""
+"""Smaller token plans for rows that are too long, without encoding anything again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,15 +12,15 @@ def fitting_plans(num_frames: Sequence[int], budget: TokenBudget, max_tokens: in
     """
     The largest plans of a row's videos that together cost at most `max_tokens`.
 
-    All videos get one and the same limit, the largest possible, so that what a short video leaves over goes to the
+    All videos get the same limit, the largest possible, so that tokens which a short video does not need are used by
     longer ones.
 
     Args:
         num_frames: T of each video.
-        budget: the rule, with the limit for each video that holds anyway.
+        budget: the rule, with its own limit for each video.
 
     Raises:
-        `ValueError`: where the least plans cost more.
+        `ValueError`: if the smallest plans cost more.
     """
 
     def plans_within(limit: int) -> list[TokenPlan]:
@@ -38,7 +38,7 @@ def fitting_plans(num_frames: Sequence[int], budget: TokenBudget, max_tokens: in
             f"even the least token plans of its {len(num_frames)} videos cost {least_cost} visual tokens, where "
             f"{max(0, max_tokens)} are left"
         )
-    # Costs grow with the limit, so the largest one that fits lies between two that are known.
+    # Costs grow with the limit, so the largest limit that fits is found by bisection.
     low, high = least, max(plan.num_visual_tokens for plan in largest)
     while high - low > 1:
         middle = (low + high) // 2
@@ -53,11 +53,11 @@ def with_plans(
     row: Mapping[str, torch.Tensor], plans: Sequence[TokenPlan], old_costs: Sequence[int], video_token_id: int
 ) -> dict[str, torch.Tensor]:
     """
-    An encoded row with smaller token plans: each video keeps as many of its placeholders as its new plan costs.
+    An encoded row with smaller token plans: each video keeps as many placeholders as its new plan costs.
 
     Args:
         row: with `input_ids` and other tensors `(tokens,)`, and the inputs of its videos.
-        plans: one a video, in order.
+        plans: one for each video, in order.
         old_costs: placeholders of each video in `row`.
     """
     places = (row["input_ids"] == video_token_id).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Which part of a conversation is to be learned: the assistant's turns, found in what any chat template writes."""
+"""Finds the assistant's turns, which are learned, in the output of any chat template."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-# Private-use characters: no template changes them, and no text holds them.
+# Private-use characters, which no template changes and no text contains.
 _STAND_IN = "\ue000\ue001\ue000"
 
 
@@ -15,23 +15,23 @@ def answer_spans(
     render: Callable[..., str], messages: Sequence[dict[str, Any]], only_last: bool = False
 ) -> tuple[str, list[tuple[int, int]]]:
     """
-    The text that a chat template makes of a conversation, and where the assistant's turns lie in it.
+    The text of a conversation by a chat template, and the places of the assistant's turns in it.
 
     A span begins where the generation prompt ends, so that it holds all that the model has to write (an empty think
-    block, if the template puts one there), and ends after the end-of-turn mark. The content is found by rendering the
-    conversation once more with a stand-in for it: so the template may trim it, and may write earlier turns differently
+    block, if the template adds one), and ends after the end-of-turn mark. The content is found by rendering the
+    conversation once more with a stand-in for it, so the template may trim it, and may write earlier turns differently
     from the last one.
 
     Args:
         render: the template: `render(messages)` and `render(messages, add_generation_prompt=True)`.
         messages: in chat form, without media.
-        only_last: only the last assistant's turn.
+        only_last: whether to return only the assistant's last turn.
 
     Returns:
         The text and (start, end) of each turn in characters.
 
     Raises:
-        `ValueError`: where the template refuses the conversation, or does not write an answer where it belongs.
+        `ValueError`: if the template refuses the conversation, or does not write an answer in its place.
     """
     full = render_or_refuse(render, messages)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -39,7 +39,7 @@ def answer_spans(
 
 
 def render_or_refuse(render: Callable[..., str], messages: Sequence[dict[str, Any]], **kwargs: Any) -> str:
-    """What the template writes; its own refusals (of a role, of two user turns in a row) become a `ValueError`."""
+    """Render a template; its own errors (for a role, for two user turns in a row) become a `ValueError`."""
     try:
         return render(list(messages), **kwargs)
     except import_module("jinja2.exceptions").TemplateError as error:
@@ -51,12 +51,13 @@ def _span(render: Callable[..., str], messages: Sequence[dict[str, Any]], full: 
     stands_in = _STAND_IN if isinstance(message["content"], str) else [{"type": "text", "text": _STAND_IN}]
     until_here = [*messages[:index], {**message, "content": stands_in}]
     before, after = _around_stand_in(render_or_refuse(render, [*until_here, *messages[index + 1 :]]), index)
-    # Templates refuse to begin without a user's turn, or write another prompt then.
+    # Templates refuse to begin without a user's turn, or write a different prompt.
     begun = any(earlier["role"] == "user" for earlier in messages[:index])
     prompt = render_or_refuse(render, messages[:index], add_generation_prompt=True) if begun else before
     end = len(full) - len(after)
     start = len(prompt) if full.startswith(prompt) and len(prompt) <= end else len(before)
-    # Up to the prompt nothing may depend on the answer; after it, a template may draw its thoughts out of the content.
+    # The text up to the prompt must not depend on the answer; after it, a template may move a think block out of the
+    # content.
     if not full.endswith(after) or not full.startswith(before[:start]):
         raise ValueError(
             f"The chat template writes the rest of the conversation differently when the answer of turn {index} is "

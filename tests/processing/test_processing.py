@@ -384,7 +384,7 @@ def test_settings_of_a_call(processor, video_file):
 
 
 def test_the_tokenizer_must_know_the_mark(processor):
-    with pytest.raises(ValueError, match="does not know '<film>'.*add_special_tokens"):
+    with pytest.raises(ValueError, match="has no token '<film>'.*add_special_tokens"):
         DynFocusProcessor(processor.video_processor, processor.tokenizer, video_token="<film>")
 
 

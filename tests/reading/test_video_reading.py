@@ -213,7 +213,7 @@ def test_rotation_is_applied(tmp_path, rotation, corner, decoder):
     frames[:, :24, :32] = 255  # counter-clockwise by 90°, the upper left corner becomes the lower left one
     path = write_video(tmp_path / "turned.mp4", frames, rotation=rotation)
     if decoder == "decord" and rotation % 180:
-        with pytest.raises(ValueError, match="turn the picture"):
+        with pytest.raises(ValueError, match="rotate or mirror the picture"):
             read_video(path, decoder=decoder)
         return
     result = read_video(path, decoder=decoder)
@@ -665,7 +665,7 @@ def test_torchcodec_is_asked_for_few_frames_at_a_time(video, monkeypatch, torchc
     assert numbers(result.frames) == result.frame_indices.tolist() == sum(torchcodec.asked, [])
     assert max(map(len, torchcodec.asked)) <= 4 and result.metadata.decoder == "torchcodec"
     monkeypatch.setattr(torchcodec, "__len__", lambda self: 7)
-    with pytest.raises(ValueError, match="torchcodec sees 7 frames where the file shows 36"):
+    with pytest.raises(ValueError, match="torchcodec finds 7 frames instead of 36"):
         read_video(video("constant.mp4"), decoder="torchcodec")
 
 
