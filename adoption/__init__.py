@@ -1,1 +1,1 @@
-"""Pretrained parts put together to answer questions about videos."""
+"""Pretrained models with DynFocus: stock video language models, and new models from backbones."""

@@ -1,4 +1,6 @@
-"""The processor of a model made of backbones: the language model's tokenizer, the vision model's frames."""
+"""
+The processor of a model from backbones, with the language model's tokenizer and the vision model's frame settings.
+"""
 
 import importlib
 import json
@@ -26,7 +28,7 @@ from dynfocus.processing.video_processing_dynfocus import DynFocusVideoProcessor
 from dynfocus.processing.video_qa import DEFAULT_NEW_TOKENS
 
 OPEN_CLIP = "open_clip:"
-#: How many events and key frames the presets plan with, where it is not the processor's default.
+#: Numbers of events and key frames of the presets that differ from the processor's defaults.
 _OF_PRESET: dict[str, dict[str, Any]] = {"default": {}, "released_code": {"num_prototypes": 80, "key_ratio": 0.45}}
 _MOST_VISUAL_TOKENS = 4096
 _VIDEO_DEFAULTS: dict[str, Any] = {"fps": 1.0, "max_frames": 512}
@@ -41,7 +43,7 @@ PROCESSOR_SETTINGS = {
     "max_visual_tokens",
     "max_question_tokens",
 }
-# The templates of text-only models want strings: blocks of text and videos are joined to what they would read as.
+# Templates of text-only models take strings: blocks of text and videos are joined into one.
 _CONTENTS_TO_STRINGS = """\
 {%- set flat = namespace(messages=[], text='') -%}
 {%- for message in messages -%}
@@ -69,16 +71,16 @@ def make_processor(
     settings: dict[str, Any],
 ) -> DynFocusProcessor:
     """
-    The processor of a model that is made of backbones.
+    Make the processor of a model from backbones.
 
     Args:
-        tokenizer: of the language model, with `video_token`.
-        frames (`dict`): settings of the frames that the vision model was trained on, as [`frames_of`] gives them.
-        config: of the model.
+        tokenizer: the language model's tokenizer, with `video_token`.
+        frames (`dict`): settings of the frames that the vision model was trained on, from [`frames_of`].
+        config: the model's configuration.
         settings (`dict`): of [`DynFocusProcessor`] and [`DynFocusVideoProcessor`], in place of the defaults.
     """
     video_settings = {name: value for name, value in settings.items() if name in VIDEO_SETTINGS}
-    # The token plan has to be the model's.
+    # The token plan must agree with the model.
     plan = {name: getattr(config, name) for name in ("cone_tokens", "rod_tokens", "rods_on_key_frames")}
     own = {name: value for name, value in settings.items() if name in PROCESSOR_SETTINGS}
     own = {**plan, **_OF_PRESET[config.preset], **own}
@@ -88,20 +90,23 @@ def make_processor(
         own["chat_template"] = readable_blocks(tokenizer.chat_template, video_token)
     video_processor = DynFocusVideoProcessor(**{**_VIDEO_DEFAULTS, **frames, **video_settings})
     processor = DynFocusProcessor(video_processor, tokenizer, video_token=video_token, **own)
-    # Loading gives the tokenizer the processor's template: it has it from the start.
+    # Loading sets the processor's template on the tokenizer, so it is set from the start.
     tokenizer.chat_template = processor.chat_template
     return processor
 
 
 def readable_blocks(chat_template: str | dict[str, str], video_token: str = "<video>") -> str:
-    """A chat template for strings, made to read lists of blocks as well; of several templates the default one."""
+    """Extends a chat template for strings to lists of blocks; of several templates, the default one."""
     if isinstance(chat_template, dict):
         chat_template = chat_template.get("default") or next(iter(chat_template.values()))
     return _CONTENTS_TO_STRINGS.replace("<video>", video_token) + chat_template
 
 
 def _visual_tokens(text_config: dict[str, Any], own: dict[str, Any]) -> int:
-    """What the language model's positions have room for beside words and an answer, but no more than is usual."""
+    """
+    As many visual tokens as fit into the language model's positions besides words and an answer, up to the usual
+    number.
+    """
     least = own["cone_tokens"] + own["rod_tokens"]
     positions = text_config.get("max_position_embeddings") or text_config.get("n_positions")
     room = room_for_videos(positions, DEFAULT_NEW_TOKENS, 1, least) if positions else _MOST_VISUAL_TOKENS
@@ -113,8 +118,8 @@ def frames_of(source: str | PathLike[str], hub: dict[str, Any]) -> dict[str, Any
     Size, mean, standard deviation and filter of the frames that a vision model was trained on; no weights are read.
 
     Args:
-        source: as `vision` of `from_backbones`.
-        hub (`dict`): what `from_pretrained` takes besides: `cache_dir`, `revision`, ….
+        source: like `vision` of `from_backbones`.
+        hub (`dict`): further arguments of `from_pretrained`: `cache_dir`, `revision`, ….
     """
     if str(source).startswith(OPEN_CLIP):
         return _frames_of_open_clip(str(source).removeprefix(OPEN_CLIP), hub)
@@ -154,7 +159,7 @@ def _frames_of_open_clip(source: str, hub: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"open_clip has no model {name!r}, see open_clip.list_models()")
         if has_weights:
             trained = open_clip.get_pretrained_cfg(name, pretrained)
-    # Without weights there is no training to follow, only what is usual for the architecture.
+    # Without weights there are no training settings, only the usual ones of the architecture.
     timm_name = config["vision_cfg"].get("timm_model_name") or ""
     if not has_weights and ("siglip" in timm_name or "pe_core" in timm_name):
         trained = {"mean": IMAGENET_STANDARD_MEAN, "std": IMAGENET_STANDARD_STD}

@@ -20,7 +20,7 @@ from dynfocus.towers.vision_tower import VisionTower
 from .backbone_processor import OPEN_CLIP, PROCESSOR_SETTINGS, VIDEO_SETTINGS, frames_of, make_processor
 from .initialization import NEW_PARTS, default_question_config, initialize_new_parts, new_rows_like_the_old
 
-# Rows of the embeddings are added in such steps, which is what fast matrix kernels want.
+# Rows of the embeddings are added in steps of this size, which fast matrix kernels need.
 _ROWS_STEP = 64
 _CONFIG_FIELDS = set(DynFocusConfig.__annotations__) - {
     *("preset", "vision_config", "text_config", "question_config", "video_token_id", "tie_word_embeddings")
@@ -47,10 +47,11 @@ def from_backbones(
     **settings: Any,
 ) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
     """
-    A model to be fine-tuned, and its processor: pretrained backbones, and selector, gates and projectors that are new.
+    Make a model to fine-tune and its processor: pretrained backbones, with a new selector, new gates and new
+    projectors.
 
-    Visual tokens start as large as words are, and the question encoder's words as near to each other as they are
-    to the language model, so that training starts calmly.
+    New visual tokens have the magnitude of word embeddings, and the question encoder's words have the same
+    similarities as in the language model, so that training starts stably.
 
     Args:
         vision: Hub id or folder of a vision model of transformers; or of open_clip, `"open_clip:NAME/PRETRAINED"`,
@@ -66,18 +67,18 @@ def from_backbones(
         vision_revision, language_model_revision (`str`, *optional*): branch, tag or commit on the Hub.
         cache_dir, token, local_files_only, force_download: as in `from_pretrained`; open_clip takes only `cache_dir`.
         trust_remote_code (`bool`): of the language model's tokenizer and configuration.
-        **settings: of [`DynFocusConfig`], [`DynFocusProcessor`] and [`DynFocusVideoProcessor`]. Defaults of the
-            processor are one frame a second, at most 512, as large as the vision model wants them; for one video at
-            most 4096 visual tokens, and what the language model has positions for beside words and an answer. A chat
-            template of the tokenizer is kept, and extended to read blocks of text and videos.
+        **settings: settings of [`DynFocusConfig`], [`DynFocusProcessor`] and [`DynFocusVideoProcessor`]. By default
+            the processor samples one frame a second, at most 512, in the size of the vision model; a video gets at
+            most 4096 visual tokens, or as many as fit into the language model's positions besides words and an answer.
+            A chat template of the tokenizer is kept, and extended to read blocks of text and videos.
 
     Returns:
         The model in eval mode, its vision tower frozen; and the processor.
 
     Raises:
-        `OSError`: where a backbone cannot be found.
-        `ValueError`: where it is of a kind that cannot be used.
-        `TypeError`: where a keyword is no setting.
+        `OSError`: if a backbone cannot be found.
+        `ValueError`: if a backbone cannot be used.
+        `TypeError`: for an unknown keyword.
 
     Example:
 
@@ -120,7 +121,7 @@ def from_backbones(
             f"`question_config` says vocab_size={question['vocab_size']}, but the question is read in the {rows} "
             f"tokens of {str(language_model)!r}: leave it out."
         )
-    # Made before the language model is read: a mistake in the settings is found here.
+    # Made before the language model is loaded, so that mistakes in the settings are found early.
     config = DynFocusConfig(
         preset=preset,
         vision_config=tower.config,
@@ -131,7 +132,7 @@ def from_backbones(
     )
     processor = make_processor(tokenizer, video_token, frames, config, settings)
     causal = _language_model(language_model, dtype, language_hub)
-    # The words that the language model was trained on, with room for a tokenizer that is larger.
+    # The words that the language model was trained on, and more rows if the tokenizer is larger.
     num_words = min(len(tokenizer), causal.get_input_embeddings().weight.shape[0])
     if rows > text_config.vocab_size:
         new_rows_like_the_old(causal, rows, seed)
@@ -150,7 +151,7 @@ def from_backbones(
     initialize_new_parts(model.model, tower, base, num_words, seed)
     for module in (tower, *(getattr(model.model, name) for name in NEW_PARTS)):
         _cast(module, causal.dtype)
-    # Parts of a saved model are loaded in what their own configurations say.
+    # Parts of a saved model are loaded in the dtype of their own configurations.
     for part in (config, tower.config, config.question_config):
         part.dtype = causal.dtype
     if not tower.config.is_open_clip:
@@ -169,12 +170,12 @@ def _add_tokens(tokenizer: Any, video_token: str) -> None:
 
 
 def _num_rows(num_tokens: int, vocab_size: int) -> int:
-    """Rows that the embeddings need: those they have, unless the tokenizer has more tokens."""
+    """Number of rows that the embeddings need: their own, unless the tokenizer has more tokens."""
     return vocab_size if num_tokens <= vocab_size else math.ceil(num_tokens / _ROWS_STEP) * _ROWS_STEP
 
 
 def _text_config(source: str | PathLike[str], hub: dict[str, Any]) -> Any:
-    """The configuration of the language model; a `ValueError` where DynFocus cannot use such a one."""
+    """The configuration of the language model; a `ValueError` if DynFocus cannot use it."""
     try:
         config = AutoConfig.from_pretrained(source, **hub)
     except (OSError, ValueError) as error:
@@ -188,7 +189,7 @@ def _text_config(source: str | PathLike[str], hub: dict[str, Any]) -> Any:
         )
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in transformers.MODEL_MAPPING:
         raise ValueError(
-            f"{name} is no causal language model that transformers knows: choose another (Llama, Qwen3, …), or "
+            f"{name} is not a causal language model of transformers: choose another (Llama, Qwen3, …), or "
             "register its classes with AutoConfig, AutoModel and AutoModelForCausalLM."
         )
     settings = config.to_dict()
@@ -218,21 +219,21 @@ def _tokenizer(source: str | PathLike[str], hub: dict[str, Any]) -> Any:
 def _vision_tower(
     source: str | PathLike[str], feature_layer: int, revision: str | None, hub: dict[str, Any]
 ) -> VisionTower:
-    """In float32, whatever the others will be: the size of its features is measured."""
+    """The vision tower in float32, because the size of its features is measured."""
     try:
         if str(source).startswith(OPEN_CLIP):
             if revision is not None:
-                raise ValueError(f"open_clip knows no revisions, but vision_revision={revision!r} was given")
+                raise ValueError(f"open_clip has no revisions, but vision_revision={revision!r} was given")
             name, pretrained = _open_clip_parts(str(source))
             options = {"dtype": torch.float32, "cache_dir": hub["cache_dir"]}
             tower = VisionTower.from_open_clip(name, pretrained, feature_layer=feature_layer, **options)
         else:
             options = {"dtype": torch.float32, "use_safetensors": True, "revision": revision}
             tower = VisionTower.from_backbone(source, feature_layer=feature_layer, **options, **hub)
-        # Only a frame shows whether its tokens are patches.
+        # Only a forward pass shows whether its tokens are patches.
         tower(torch.zeros(1, 3, tower.config.image_size, tower.config.image_size))
     except (OSError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
-        # Networks that are no transformers lack attributes, and timm asserts.
+        # Networks other than transformers lack attributes, and timm uses assertions.
         raise unusable(f"The vision model {str(source)!r} cannot be used", error, revision) from error
     return tower
 
@@ -264,18 +265,18 @@ def _language_model(source: str | PathLike[str], dtype: torch.dtype | str, hub: 
 
 @torch.no_grad()
 def _check_head(causal: Any, source: str | PathLike[str]) -> None:
-    """A `ValueError` unless our own head, a matrix and `scale_logits`, does what the language model's does."""
+    """Raises a `ValueError` if the language model's head cannot be replaced by ours, a matrix and `scale_logits`."""
     name, head = f"The head of the language model {str(source)!r}", causal.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"{name} is no linear map, as it has to be: choose another language model.")
+        raise ValueError(f"{name} is not a linear map, which DynFocus needs: choose another language model.")
     if head.bias is not None and head.bias.any():
-        raise ValueError(f"{name} has a bias, which DynFocus has no place for: choose another language model.")
+        raise ValueError(f"{name} has a bias, which is not supported: choose another language model.")
     if tuple(head.weight.shape) != (causal.config.vocab_size, causal.config.hidden_size):
         raise ValueError(
             f"{name} is {tuple(head.weight.shape)}, not vocabulary × hidden size "
             f"{(causal.config.vocab_size, causal.config.hidden_size)}: choose another language model."
         )
-    # Families do more to their logits than can be read from a configuration: compare.
+    # Some families change their logits in ways that a configuration does not show, so the results are compared.
     causal.eval()
     tokens = torch.arange(4, device=head.weight.device)[None] % causal.config.vocab_size
     hidden = causal.base_model(input_ids=tokens, use_cache=False, return_dict=True).last_hidden_state
@@ -283,13 +284,13 @@ def _check_head(causal: Any, source: str | PathLike[str]) -> None:
     theirs = causal(input_ids=tokens, use_cache=False, return_dict=True).logits.float()
     if not (ours - theirs).abs().max() <= 0.02 * theirs.abs().max():
         raise ValueError(
-            f"{name} does more than to multiply by a matrix and to scale, as that of a {type(causal).__name__} may: "
+            f"{name} does more than multiply by a matrix and scale, as that of a {type(causal).__name__} may: "
             "choose another language model."
         )
 
 
 def _generation_config(generation_config: Any, tokenizer: Any) -> Any:
-    """The language model's own settings, with what they leave out filled in from the tokenizer."""
+    """The language model's generation settings, with missing ones from the tokenizer."""
     if generation_config.bos_token_id is None:
         generation_config.bos_token_id = tokenizer.bos_token_id
     if generation_config.eos_token_id is None:
@@ -300,9 +301,9 @@ def _generation_config(generation_config: Any, tokenizer: Any) -> Any:
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """To `dtype`, one weight at a time, as `from_pretrained` would have it."""
+    """Cast to `dtype`, one weight at a time, as in `from_pretrained`."""
     if isinstance(module, VisionTower) and module.config.is_open_clip:
-        # timm's tables take part in what the weights do, and cannot do so in another precision.
+        # timm's tables are used together with the weights, so they need the same dtype.
         nn.Module.to(module, dtype)
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)

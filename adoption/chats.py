@@ -1,4 +1,4 @@
-"""Chats with videos and pictures in them: what they say, and the form that servers take."""
+"""Chats with videos and pictures: reading them, and converting them for servers."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ class Chat:
     Args:
         messages: with `role` and `content`; contents with media are lists of `{"type": "text", "text": …}`,
             `{"type": "image"}` and `{"type": "video"}`.
-        media: `"image"` or `"video"` for each of them, in order.
+        media: `"image"` or `"video"` for each medium, in order.
         images: the pictures.
     """
 
@@ -37,11 +37,11 @@ class Chat:
 
 def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str], str]) -> Chat:
     """
-    A question, or a chat, with room for so many videos. If it does not say where they stand, they stand before the
-    first user's words.
+    Reads a question, or a chat, with places for this number of videos. Without places, videos come before the user's
+    first words.
 
     Args:
-        plain: gives a text without control tokens: those are the template's to write.
+        plain: removes control tokens from a text; only the template writes these.
 
     Raises:
         `ValueError`: another number of videos, a block of another type, or one with settings that are not obeyed.
@@ -75,7 +75,7 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str],
 
 
 def videos_of(chat: str | Sequence[Any]) -> list[Any]:
-    """What stands in a chat as its videos, in order."""
+    """The videos in a chat, in order."""
     return [value for kind, value in media_of(_turns(chat)) if kind == "video"]
 
 
@@ -103,7 +103,7 @@ def sampled_as_asked(chat: str | Sequence[Any], videos: Sequence[Any]) -> tuple[
 
 
 def last_words(chat: str | Sequence[Any]) -> str:
-    """What the user said last."""
+    """The text of the last user turn."""
     if isinstance(chat, str):
         return chat
     turn = next((turn for turn in reversed(_turns(chat)) if turn["role"] == "user"), {"content": ""})
@@ -111,14 +111,14 @@ def last_words(chat: str | Sequence[Any]) -> str:
 
 
 def with_lists(messages: Sequence[dict[str, Any]], video: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every content as a list; `video` stands for each video."""
+    """Messages with every content as a list; each video becomes `video`."""
     return [
         {**turn, "content": [video if part["type"] == "video" else part for part in _parts(turn)]} for turn in messages
     ]
 
 
 def with_strings(messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> list[dict[str, Any]]:
-    """Every content as a string, in which a mark and a line break stand for each video and picture."""
+    """Messages with every content as a string; each video and picture becomes a mark and a line break."""
     merged = []
     for turn in messages:
         words = [part["text"] if part["type"] == "text" else marks[part["type"]] + "\n" for part in _parts(turn)]
@@ -127,8 +127,10 @@ def with_strings(messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> l
 
 
 def is_whole(text: str, messages: Sequence[dict[str, Any]], marks: dict[str, str]) -> bool:
-    """Whether a template wrote all media, and all words of the user and the system. (Of the assistant's earlier turns
-    it may leave out thoughts.)"""
+    """
+    Whether a template wrote all media, and all words of the user and the system. (It may leave out think blocks of the
+    assistant's earlier turns.)
+    """
     parts = [part for turn in messages for part in _parts(turn)]
     wanted = [marks[part["type"]] for part in parts if part["type"] != "text"]
     asked = [part for turn in messages if turn["role"] != "assistant" for part in _parts(turn)]
@@ -137,7 +139,7 @@ def is_whole(text: str, messages: Sequence[dict[str, Any]], marks: dict[str, str
 
 
 def picture_part(picture: Image.Image, image_format: ImageFormat) -> dict[str, Any]:
-    """A picture as OpenAI's protocol has it, in the message itself."""
+    """A picture in the form of OpenAI's protocol, embedded in the message."""
     data = io.BytesIO()
     picture.save(data, image_format, **({"quality": 90} if image_format == "jpeg" else {}))
     url = f"data:image/{image_format};base64,{base64.b64encode(data.getvalue()).decode()}"
@@ -145,7 +147,7 @@ def picture_part(picture: Image.Image, image_format: ImageFormat) -> dict[str, A
 
 
 def joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Texts that follow each other as one; empty ones left out."""
+    """Joins texts that follow each other; empty ones are left out."""
     result: list[dict[str, Any]] = []
     for part in parts:
         if part["type"] == "text" and result and result[-1]["type"] == "text":

@@ -1,8 +1,8 @@
 """
-The families of video language models of transformers, and what differs between the ways in which they take frames.
+The families of video language models of transformers, and how each takes frames.
 
-A row says how frames enter a prompt; sizes and prices are not in it: they are computed from the loaded processor. What
-a row says is what the stock processor does anyway: with every frame in full the inputs are the stock call's own.
+A row describes how frames enter a prompt. It has no sizes and prices, which are computed from the loaded processor. It
+describes the stock processor's own behavior: with every frame in full, the inputs equal those of the stock call.
 """
 
 import math
@@ -23,25 +23,26 @@ class Family:
     How one family of models takes the frames of a video.
 
     Args:
-        name (`str`): what users read.
+        name (`str`): the name in messages and docs.
         processors (`tuple` of `str`): the classes of its stock processors.
         layout (`str`):
             `"blocks"`: each chosen frame (or pair of frames) is a stock video of its own, of its own size;
             `"video"`: all chosen frames are one stock video, of one size;
             `"images"`: each chosen frame is a picture of the chat.
         native (`bool`):
-            whether frames keep their own size, in steps of one token. Otherwise every frame costs the same.
-        joint (`str`, defaults to `""`): what the stock processor writes between two frames.
+            whether frames keep their own size, in steps of one token. Otherwise every frame costs the same number of
+            tokens.
+        joint (`str`, defaults to `""`): the text that the stock processor writes between two frames.
         times (`str`, *optional*): how the stock processor writes the time of a frame; `None` if it writes none.
         positions (`str`, *optional*):
-            where all frames lie in one block whose time axis the model cannot derive for chosen frames: positions
-            along it count `"seconds"` or `"frames"`.
-        video_content (`dict`): what the chat template needs to know of a video.
+            for models in which all frames are one block, and which cannot derive the positions of chosen frames:
+            whether positions along the time axis count `"seconds"` or `"frames"`.
+        video_content (`dict`): keys of a video block that the chat template needs.
         drops_empty_frames (`bool`): whether the model leaves out frames that are all zeros, so that videos of
             several lengths go into one batch.
         pictures_beside_videos (`bool`): whether one prompt may have pictures and videos. Some stock models take the
             features of only one of them.
-        least_version (`str`): of transformers.
+        least_version (`str`): oldest version of transformers with this family.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Family:
 
     @property
     def default_coarse(self) -> Literal["low", "panels"]:
-        """The form of coarse frames that suits the family: small frames, or panels of 2 x 2 frames."""
+        """The default form of coarse frames: small frames, or panels of 2 x 2 frames."""
         return "low" if self.native else "panels"
 
 
@@ -119,7 +120,7 @@ def known_family(processor: Any) -> Family | None:
 
 
 def placeholder_pattern(processor: Any) -> re.Pattern[str]:
-    """Matches one token that stands for visual features in a prompt, or a mark inside the picture of a frame."""
+    """Matches one placeholder token of visual features in a prompt, or a mark inside the picture of a frame."""
     named = {getattr(owner, name, None) for owner in (processor, processor.tokenizer) for name in _TOKEN_NAMES}
     marks = set(processor.tokenizer.get_added_vocab()) & {"<im_patch>", "<im_col>"}
     tokens = sorted({token for token in named if token} | marks, key=len, reverse=True)
@@ -145,7 +146,7 @@ def fit_size(height: int, width: int, side: int, max_tokens: int) -> tuple[int, 
     """
     The size at which a frame costs at most `max_tokens`, `(height, width)` in pixels.
 
-    Both are multiples of `side`, near the proportions of the frame, and never more than the frame has (rounded). The
+    Both are multiples of `side`, near the proportions of the frame, and never larger than the frame (rounded). The
     formula is that of Qwen's `smart_resize`, without a lower limit.
     """
     limit = max_tokens * side * side
@@ -154,13 +155,15 @@ def fit_size(height: int, width: int, side: int, max_tokens: int) -> tuple[int, 
         shrink = math.sqrt(height * width / limit)
         high = max(side, math.floor(height / shrink / side) * side)
         wide = max(side, math.floor(width / shrink / side) * side)
-    # A strip of one token's height or width.
+    # A strip with the height or width of one token.
     return min(high, max_tokens * side), min(wide, max_tokens * side)
 
 
 def time_metadata(times: Sequence[float], duration: float) -> VideoMetadata:
-    """Metadata of chosen frames for the stock processor. It derives times as number / rate: at one a second, a frame's
-    number is its time, so that frames of a variable rate get the times that they have in the file."""
+    """
+    Metadata of chosen frames for the stock processor, which derives times as number / rate. With a rate of 1, a
+    frame's number is its time, so that frames of a variable rate get their true times.
+    """
     return VideoMetadata(
         total_num_frames=max(1, math.ceil(duration)),
         fps=1.0,
@@ -170,12 +173,15 @@ def time_metadata(times: Sequence[float], duration: float) -> VideoMetadata:
 
 
 def video_arguments(family: Family, processor: Any, most_tokens: int) -> dict[str, Any]:
-    """Arguments of the stock video processor: frames come chosen, and in families that keep sizes, resized."""
+    """
+    Arguments of the stock video processor for frames that are already chosen and, in families that keep sizes,
+    resized.
+    """
     arguments: dict[str, Any] = {"do_sample_frames": False, "return_tensors": "pt"}
     if family.native:
         arguments["do_resize"] = False
         if hasattr(processor.video_processor, "max_soft_tokens"):
-            # Gemma 4 pads every frame to one of a few numbers of tokens.
+            # Gemma 4 pads every frame to one of a few token counts.
             steps = [n for n in (70, 140, 280, 560, 1120) if n >= max(most_tokens, 1)]
             arguments["max_soft_tokens"] = max(steps[0] if steps else 1120, processor.video_processor.max_soft_tokens)
     return arguments
@@ -187,15 +193,15 @@ def explicit_positions(
     """
     Positions of one prompt in which all frames of a video form one block (Qwen2-VL, Qwen2.5-VL), for chosen frames.
 
-    The stock model counts time in equal steps, and takes each stock video of a block for a new one. Here the time of
-    a frame is its own: seconds since the block's first frame times `tokens_per_second`, or its place among the frames.
-    All else is as in the stock model's M-RoPE (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    The stock model counts time in equal steps, and starts again with each stock video of a block. Here a frame has its
+    true time: seconds since the block's first frame times `tokens_per_second`, or its place among the frames.
+    Everything else is as in the stock model's M-RoPE (Qwen2-VL, arXiv 2409.12191, section 2.1).
 
     Args:
-        inputs: of one row: `input_ids` and `mm_token_type_ids` `(1, S)`, for videos `video_grid_thw` `(blocks, 3)`,
-            and for pictures `image_grid_thw`.
+        inputs: inputs of one row: `input_ids` and `mm_token_type_ids` `(1, S)`, for videos `video_grid_thw` `(blocks,
+            3)`, and for pictures `image_grid_thw`.
         times: for each video of the prompt the start of each of its blocks in seconds.
-        config: of the model.
+        config: the model's configuration.
 
     Returns:
         `(3, 1, S)` int64: time, height, width.
@@ -222,11 +228,11 @@ def explicit_positions(
             _, height, width = next(images if kind == 1 else grids)
             height, width = height // merge, width // merge
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            # A time that is a whole number but for rounding must not fall below it.
+            # Rounding must not move a whole number below itself.
             t = torch.full((height * width,), int(step + 1e-6))
             parts.append(torch.stack([t, y.flatten(), x.flatten()]) + start)
             widest = max(widest, height, width)
-        # As in the stock model: behind the longest side of the pictures, whatever the time.
+        # As in the stock model: after the longest side of the pictures, independent of the time.
         next_position = start + widest
     return torch.cat(parts, 1)[:, None]
 

@@ -33,25 +33,25 @@ from .video_frames import ChosenFrames
 
 class FocusedModel(VideoQA):
     """
-    A stock video language model in front of which frames are chosen; see [`VideoQA`].
+    A stock video language model for which DynFocus chooses the frames; see [`VideoQA`].
 
-    A dual encoder looks at every sampled frame. For a question, frames are chosen by its similarity to them, and shown
-    by a [`FocusProcessor`]: key frames in full, others coarsely.
+    A dual encoder encodes every sampled frame. Frames are chosen by their similarity to the question, and shown by a
+    [`FocusProcessor`]: key frames in full, others coarsely.
 
     Args:
-        model (`PreTrainedModel`): any of the families of `families.py`; it is neither changed nor wrapped.
+        model (`PreTrainedModel`): a model of one of the families in `families.py`; it is neither changed nor wrapped.
         processor: its stock processor, or a [`FocusProcessor`].
         dual_encoder (`str` or [`DualEncoder`], *optional*): by default what was saved with the model, or else
             `google/siglip2-base-patch16-224`; loaded when it is needed.
-        use_options (`bool`, defaults to `False`): whether the options of a multiple-choice question take part in the
-            choice of frames.
-        keep_frames (`bool`, defaults to `False`): whether states keep the sampled frames (at most 448 pixels high or
-            wide on the shorter side), so that questions can be asked when the video is gone.
+        use_options (`bool`, defaults to `False`): whether frames are also chosen by the options of a multiple-choice
+            question.
+        keep_frames (`bool`, defaults to `False`): whether states keep the sampled frames (at most 448 pixels on the
+            shorter side), so that questions can be asked without the video.
         options: of [`FocusProcessor`], such as `max_visual_tokens` and `coarse`; by default those that were saved with
             the model.
 
     Raises:
-        `ValueError`: a model of no known family, or options that it cannot take.
+        `ValueError`: for a model of an unknown family, or options that it does not support.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FocusedModel(VideoQA):
 
     @property
     def dual_encoder(self) -> DualEncoder:
-        """What looks at all frames; loaded the first time that it is asked for."""
+        """The encoder of all frames, loaded when it is first needed."""
         return self.focus_processor.dual_encoder
 
     @property
@@ -151,7 +151,7 @@ class FocusedModel(VideoQA):
         max_visual_tokens: int | None,
         rule: str | Rule | None,
     ) -> tuple[Focus, Choice]:
-        """Key frames among the sampled ones, and what is shown of the video."""
+        """The key frames among the sampled frames, and the frames that are shown."""
         if len(state) != 1:
             raise ValueError(f"Frames are chosen from one video at a time, and this state holds {len(state)}.")
         choice = self.focus_processor.choose_for(
@@ -191,7 +191,7 @@ class FocusedModel(VideoQA):
                 self.check_state(video)
         names = {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
         start = time.perf_counter()
-        # What is wrong with a file as a whole is known here, where one row can be left out.
+        # Errors of a file as a whole are raised here, where a single row can be left out.
         opened = [video if is_state(video) else self.open_video(video, **names) for video in videos]
         return {
             "inputs": {"messages": messages, "question": asked, "options": row.get("options")},
@@ -236,7 +236,7 @@ class FocusedModel(VideoQA):
         return [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
 
     def questions_at_once(self, state: VideoState, settings: Mapping[str, Any]) -> int:
-        # Every question has pictures of its own.
+        # Every question has its own pictures.
         return 1
 
     def _cast(self, value: Any) -> Any:
@@ -245,7 +245,7 @@ class FocusedModel(VideoQA):
 
 
 def _shown(states: Sequence[VideoState], found: Sequence[tuple[Focus, Choice]]) -> Shown:
-    """What is known of the choice of one row; its tokens are counted when they are there."""
+    """The choice of one row; its tokens are counted once they exist."""
     key_frames, events, dense = [], [], 0
     for video, (state, (focus, choice)) in enumerate(zip(states, found, strict=True)):
         seconds = frame_times(state)

@@ -1,4 +1,7 @@
-"""How the parts that no checkpoint holds start: tokens as large as words, a question encoder that knows words."""
+"""
+Initializes the parts that are in no checkpoint: visual tokens of the magnitude of words, and a question encoder with
+the language model's word similarities.
+"""
 
 from typing import Any
 
@@ -8,20 +11,20 @@ from torch.nn import functional
 
 from dynfocus.towers.vision_tower import VisionTower
 
-#: What a `DynFocusModel` has besides its backbones.
+#: The parts of a `DynFocusModel` besides its backbones.
 NEW_PARTS = ("question_encoder", "event_prototypes", "cooperative_encoder")
-# Tokens of a question that the processor lets through.
+# Longest question that the processor accepts, in tokens.
 _MAX_QUESTION_TOKENS = 128
 _HEAD_SIZE = 64
 _MAX_WIDTH = 512
 _FRAMES = 8
 _QUESTION_TOKENS = 8
-# The language model's embeddings are turned to float32 so many rows at a time.
+# The language model's embeddings are converted to float32 this many rows at a time.
 _ROWS = 4096
 
 
 def default_question_config(vision_width: int, num_queries: int) -> dict[str, Any]:
-    """Settings of a question encoder for a vision tower of that width: 4 layers, at most 512 wide."""
+    """Settings of a question encoder for a vision tower of this width: 4 layers, at most 512 wide."""
     width = max(_HEAD_SIZE, min(_MAX_WIDTH, vision_width // _HEAD_SIZE * _HEAD_SIZE))
     return {
         "hidden_size": width,
@@ -38,7 +41,7 @@ def default_question_config(vision_width: int, num_queries: int) -> dict[str, An
 
 @torch.no_grad()
 def new_rows_like_the_old(causal: Any, num_rows: int, seed: int) -> None:
-    """Enlarge the embeddings of a language model; new rows lie near the mean of the old ones, no two alike."""
+    """Enlarge the embeddings of a language model. New rows are near the mean of the old ones, and all different."""
     old = causal.get_input_embeddings().weight.shape[0]
     with torch.random.fork_rng(devices=[]):
         causal.resize_token_embeddings(num_rows, mean_resizing=False)
@@ -48,7 +51,7 @@ def new_rows_like_the_old(causal: Any, num_rows: int, seed: int) -> None:
         parts = table[:old].split(_ROWS)
         mean = sum(part.float().sum(0) for part in parts) / old
         spread = (sum((part.float() - mean).square().sum(0) for part in parts) / old).sqrt()
-        # Not the mean itself: a padding token must not be taken for a video's where only embeddings are given.
+        # Not the mean itself: a padding token must differ from the video token even if only embeddings are given.
         noise = torch.randn(num_rows - old, table.shape[1], generator=generator)
         table[old:] = (mean + 0.1 * spread * noise.to(mean.device)).to(table.dtype)
 
@@ -56,17 +59,18 @@ def new_rows_like_the_old(causal: Any, num_rows: int, seed: int) -> None:
 @torch.no_grad()
 def initialize_new_parts(model: Any, tower: VisionTower, language_model: Any, num_words: int, seed: int) -> None:
     """
-    Put backbones into a `DynFocusModel` that lies on the meta device, and float32 weights into everything else.
+    Put backbones into a `DynFocusModel` on the meta device, and initialize everything else in float32.
 
     Args:
-        num_words (`int`): the language model's first rows, which it was trained on.
-        seed (`int`): same seed, same weights, whatever was drawn before; the global random state is left alone.
+        num_words (`int`): number of the language model's first rows, which it was trained on.
+        seed (`int`): the same seed gives the same weights, independent of the global random state, which is not
+            changed.
     """
     config = model.config
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         model.vision_tower = model.language_model = nn.Identity()
-        # Of the classes that the preset has.
+        # With the classes of the preset.
         for name in NEW_PARTS:
             setattr(model, name, type(getattr(model, name))(config).float())
         model.initialize_weights()
@@ -78,19 +82,22 @@ def initialize_new_parts(model: Any, tower: VisionTower, language_model: Any, nu
 
 
 def word_size(embeddings: nn.Module, num_words: int) -> float:
-    """Root mean square of what the language model's first words are embedded as."""
+    """Root mean square of the embeddings of the language model's first words."""
     parts = torch.arange(num_words).split(_ROWS)
     total = sum(_embedded(embeddings, ids).square().sum().item() for ids in parts)
     return (total / (num_words * _embedded(embeddings, parts[0][:1]).shape[1])) ** 0.5
 
 
 def _embedded(embeddings: Any, ids: torch.Tensor) -> torch.Tensor:
-    # The module, not its table: some families scale (Gemma 3).
+    # By calling the module: some families scale the table (Gemma 3).
     return embeddings(ids.to(embeddings.weight.device)).float().cpu()
 
 
 def _words_of_the_language_model(qformer: Any, embeddings: nn.Module, generator: torch.Generator) -> None:
-    """Words that are near to the language model are near to the question encoder: a random orthogonal projection."""
+    """
+    Word embeddings for the question encoder: a random orthogonal projection of the language model's, which keeps
+    similarities.
+    """
     words = qformer.embeddings.word_embeddings
     width, text_width = words.weight.shape[1], _embedded(embeddings, torch.zeros(1, dtype=torch.long)).shape[1]
     tall = torch.randn(max(width, text_width), min(width, text_width), generator=generator)
@@ -98,7 +105,7 @@ def _words_of_the_language_model(qformer: Any, embeddings: nn.Module, generator:
     basis = basis if text_width >= width else basis.T
     for ids in torch.arange(len(words.weight)).split(_ROWS):
         words.weight[ids] = _embedded(embeddings, ids) @ basis
-    # What all words share says nothing about any of them, and would drown the rest in the layer norm that follows.
+    # The mean of all words carries no information, and would dominate in the layer norm that follows.
     words.weight -= words.weight.mean(0)
     words.weight *= qformer.config.initializer_range / words.weight.std()
     if words.padding_idx is not None:
@@ -106,7 +113,9 @@ def _words_of_the_language_model(qformer: Any, embeddings: nn.Module, generator:
 
 
 def noise_frames(num_frames: int, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Frames `(T, 3, side, side)` of mean 0 and variance 1 that are, as pictures are, alike at every scale."""
+    """
+    Random frames `(T, 3, side, side)` of mean 0 and variance 1 that are similar at every scale, like natural images.
+    """
     frames, cells = torch.zeros(num_frames, 3, side, side), 2
     while cells < 2 * side:
         coarse = torch.randn(num_frames, 3, cells, cells, generator=generator)
@@ -125,7 +134,7 @@ def _tokens_as_large_as(size: float, model: Any, generator: torch.Generator) -> 
     gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
     cones, rods = encoder.cones(state.frame_features, gated), encoder.rods(gated, queries)
     for layer, tokens in ((encoder.projector.linear_2, cones), (encoder.value_projector, rods[:, :, 1:])):
-        # The biases are zero yet, so the tokens grow as the weights do.
+        # The biases are still zero, so tokens scale with the weights.
         layer.weight *= size / tokens.square().mean().sqrt()
 
 

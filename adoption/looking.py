@@ -1,4 +1,4 @@
-"""A dual encoder looks at every sampled frame of a video; the state that it makes, and the way back to the frames."""
+"""Encodes every sampled frame of a video with a dual encoder, and reads frames of a state again."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ SAMPLING = (*_CHOICE, "sampling", "decoder", "on_truncated")
 # What states say of their sampling, be it given or not.
 _RECORDED = ("fps", "num_frames", "max_frames", "sampling")
 _CHUNK_FRAMES = 64
-# The shorter side of frames that a state keeps, in pixels, and their quality.
+# Shorter side in pixels and JPEG quality of frames that a state keeps.
 _KEPT_SIDE, _KEPT_QUALITY = 448, 92
 # Of streams, where their frames are read again: the frames that the caller decoded, or the video as it was given, as
 # its name holds neither its bytes nor the secrets of its address.
@@ -35,16 +35,16 @@ _AGAIN: WeakKeyDictionary[FrameStream, tuple[str, Any]] = WeakKeyDictionary()
 
 def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **sampling: Any) -> FrameStream:
     """
-    A video that a dual encoder is about to look at.
+    Open a video for a dual encoder.
 
     Args:
         video: one video in any form; a [`ChatVideo`] brings settings of its own.
-        keep_frames: whether its state keeps the sampled frames as JPEG files.
+        keep_frames: whether the state keeps the sampled frames as JPEG files.
         sampling: `fps` (1 by default), `num_frames`, `max_frames`, `min_frames`, `video_start`, `video_end`,
             `sampling`, `decoder` and `on_truncated`.
 
     Raises:
-        `ValueError`, `FileNotFoundError`: a video that cannot be read. `TypeError`: an unknown keyword.
+        `ValueError`, `FileNotFoundError`: for a video that cannot be read. `TypeError`: for an unknown keyword.
     """
     unknown = sorted(set(sampling) - set(SAMPLING))
     if unknown:
@@ -99,8 +99,8 @@ def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **s
 
 def _seen_by(encoder: DualEncoder, keep_frames: bool) -> Callable[[np.ndarray], Any]:
     """
-    What is made of a frame in full size as soon as it is decoded: the size in which the dual encoder takes it, and,
-    where frames are kept, a JPEG file.
+    Processes a full-size frame as soon as it is decoded: resizes it for the dual encoder and, if frames are kept,
+    makes a JPEG file.
     """
     size = encoder.size
 
@@ -119,7 +119,7 @@ def _seen_by(encoder: DualEncoder, keep_frames: bool) -> Callable[[np.ndarray], 
 
 def look(stream: FrameStream, encoder: DualEncoder, *, dtype: torch.dtype | None = None, **options: Any) -> VideoState:
     """
-    The state of an opened video: a unit vector for each frame, float16 by default.
+    Encode an opened video into its state: a unit vector for each frame, float16 by default.
 
     Args:
         options: `save_to` and `progress`, see [`encode_stream`].
@@ -157,12 +157,13 @@ def whole_video(video: Any, fps: float = 1.0) -> VideoFrames:
 
 def frames_of(state: VideoState) -> VideoFrames:
     """
-    The frames of the video of a state, by their numbers, to be shown in full size.
+    The full-size frames of the video of a state, by their numbers.
 
-    Those that the state keeps, or else the video itself, which must be where it was, unchanged, or beside.
+    They come from the state if it keeps frames. Otherwise they are read from the video, which must be unchanged, at
+    its old path or beside the state.
 
     Raises:
-        `FileNotFoundError`: the video is gone. `ValueError`: it has changed.
+        `FileNotFoundError`: the video does not exist. `ValueError`: it has changed.
     """
     cache = state.event_cache
     if "frames" not in cache:
@@ -199,7 +200,7 @@ def _kept(state: VideoState) -> VideoFrames:
     numbers, times = frame_numbers(state), frame_times(state)
     (first,) = state.kept_frames([0])
     duration = (state.sampling or {}).get("duration") or times[-1] + 1.0
-    # Numbers in between belong to the sampled frame before them.
+    # Numbers in between mean the sampled frame before them.
     every = np.interp(np.arange(numbers[-1] + 1), numbers, times)
 
     def read(wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:

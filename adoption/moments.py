@@ -1,4 +1,4 @@
-"""The moments of a video that fit a text, by a dual encoder alone."""
+"""Finds the moments of a video that fit a text, with a dual encoder only."""
 
 import importlib
 import os
@@ -28,7 +28,7 @@ class Moment:
 
     Args:
         time (`float`): seconds from the start of the video.
-        score (`float`): cosine of its frame and the text.
+        score (`float`): cosine similarity of its frame and the text.
     """
 
     time: float
@@ -42,14 +42,14 @@ def look_at(video: Any, encoder: DualEncoder, *, progress: Any = False, **sampli
 
 def find_moments(state: VideoState, text: str, encoder: DualEncoder, top: int = 5) -> list[Moment]:
     """
-    The `top` moments of one video that fit a text best and are unlike one another, best first: density peaks with the
+    The `top` moments of one video that fit a text best and differ from each other, best first: density peaks with the
     similarity as the density (see `selecting.rules.peaks`).
 
     Raises:
-        `ValueError`: a state of several videos, or of another encoder.
+        `ValueError`: for a state of several videos, or of another encoder.
     """
     if len(state) != 1 or state.frame_embeddings is None:
-        raise ValueError("Moments are found in one video that a dual encoder has looked at: encode the video again.")
+        raise ValueError("Moments are found in the state of one video from a dual encoder: encode the video again.")
     state.check_fingerprint(encoder.fingerprint())
     embeddings, times = state.frame_embeddings[0].float(), frame_times(state)
     scores = similarity(embeddings, text_vectors(encoder, [text])).cpu()
@@ -60,7 +60,8 @@ def find_moments(state: VideoState, text: str, encoder: DualEncoder, top: int = 
 
 def write_clip(video: Any, start: float, end: float, path: str | os.PathLike[str]) -> Path:
     """
-    Write the frames of a video between two seconds as an MP4 file (H.264, without sound), with their own times.
+    Write the frames of a video between two times in seconds as an MP4 file (H.264, without sound), with their own
+    times.
 
     Raises:
         `ImportError`: without PyAV. `OSError`: the file cannot be written.
@@ -73,7 +74,7 @@ def write_clip(video: Any, start: float, end: float, path: str | os.PathLike[str
         numbers = np.array([max(0, int(np.searchsorted(times, start, side="right")) - 1)])
     with av.open(os.fspath(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=max(1, round(opened.index.fps)))
-        # Pictures of 4:2:0 have even sides.
+        # Frames in 4:2:0 need even sides.
         height, width = opened.metadata.height // 2 * 2, opened.metadata.width // 2 * 2
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, _TICKS)

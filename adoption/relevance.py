@@ -1,5 +1,5 @@
 """
-Relevance: how well each frame of a video fits a question, by the similarity of frames and texts in a dual encoder.
+Relevance: how well each frame of a video fits a question, by the similarity of their vectors from a dual encoder.
 
     embeddings = encoder.encode_images(frames)                # once for each video
     relevance = relevance_of(encoder, embeddings, "What is the man holding?")
@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from dynfocus.processing.questions import without_control_tokens
 from dynfocus.towers.dual_encoder import DualEncoder
 
-# Cosines that span less than this hold nothing but rounding.
+# Cosines that span less than this differ only by rounding.
 _FLAT = 1e-6
 
-# Multiple choice: "A. red", "(A) red", "A) red", "A: red", each on a line of its own or one behind another.
+# Multiple choice: "A. red", "(A) red", "A) red", "A: red", each on its own line or one after another.
 _OPTION_LINE = re.compile(r"\s*(?:\(([A-J])\)|([A-J])[.):])\s*(\S.*)", re.DOTALL)
 _OPTION_INSIDE = re.compile(r"(?<!\S)(?:\(([A-J])\)|([A-J])[.)])\s+(?=\S)")
 _HEADINGS = re.compile(
@@ -28,8 +28,8 @@ _HEADINGS = re.compile(
     r"|(?:the )?(?:best |correct |right )?(?:answer|option)(?: is)?)\s*:\s*\(?",
     re.IGNORECASE,
 )
-# Sentences that say how to answer. What they are about (answers, options, words) sets them apart from questions in the
-# imperative, such as "Pick the red car and describe its driver".
+# Sentences that say how to answer. They are about answers, options or words, unlike questions in the imperative such
+# as "Pick the red car and describe its driver".
 _INSTRUCTIONS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -68,7 +68,7 @@ _WHEN = r"(?:right |just |immediately |shortly )?(?:after|before|when|while|as)"
 _PLACE = (
     "(?:in|on|at|behind|next|under|above|near|inside|beside|between|to|below|over|outside|among|around|against|with)"
 )
-# Words in -ing that are no verbs, and words before which none stands.
+# Words in -ing that are not verbs, and words that are not followed by a verb in -ing.
 _NOUNS = set(
     "thing something anything nothing everything king ring string wing spring morning evening building ceiling during "
     "wedding sibling clothing being lightning ping sing swing sling wording".split()
@@ -78,21 +78,22 @@ _BEFORE_NOUNS = set("the a an this that these those his her its their my your ou
 
 def texts_of(question: str, options: Sequence[str] | None = None, use_options: bool = False) -> list[str]:
     """
-    The texts by which frames are compared with a question, the question first; fitting any of them is enough.
+    The texts with which frames are compared for a question, the question first; a frame is relevant if it fits any of
+    them.
 
     Instructions ("Answer with the option's letter …") are left out, and so are the options of a multiple-choice
-    question, in the question's own text too: they would give the set of answers away. For simple English questions
-    a declarative form follows: "What is the man holding?" → "the man is holding something". What is not English keeps
-    its words; lettered options are left out of it all the same.
+    question, also in the question's own text, because they would reveal the possible answers. For simple English
+    questions a declarative form is added: "What is the man holding?" → "the man is holding something". Other languages
+    keep their words, except lettered options.
 
     Args:
-        question: as it is put to the language model, or without its instructions.
-        options: its options, with or without letters. Lines of the question that are one of them are left out.
-        use_options: whether each option gives a text of its own, behind the question.
+        question: the question for the language model, with or without its instructions.
+        options: its options, with or without letters. Lines of the question that equal one of them are left out.
+        use_options: whether to add a text for each option, after the question.
 
     Returns:
-        Different texts, none of them empty. No texts for an empty question. Where nothing is left of a question, it
-        stays as it is.
+        Different texts, none of them empty. No texts for an empty question. A question of which nothing would be left
+        is kept unchanged.
     """
     bare, found = _without_options(question, options or ())
     sentences = [sentence for line in bare for sentence in _sentences(line)]
@@ -109,7 +110,7 @@ def texts_of(question: str, options: Sequence[str] | None = None, use_options: b
 
 def similarity(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     """
-    The cosine of each frame with the text that it fits best: frames `(T, D)`, texts `(n, D)` → float32 `(T,)`.
+    The cosine of each frame and its best fitting text: frames `(T, D)`, texts `(n, D)` → float32 `(T,)`.
 
     Zeros without texts.
     """
@@ -124,13 +125,13 @@ def relevance(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     """
     [`similarity`] scaled to 0…1 over the video: frames `(T, D)`, texts `(n, D)` → float32 `(T,)`.
 
-    Zeros where all frames fit alike, and without texts.
+    Zeros if all frames fit equally well, and without texts.
     """
     cosines = similarity(image_embeddings, text_embeddings)
     if len(cosines) == 0:
         return cosines
     low, high = cosines.aminmax()
-    # Not "below": NaN must not pass for flat.
+    # Not "<": NaN must not count as flat.
     return torch.zeros_like(cosines) if bool(high - low <= _FLAT) else (cosines - low) / (high - low)
 
 
@@ -144,13 +145,13 @@ def relevance_of(
     """
     The [`relevance`] of frames `(T, D)` for a question, by the texts of [`texts_of`]: float32 `(T,)`.
 
-    Texts that are too long for the encoder are taken in parts, as [`DualEncoder.split_text`] gives them.
+    Texts that are too long for the encoder are split by [`DualEncoder.split_text`].
     """
     return relevance(image_embeddings, text_vectors(encoder, texts_of(question, options, use_options)))
 
 
 def text_vectors(encoder: DualEncoder, texts: Sequence[str]) -> Tensor:
-    """Unit vectors `(n, D)` of texts, or of the parts of those that are too long, read without special tokens."""
+    """Unit vectors `(n, D)` of texts, or of the parts of texts that are too long, without special tokens."""
     tokenizer: Any = encoder.tokenizer
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         texts = [without_control_tokens(text, tokenizer) for text in texts]
@@ -158,7 +159,7 @@ def text_vectors(encoder: DualEncoder, texts: Sequence[str]) -> Tensor:
 
 
 def _without_options(question: str, options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The lines of a question without its options; and the options, without letters: those given, or those found."""
+    """The lines of a question without its options; and the given or found options, without letters."""
     given = [_without_letter(option) for option in options]
     same = {_key(option) for option in (*options, *given)}
     lines: list[str] = []
@@ -172,13 +173,13 @@ def _without_options(question: str, options: Sequence[str]) -> tuple[list[str], 
             found = found or inside[1]
             lines.append(inside[0])
     if len(found) < 2 and not given:
-        # A single "A. Lincoln" is no list of options.
+        # A single "A. Lincoln" is not a list of options.
         return question.splitlines(), []
     return lines, given or found
 
 
 def _options_inside(line: str) -> tuple[str, list[str]]:
-    """A line without the options "(A) … (B) …" at its end, and those."""
+    """A line without the options "(A) … (B) …" at its end, and these options."""
     marks = list(_OPTION_INSIDE.finditer(line))
     starts = [place for place, mark in enumerate(marks) if (mark[1] or mark[2]) == "A"]
     if not starts:
@@ -217,7 +218,7 @@ def _is_instruction(sentence: str) -> bool:
 
 
 def _declarative(question: str) -> str | None:
-    """A simple English question as a statement; `None` where no rule fits."""
+    """A simple English question as a statement; `None` if no rule fits."""
     question = question.replace("\u2019", "'")
     if not question.isascii() or len(question.split()) > 30:
         return None
@@ -240,7 +241,7 @@ def _doing(be: str, rest: str, what: str = "") -> str | None:
     return None
 
 
-# The first that fits counts. Verbs behind "did" and "does" stay as they are: similarity does not mind.
+# The first match is used. Verbs after "did" and "does" keep their form, which matters little for similarity.
 _RULES: list[tuple[str, Callable[..., str | None]]] = [
     (rf"{_BE} there (?P<rest>.+)", lambda be, rest: f"there {be} {rest}"),
     (rf"what (?:happen|occur)\w* {_WHEN} (?P<rest>.+)", lambda rest: rest),

@@ -1,4 +1,4 @@
-"""Four made-up frames, all shown in full: is it what the stock processor, and the stock model, make of that video?"""
+"""Compares four made-up frames, all shown in full, with the stock call of processor and model on the same video."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +14,15 @@ from .video_frames import ChosenFrames, VideoFrames
 
 def tried_family(processor: Any) -> Family:
     """
-    How a processor of no known family takes frames: the first form that passes the test.
+    The family of a processor of an unknown class: the first form that passes the test.
 
     Raises:
-        `ValueError`: there is none; the message names the class and what differs.
+        `ValueError`: no form passes; the message names the class and what differs.
     """
     name = type(processor).__name__
     known = ", ".join(family.name for family in FAMILIES)
     if getattr(processor, "video_processor", None) is None or getattr(processor, "video_token", None) is None:
-        raise ValueError(f"{name} takes no videos: use a model of one of the families {known}.")
+        raise ValueError(f"{name} does not take videos: use a model of one of the families {known}.")
     found = ""
     for family in _forms(processor):
         try:
@@ -40,10 +40,10 @@ def tried_family(processor: Any) -> Family:
 
 def difference_from_stock(focus: FocusProcessor, model: Any = None) -> str | None:
     """
-    What differs from the stock call where all of four frames are key frames; `None` if nothing does.
+    What differs from the stock call if all of four frames are key frames; `None` if nothing does.
 
     Args:
-        focus: of the processor that is tried.
+        focus: the `FocusProcessor` of the tested processor.
         model: its model; by default only its inputs are compared.
     """
     processor, family = focus.processor, focus.family
@@ -66,7 +66,7 @@ def difference_from_stock(focus: FocusProcessor, model: Any = None) -> str | Non
     for name in ("input_ids", *(name for name in stock if name.startswith("pixel_values"))):
         if not torch.equal(ours[name].flatten(), stock[name].flatten()):
             return name
-    # Frames that follow each other without a word are one block, along which the model counts time in equal steps.
+    # Frames without words between them are one block, along which the model counts time in equal steps.
     is_one_block = len(focus.runs_of_pictures(processor.tokenizer.decode(stock["input_ids"][0]))) == 1
     if "video_grid_thw" in stock and is_one_block and not family.positions:
         return "positions, which the model counts in equal steps"
@@ -79,7 +79,7 @@ def difference_from_stock(focus: FocusProcessor, model: Any = None) -> str | Non
 
 
 def _forms(processor: Any) -> Iterator[Family]:
-    """Rows that an unknown processor might have, the finest first."""
+    """Rows of `families.py` that may describe an unknown processor, the most detailed first."""
     name = type(processor).__name__
     for native in (True, False):
         for joint in ("", " ", ",", "\n"):

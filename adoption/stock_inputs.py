@@ -1,4 +1,4 @@
-"""Calls of a stock processor: its inputs for one text, which of their tokens belong to what, and batches of them."""
+"""Calls of a stock processor: inputs for one text, the places of videos and answers in its tokens, and batches."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,8 +18,8 @@ class StockCall:
     One call of a stock processor, for one text and the pictures of its videos.
 
     Args:
-        processor, family: the stock processor and its row.
-        most_tokens: visual tokens of a picture at most.
+        processor, family: the stock processor, and its row of `families.py`.
+        most_tokens: largest number of visual tokens of a picture.
     """
 
     def __init__(self, processor: Any, family: Family, most_tokens: int):
@@ -31,7 +31,7 @@ class StockCall:
         self._metadata: list[VideoMetadata] = []
 
     def add_video(self, pictures: list[torch.Tensor], times: Sequence[Sequence[float]], duration: float) -> None:
-        """The pictures of the next video, with their times and its length in seconds."""
+        """Add the pictures of the next video, with their times and the video's length in seconds."""
         if self.family.layout == "video":
             pictures, times = [torch.cat(pictures)], [[time[0] for time in times]]
         self._pictures.append(pictures)
@@ -44,13 +44,13 @@ class StockCall:
         Args:
             text: with a mark for each entry.
             media: `"image"` or `"video"` in the order of the text.
-            images: the pictures that stand beside the videos.
+            images: the pictures of the chat besides its videos.
 
         Returns:
-            The inputs; where each token stands in the text that the stock processor made of it; what it replaced.
+            The inputs; the place of each token in the stock processor's text; and the replacements in that text.
 
         Raises:
-            `ValueError`: several videos that the model cannot take together.
+            `ValueError`: for several videos that the model cannot take together.
         """
         arguments: dict[str, Any] = {
             "text": [text],
@@ -93,7 +93,7 @@ def tokens_within(offsets: Sequence[Span], span: Span) -> int:
 
 
 def moved(at: int, replaced: Sequence[tuple[Span, int]]) -> int:
-    """Where a place in a text is after spans of it were replaced by texts of the given lengths."""
+    """The place of a character after spans of the text were replaced by texts of the given lengths."""
     return at + sum(length - (end - start) for (start, end), length in replaced if end <= at)
 
 
@@ -101,11 +101,11 @@ def spans_of_videos(
     marks: Sequence[dict[str, Any]], words: Sequence[str], media: Sequence[str], token: str, family: Family
 ) -> list[Span]:
     """
-    Where each video stands in the text that was tokenized, from its first word to its last mark.
+    The span of each video in the tokenized text, from its first word to its last mark.
 
     Args:
-        marks: what the stock processor replaced (`text_replacement_offsets`).
-        words: what stood for each video before, with a `token` for each of its entries.
+        marks: the stock processor's replacements (`text_replacement_offsets`).
+        words: the text of each video before, with a `token` for each of its entries.
         media: `"image"` or `"video"` in the order of the chat.
     """
     replaced = iter(mark for mark in marks if family.layout == "images" or mark["type"] == "video")
@@ -115,7 +115,7 @@ def spans_of_videos(
         if kind == "video":
             word = next(texts)
             taken = [next(replaced) for _ in range(word.count(token))]
-            # What stands before the first mark belongs to it, too: a time word.
+            # The text before the first mark, a time word, belongs to it as well.
             spans.append((taken[0]["new_span"][0] - word.index(token), taken[-1]["new_span"][1]))
         elif family.layout == "images":
             next(replaced)
@@ -138,7 +138,7 @@ def collate(
     Rows padded on one side; all that belongs to pictures is put one after another.
 
     Raises:
-        `ValueError`: videos that the family cannot take in one batch.
+        `ValueError`: for videos that the family cannot take in one batch.
     """
     length = max(row["input_ids"].shape[1] for row in rows)
     fillers = {"input_ids": pad_token_id, "labels": -100}
@@ -171,7 +171,7 @@ def _concatenated(values: list[torch.Tensor], family: Family) -> torch.Tensor:
 
 
 def _renumbered(values: list[torch.Tensor], rows: list[BatchFeature], name: str) -> list[torch.Tensor]:
-    """Molmo 2 numbers the patches of a whole batch; those of a row come after the rows before it. -1 is no patch."""
+    """Molmo 2 numbers the patches of a whole batch, row after row; -1 means no patch."""
     pixels = "pixel_values_videos" if name.startswith("video") else "pixel_values"
     counts = torch.tensor([0] + [row[pixels].shape[:2].numel() for row in rows]).cumsum(0)
     return [torch.where(value >= 0, value + before, value) for value, before in zip(values, counts[:-1], strict=True)]

@@ -1,4 +1,4 @@
-"""Frames of a video by their numbers, and which of them are shown to a language model."""
+"""Frames of a video by number, and the choice and layout of those that are shown to a language model."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -18,10 +18,11 @@ PANEL = 2  # frames along each side of a panel
 
 class DrawnFrames:
     """
-    Frames of one video in the sizes in which they were shown. What was used longest ago is dropped first.
+    A cache of frames of one video in the sizes in which they were shown. The least recently used frame is dropped
+    first.
 
     Args:
-        most_bytes: of all of them.
+        most_bytes: largest size of the cache.
     """
 
     def __init__(self, most_bytes: int = 2**28):
@@ -29,14 +30,14 @@ class DrawnFrames:
         self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
 
     def get(self, key: Hashable) -> torch.Tensor | None:
-        """A frame, if it is there."""
+        """A frame from the cache; `None` if it is not there."""
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
         return found
 
     def add(self, key: Hashable, frame: torch.Tensor) -> None:
-        """A frame that was not there."""
+        """Add a frame to the cache."""
         self._kept[key] = frame
         self.num_bytes += frame.nbytes
         while self.num_bytes > self.most_bytes:
@@ -46,14 +47,14 @@ class DrawnFrames:
 @dataclass(frozen=True)
 class VideoFrames:
     """
-    A video whose frames can be read by their numbers.
+    A video whose frames can be read by number.
 
     Args:
-        read: gives `(number, frame)` for sorted frame numbers, in order, frames `(H, W, 3)` uint8 RGB in full size.
+        read: yields `(number, frame)` for sorted frame numbers, in order, frames `(H, W, 3)` uint8 RGB in full size.
         times: `(total,)` start of every frame in seconds.
         size: `(height, width)` of the frames.
         duration: seconds from the first frame's start to the last one's end.
-        drawn ([`DrawnFrames`], *optional*): keeps what was shown, so that a further question decodes only what is new.
+        drawn ([`DrawnFrames`], *optional*): cache of shown frames, so that a further question decodes only new ones.
     """
 
     read: Callable[[Sequence[int]], Iterable[tuple[int, np.ndarray]]]
@@ -64,8 +65,10 @@ class VideoFrames:
 
     @classmethod
     def decoded(cls, frames: np.ndarray, times: Sequence[float] | np.ndarray, duration: float | None = None):
-        """Frames in memory, `(total, H, W, 3)` uint8 RGB, and their times; a last frame is shown as long as the one
-        before it, if no duration is given."""
+        """
+        A video of frames in memory, `(total, H, W, 3)` uint8 RGB, with their times. Without a duration, the last frame
+        is shown as long as the one before it.
+        """
         seconds = np.asarray(times, dtype=np.float64)
         if frames.ndim != 4 or frames.dtype != np.uint8 or len(frames) != len(seconds) or len(frames) == 0:
             raise ValueError(
@@ -78,7 +81,7 @@ class VideoFrames:
 
     @classmethod
     def opened(cls, video: OpenVideo):
-        """The frames of a file that `open_video` has opened; they are decoded when they are asked for, by seeking."""
+        """A video of a file that was opened with `open_video`; frames are decoded on access, by seeking."""
 
         def read(numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
             return replace(video, wanted=np.asarray(numbers, dtype=np.int64), size=None, transform=None).frames()
@@ -92,23 +95,23 @@ class VideoFrames:
 
     def shown_at(self, seconds: float) -> int:
         """The number of the frame that is shown at a time; beyond the end, of the last one."""
-        # A tick of the container's clock may lie this much behind.
+        # Rounding to ticks of the container's clock may be this large.
         return max(0, int(np.searchsorted(self.times, seconds + 1e-3, side="right")) - 1)
 
 
 @dataclass(frozen=True)
 class ChosenFrames:
     """
-    Which frames of one video are shown.
+    The frames of one video that are shown.
 
     Args:
-        video: where they come from.
+        video: source of the frames.
         key_frames: sorted numbers of the frames in fine detail.
         coarse: the coarse pictures in time order, each the sorted numbers of the frames that it shows: one, or up to
             four for a panel.
 
     Raises:
-        `ValueError`: no key frame, or numbers that the video does not have.
+        `ValueError`: without a key frame, or for numbers that the video does not have.
     """
 
     video: VideoFrames
@@ -130,17 +133,17 @@ def spread_coarse(
     candidates: Sequence[int], key_frames: Sequence[int], num_coarse: int, frames_per_coarse: int = 1
 ) -> list[list[int]]:
     """
-    Coarse pictures spread evenly over a video. The place of a key frame goes to the nearest frame that is free, so
-    that two questions about a video have most coarse frames in common.
+    Coarse pictures spread evenly over a video. A place that is taken by a key frame moves to the nearest free frame,
+    so that two questions about a video have most coarse frames in common.
 
     Args:
         candidates: sorted numbers of the frames that may be shown.
-        key_frames: numbers of those that are shown in full.
-        num_coarse: pictures.
-        frames_per_coarse: frames that a picture shows; the last may show fewer.
+        key_frames: numbers of the frames that are shown in full.
+        num_coarse: number of pictures.
+        frames_per_coarse: frames in a picture; the last may have fewer.
 
     Returns:
-        For each picture the sorted numbers of its frames; in time order.
+        The sorted numbers of each picture's frames, in time order.
     """
     key = set(map(int, key_frames))
     numbers = np.asarray(candidates, dtype=np.int64)
@@ -160,10 +163,10 @@ def spread_coarse(
 @dataclass(frozen=True)
 class Entry:
     """
-    One picture that a model is shown, or one pair of pictures where its tower merges two.
+    One picture for the model, or one pair of pictures if its tower merges two.
 
     Args:
-        pictures: for each of them the numbers of its frames: one, or up to four for a panel.
+        pictures: numbers of the frames of each picture: one, or up to four for a panel.
         times: the start of each picture's first frame in seconds.
         is_key: whether it is a key frame.
     """
@@ -174,8 +177,10 @@ class Entry:
 
     @classmethod
     def of(cls, video: VideoFrames, numbers: Sequence[int], is_key: bool, pair_seconds: float | None = None):
-        """A frame, or a panel of several. With `pair_seconds` it is a pair: the second picture shows what comes that
-        much later."""
+        """
+        An entry of a frame, or of a panel of several. With `pair_seconds` it is a pair, whose second picture is that
+        much later.
+        """
         pictures = [tuple(int(number) for number in numbers)]
         if pair_seconds is not None:
             later = (video.shown_at(float(video.times[number]) + pair_seconds) for number in pictures[0])
@@ -187,15 +192,14 @@ def draw(
     video: VideoFrames, entries: Sequence[Entry], sizes: Sequence[tuple[int, int]], stock: Any
 ) -> list[torch.Tensor]:
     """
-    The pictures of all entries. Every frame is read once, and kept only in the sizes in which it is shown.
+    Draw the pictures of all entries. Every frame is read once, and kept only in the sizes in which it is shown.
 
     Args:
         sizes: `(height, width)` of each entry's pictures.
-        stock: the stock processor of pictures, whose way of resizing is taken.
+        stock: the stock processor of pictures, whose resizing is used.
 
     Returns:
-        For each entry `(pictures, 3, height, width)` uint8. A panel is filled in reading order, and black where it has
-        no more frames.
+        For each entry `(pictures, 3, height, width)` uint8. A panel is filled in reading order, and the rest is black.
 
     Raises:
         `ValueError`: a frame cannot be read.
@@ -204,7 +208,7 @@ def draw(
         torch.zeros(len(entry.pictures), 3, *size, dtype=torch.uint8)
         for entry, size in zip(entries, sizes, strict=True)
     ]
-    # For each frame the places where it is still missing, and how it gets their size.
+    # For each frame the places that still need it, and how it is resized for them.
     missing: dict[int, list[tuple[torch.Tensor, Any]]] = {}
     for entry, drawn in zip(entries, pictures, strict=True):
         for numbers, picture in zip(entry.pictures, drawn, strict=True):
@@ -231,7 +235,7 @@ def draw(
 
 
 def _places(picture: torch.Tensor, num_frames: int) -> list[torch.Tensor]:
-    """Where the frames of a picture go: the whole, or the first tiles of a panel in reading order."""
+    """The places of a picture's frames: the whole picture, or the first tiles of a panel in reading order."""
     if num_frames == 1:
         return [picture]
     height, width = (side // PANEL for side in picture.shape[1:])
@@ -244,7 +248,7 @@ def _tile(frame: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def resized(frame: np.ndarray, size: tuple[int, int], stock: Any) -> torch.Tensor:
-    """A frame `(H, W, 3)` as `(3, height, width)`, resized as the stock processor does it."""
+    """A frame `(H, W, 3)` as `(3, height, width)`, resized with the stock processor."""
     pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
     if pixels.shape[-2:] == size:
         return pixels

@@ -73,15 +73,15 @@ def odd_head(folder):
         (encoder_decoder, ValueError, "of type 'bart' is an encoder-decoder: choose"),
         (vision_language, ValueError, "of type 'llava' is more than a language model: choose the text-only one"),
         (m_rope, ValueError, "M-RoPE positions.*choose a text-only model"),
-        (no_language_model, ValueError, "is no causal language model"),
+        (no_language_model, ValueError, "is not a causal language model"),
         (quantized, ValueError, "is quantized: choose the checkpoint that it was made of"),
         (without_tokenizer, (OSError, ValueError), "The tokenizer '.*' cannot be used"),
         (without_weights, OSError, "no file named model.safetensors.*; give a Hub id or a folder"),
         (half_the_weights, ValueError, "lacks 9 weights of a LlamaForCausalLM, such as model.layers.1"),
-        (with_a_bias, ValueError, "has a bias, which DynFocus has no place for"),
+        (with_a_bias, ValueError, "has a bias, which is not supported"),
         (another_width, ValueError, r"is \(80, 16\), not vocabulary × hidden size \(80, 32\)"),
-        (odd_head, ValueError, "does more than to multiply by a matrix"),
-        (lambda folder: None, OSError, "cannot be used: it is neither a folder here nor a model on the Hub"),
+        (odd_head, ValueError, "does more than multiply by a matrix"),
+        (lambda folder: None, OSError, "cannot be used: it is neither a local folder nor a model on the Hub"),
     ],
 )
 def test_language_models_that_cannot_be_used(make, error, match, names, tmp_path):
@@ -111,7 +111,7 @@ def llama(folder):
         (resnet, ValueError, "has no fixed square input"),
         (swin, ValueError, "it is not a plain vision transformer"),
         (llama, ValueError, "has no fixed square input"),
-        (lambda folder: None, OSError, "cannot be used: it is neither a folder here nor a model on the Hub"),
+        (lambda folder: None, OSError, "cannot be used: it is neither a local folder nor a model on the Hub"),
     ],
 )
 def test_vision_models_that_cannot_be_used(make, error, match, names, tmp_path):
@@ -141,5 +141,5 @@ def test_other_mistakes(names):
     pytest.importorskip("open_clip")
     with pytest.raises(ValueError, match="'open_clip:ViT-B-33' cannot be used: .* did you mean"):
         from_backbones("open_clip:ViT-B-33", names[1])
-    with pytest.raises(ValueError, match="open_clip knows no revisions, but vision_revision='v1' was given"):
+    with pytest.raises(ValueError, match="open_clip has no revisions, but vision_revision='v1' was given"):
         from_backbones("open_clip:ViT-B-32", names[1], vision_revision="v1")

@@ -342,7 +342,7 @@ def test_names_and_revisions_on_a_hub(folders, tmp_path):
     facts, t5, missing = printed.read_text().splitlines()
     assert json.loads(facts) == [59, 59, 32]
     assert "'user/language' of type 't5' is an encoder-decoder" in t5
-    assert "'user/nothing' cannot be used: it is neither a folder here nor a model on the Hub" in missing
+    assert "'user/nothing' cannot be used: it is neither a local folder nor a model on the Hub" in missing
 
 
 @pytest.mark.parametrize("kind", VISION)

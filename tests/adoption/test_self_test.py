@@ -73,7 +73,7 @@ def test_a_processor_of_no_row_gets_the_form_that_is_exact(name, form, monkeypat
             "qwen2_5_vl",
             r"Qwen2_5_VLProcessor is of no known family.*\(positions, which the model counts in equal steps\)",
         ),
-        ("gemma3", "Gemma3Processor takes no videos: use a model of one of the families Qwen3-VL"),
+        ("gemma3", "Gemma3Processor does not take videos: use a model of one of the families Qwen3-VL"),
     ],
 )
 def test_a_processor_that_no_form_fits_is_refused(name, message):
