@@ -1,4 +1,6 @@
-"""The model's side of an evaluation: a video is read and encoded once, then asked all its questions in batches."""
+"""
+The model's part of an evaluation: each video is read and encoded once, then its questions are answered in batches.
+"""
 
 import os
 import time
@@ -19,14 +21,14 @@ _NO_VIDEO = "The video file is missing."
 @dataclass(frozen=True)
 class Answer:
     """
-    What the model said to one question.
+    The model's answer to one question.
 
     Args:
-        output (`str`, *optional*): its words; `None` where it could not be asked.
+        output (`str`, *optional*): the text; `None` if the question could not be asked.
         key_frames (`list`): `{"index", "time", "score"}` of each, in time order; seconds from the video's start.
         num_visual_tokens, num_frames (`int`, *optional*).
         duration (`float`, *optional*): seconds from the first to the last sampled frame.
-        error (`str`, *optional*): why it could not be asked.
+        error (`str`, *optional*): why the question could not be asked.
         timings (`dict`): its share of the seconds for `"decode"`, `"encode"` and `"generate"`.
     """
 
@@ -42,12 +44,12 @@ class Answer:
 @dataclass(frozen=True)
 class VideoTask:
     """
-    A video and what is to be asked about it.
+    A video and its questions.
 
     Args:
         path: a file or a URL; `None` for a missing one.
-        batches: questions that are asked together.
-        subtitles: makes the text of a question's subtitles at the given times, in seconds.
+        batches: batches of questions that are answered together.
+        subtitles: returns the text of a question's subtitles at the given times, in seconds.
     """
 
     path: str | None
@@ -61,15 +63,16 @@ class VideoTask:
 
 class Answerer:
     """
-    Asks a model.
+    Answers the questions of videos with a model.
 
     Args:
         pipe ([`VideoQAPipeline`]).
         generation: arguments of `generate`.
-        sampling: `fps`, `max_frames`, `num_frames` or `decoder`, where they are not the processor's own.
-        max_visual_tokens: of a video at most.
-        rule: of choice, by its name or itself; the model's own by default.
-        seed: for models that sample their answers; each batch starts from it, so that the order does not matter.
+        sampling: `fps`, `max_frames`, `num_frames` or `decoder` in place of the processor's settings.
+        max_visual_tokens: largest number of visual tokens of a video.
+        rule: a rule of choice, as its name or as a function; by default the model's own.
+        seed: random seed, for models that sample their answers; set before each batch, so that the order does not
+            matter.
     """
 
     def __init__(
@@ -90,7 +93,8 @@ class Answerer:
 
     def answer(self, tasks: Iterable[VideoTask]) -> Iterator[tuple[Sequence[Question], list[Answer]]]:
         """
-        Each batch of questions with its answers, as they are made. While a video is asked, the next one is decoded.
+        Yields each batch of questions with its answers. While questions about a video are answered, the next one is
+        decoded.
 
         Raises:
             `ValueError`: the device's memory is full.
@@ -119,7 +123,7 @@ class Answerer:
             start = time.perf_counter()
             state = self.video_qa.encode_video(stream)
         except (ValueError, OSError) as error:
-            # Paths differ from machine to machine, and the lines of a run must not.
+            # Paths differ between machines, but the lines of a run must not.
             message = _without_path(str(error), task.path)
             for batch in task.batches:
                 yield batch, [Answer(None, error=message) for _ in batch]
@@ -186,7 +190,7 @@ def _as_answer(found: GivenAnswer, times: Sequence[float], shares: Mapping[str, 
         duration=round(times[-1] - times[0], 3),
         timings={
             "decode": shares["decode"],
-            # The question's own part, from the state to visual tokens, is made as it is asked.
+            # The part that depends on the question, from the state to visual tokens, is computed when it is asked.
             "encode": shares["encode"] + found.timings["encode"],
             "generate": found.timings["generate"],
         },
@@ -207,7 +211,7 @@ def _one_ahead(
 
 
 def _rounded(score: float) -> float | None:
-    # The last digits differ with the number of threads, and an untrained scorer may say NaN.
+    # The last digits depend on the number of threads, and an untrained scorer may return NaN.
     return round(score, 4) if score == score else None
 
 

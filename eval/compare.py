@@ -1,4 +1,4 @@
-"""Two runs of one benchmark, question by question: is the difference more than chance?"""
+"""Compares two runs of one benchmark, question by question: is the difference more than chance?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _ASIDE = ("about", "command", "date", "num_processes", "videos", "judge", "num_q
 @dataclass(frozen=True)
 class Difference:
     """
-    Of the questions (or pairs) in one group, or of all.
+    The difference on the questions (or pairs) of one group, or on all.
 
     Args:
         name: "duration: short".
         first, second: accuracies of the two runs.
-        interval ([`PairedDifference`]): of `second - first`, clustered by video, with its p-value.
-        only_first, only_second: questions that only this run got right.
-        total: questions that both were asked.
+        interval ([`PairedDifference`]): interval of `second - first`, clustered by video, with its p-value.
+        only_first, only_second: number of questions that only this run answered correctly.
+        total: number of questions of both runs.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def num_differing(self) -> int:
-        """Questions that one of the two runs alone got right."""
+        """Number of questions that only one of the two runs answered correctly."""
         return self.only_first + self.only_second
 
     @property
@@ -52,15 +52,15 @@ class Difference:
 @dataclass(frozen=True)
 class Comparison:
     """
-    What differs between two runs.
+    The comparison of two runs.
 
     Args:
         first, second ([`Run`]).
-        all ([`Difference`]): of the main score's accuracy.
-        groups ([`Difference`]): by group.
-        num_videos, left_out: videos of the questions that both were asked, and questions that one alone was asked.
+        all ([`Difference`]): difference of the main score's accuracy.
+        groups ([`Difference`]): differences by group.
+        num_videos, left_out: number of videos of the common questions, and of questions that are in only one run.
         settings: the settings that differ between the runs: name, first, second.
-        judges: of the two runs: models and hashes of prompts.
+        judges: judges of the two runs: models and hashes of prompts.
     """
 
     first: Run
@@ -75,10 +75,10 @@ class Comparison:
 
 def compare_runs(first: Run, second: Run) -> Comparison:
     """
-    Compare two finished runs on the questions that both were asked.
+    Compare two finished runs on their common questions.
 
     Raises:
-        `ValueError`: a run is not finished; they are of other benchmarks or questions; they have nothing in common.
+        `ValueError`: a run is not finished, or the runs have different benchmarks or no common questions.
     """
     main_scores = [_finished(run)["main_score"] for run in (first, second)]
     names = first.settings["benchmark"], second.settings["benchmark"]
@@ -115,7 +115,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
 
 
 def print_comparison(console: Console, found: Comparison) -> None:
-    """Prints a table, whether the runs can be told apart, and what else a reader must know."""
+    """Print a table, whether the difference is significant, and what else a reader must know."""
     title = found.first.settings["about"]["title"]
     console.print(Text(f"{title}: A is {found.first.folder}, B is {found.second.folder}", style="bold"))
     table = Table(box=None, padding=(0, 1, 0, 0))  # it fits 80 columns
@@ -161,7 +161,7 @@ def _finished(run: Run) -> dict[str, Any]:
 
 
 def _check_references(first: Run, second: Run) -> None:
-    """Runs of a data set that has changed in between ask other questions under the same ids."""
+    """Checks that questions of the same id are equal: the data set may have changed between the runs."""
     known = {line["id"]: line for line in first.answers}
     for line in second.answers:
         before = known.get(line["id"])
@@ -202,7 +202,7 @@ def _judges(run: Run) -> list[str]:
 
 
 def _conclusion(found: Difference) -> str:
-    """Whether the two runs can be told apart, in words."""
+    """Whether the difference is significant, in words."""
     if not found.num_differing:
         return (
             f"No answer differs: A and B are right and wrong on the same of {found.total:,} questions, and cannot be "
@@ -218,7 +218,7 @@ def _conclusion(found: Difference) -> str:
 
 
 def _points(share: float) -> str:
-    """A difference in percentage points; one that is not 0 is not shown as 0."""
+    """A difference in percentage points; small differences are not shown as 0."""
     points = 100 * share + 0.0
     return f"{points:+.1f}" if points == 0 or abs(points) >= 0.05 else f"{points:+.1g}"
 

@@ -1,6 +1,5 @@
 """
-Small files, written at once and read with errors that name the file, the line and the way out; and folders that belong
-to one set of settings.
+Small files that are written atomically and read with clear errors, and folders that belong to one set of settings.
 """
 
 import json
@@ -13,7 +12,7 @@ _PART = ".part"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once: a reader finds the old content or the new one, also after a kill or a power cut."""
+    """Write a file atomically: a reader finds the old content or the new one, even after a kill or a power cut."""
     part = path.with_name(path.name + _PART)
     with part.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -23,12 +22,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file at once."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder is missing, empty, or holds only what a kill left of the first file that was written to it."""
+    """Whether a folder is missing, empty, or holds only the unfinished first file of a killed process."""
     return not folder.exists() or (folder.is_dir() and all(path.name.endswith(_PART) for path in folder.iterdir()))
 
 
@@ -44,24 +43,24 @@ def claim_folder(
 ) -> bool:
     """
     Write the settings of a run or a set into its folder, or check that those in it are the same, so that an
-    interrupted command can go on there.
+    interrupted command can continue there.
 
     Args:
-        path: of the JSON file with the settings; its folder is the one that is claimed.
-        settings: what makes the content of the folder.
-        kind: of content, such as "run", for messages.
-        way_out: the end of an error's sentence, such as "give another --out, or delete that folder".
-        is_begun: whether the folder has content made with its settings. If not, other settings are replaced.
-        free: settings that may differ, since they do not change the content: names as of [`flat_settings`], or their
-            beginnings ("sampling" is all of "sampling.fps" and the like).
-        fields: what the settings in the file must have.
+        path: path of the JSON file with the settings, in the folder to claim.
+        settings: settings that determine the folder's content.
+        kind: kind of content, such as "run", for messages.
+        way_out: end of an error's sentence, such as "give another --out, or delete that folder".
+        is_begun: whether the folder has content of its settings. If not, its settings are replaced.
+        free: settings that may differ because they do not change the content: names in the form of [`flat_settings`],
+            or prefixes ("sampling" means all of "sampling.fps" and the like).
+        fields: fields that the settings in the file must have.
 
     Returns:
         `bool`: whether the folder was claimed with the same settings before.
 
     Raises:
-        `ValueError`: the folder holds content of other settings (the first that differs is named), or of unknown ones.
-        `FileExistsError`: it holds other things. `OSError`: it cannot be made.
+        `ValueError`: the folder holds content of other settings (the first difference is named), or of unknown ones.
+        `FileExistsError`: the folder holds other things. `OSError`: it cannot be made.
     """
     folder = path.parent
     if path.is_file():
@@ -83,7 +82,7 @@ def claim_folder(
                     f"{way_out}."
                 )
     elif not is_unused(folder):
-        raise FileExistsError(f"{folder}: is no empty folder, nor one of a {kind}; {way_out}.")
+        raise FileExistsError(f"{folder}: is neither an empty folder nor one of a {kind}; {way_out}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,7 +92,7 @@ def claim_folder(
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with the names "sampling.fps"."""
+    """Nested settings as a flat dict, with names such as "sampling.fps"."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= (
@@ -115,11 +114,11 @@ def read_rows(path: Path, fields: Iterable[str], way_out: str) -> list[dict[str,
     The rows of a file of JSON lines; empty lines are skipped.
 
     Args:
-        fields: what each row must have.
-        way_out: the end of the error's sentence, such as "make the set again".
+        fields: fields that each row must have.
+        way_out: end of the error's sentence, such as "make the set again".
 
     Raises:
-        `ValueError`: a line is no such row; it names the file and the number of the line, from 1.
+        `ValueError`: a line is not such a row; the message names the file and the line's number, from 1.
     """
     rows = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
@@ -132,7 +131,7 @@ def read_rows(path: Path, fields: Iterable[str], way_out: str) -> list[dict[str,
 
 
 def parse_object(data: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | str:
-    """The object that a text of JSON holds; what is wrong with it, where it is none or lacks some of `fields`."""
+    """The object in a JSON text; or what is wrong with it, if it is not an object or lacks some of `fields`."""
     if not data.strip():
         return "is empty"
     try:

@@ -29,17 +29,17 @@ LOCAL = "local:"
 @dataclass(frozen=True)
 class Verdict:
     """
-    What the judge said of one answer.
+    The judge's verdict on one answer.
 
     Attributes:
         id: the row's.
-        status: `"judged"`; `"refused"` (the judge would not), `"malformed"` (its reply holds no verdict) or `"failed"`
-            (no reply came, so that the next run asks again).
-        correct: None where it is not judged, and with prompts that ask for a score alone.
-        score: 0 to 5; None where it is not judged.
-        reply: the judge's words; the error where it failed.
-        date: the day of the verdict, in UTC.
-        served_model: what the server calls the model that replied, often more exact than the name it was asked for.
+        status: `"judged"`, `"refused"` (the judge declined), `"malformed"` (the reply holds no verdict) or `"failed"`
+            (there was no reply; the next run asks again).
+        correct: None if the answer was not judged, and with prompts that ask only for a score.
+        score: 0 to 5; None if the answer was not judged.
+        reply: the judge's reply, or the error of a failure.
+        date: day of the verdict, in UTC.
+        served_model: the server's name of the model, often more exact than the requested name.
     """
 
     id: str
@@ -52,32 +52,33 @@ class Verdict:
 
     @property
     def prediction(self) -> dict[str, Any]:
-        """As the metric `judged_video_qa` takes it."""
+        """The verdict in the form of the metric `judged_video_qa`."""
         return {"status": self.status, "correct": self.correct, "score": self.score}
 
 
 class Judge:
     """
-    Judges answers against references, each of them once: verdicts are kept in a file, from where an interrupted run
-    goes on.
+    Judges answers against references, each once: verdicts are kept in a file, so that an interrupted run can continue.
 
     Args:
         model: name of the model on the server, or `local:` and the path or Hub id of a text generation model.
-        cache: JSON lines, appended as the verdicts come; those of other models, prompts or settings may stand in it.
+        cache: file of JSON lines, to which verdicts are appended; it may hold verdicts of other models, prompts or
+            settings.
         base_url: the server, up to `/v1`; by default `OPENAI_BASE_URL`, or OpenAI's own.
-        api_key: by default `OPENAI_API_KEY`. It is written nowhere. A server other than OpenAI's may need none.
+        api_key: by default `OPENAI_API_KEY`. It is never written to a file. A server other than OpenAI's may need
+            none.
         prompt: `"open_ended"`, or an aspect of Video-ChatGPT: `"correctness"`, `"detail"`, `"context"`, `"temporal"`,
             `"consistency"`.
         max_retries: further attempts after a rate limit (as late as `Retry-After` says, up to 2 minutes), a server's
             error or a timeout, with growing pauses.
         timeout: seconds that one attempt may take.
-        concurrency: questions that are open at a time; a local model takes one.
+        concurrency: largest number of simultaneous requests; a local model takes one.
         request: further fields of the request, by default `{"temperature": 0, "max_tokens": 512}`; some models refuse
-            these and want `{}` or others. Of these, a local model takes only `max_tokens`, and is never random.
-        give_up_after: so many failures in a row end the run.
+            these and need `{}` or others. A local model uses only `max_tokens`, and never samples.
+        give_up_after: number of consecutive failures that end the run.
 
     Raises:
-        `ValueError` for an unknown prompt, or a key that is missing or cannot be one; `ImportError` without `openai`.
+        `ValueError` for an unknown prompt, or a key that is missing or invalid; `ImportError` without `openai`.
     """
 
     def __init__(
@@ -120,12 +121,12 @@ class Judge:
 
         Args:
             rows: with `id` and the texts `question`, `reference`, `prediction`; for `"consistency"` also `question_2`
-                and `prediction_2`. An empty prediction (or None) is wrong, and the judge is not asked.
+                and `prediction_2`. An empty prediction (or None) is wrong without asking the judge.
             on_progress: progress callback, called with the verdicts so far and their total after each new one.
 
         Raises:
             `ValueError` for a row without a field, for a key or model that the server does not take; `ConnectionError`
-            after `give_up_after` failures in a row. What was judged until then is kept.
+            after `give_up_after` consecutive failures. Verdicts up to then are kept.
         """
         rows = [self._checked(row) for row in rows]
         keys = [self._key(row) for row in rows]
@@ -143,8 +144,8 @@ class Judge:
 
     def record(self) -> dict[str, Any]:
         """
-        What must stand beside the numbers: model, server, prompt and its hash, request, the days on which the verdicts
-        that `verdicts` returned were given (`2026-08-01`, or `2026-08-01/2026-08-03`), and how many are of which kind.
+        The record to keep with the numbers: model, server, prompt and its hash, request, the days of the returned
+            verdicts (`2026-08-01`, or `2026-08-01/2026-08-03`), and how many there are of each kind.
         """
         statuses = Counter(verdict.status for verdict in self._given.values())
         dates = sorted({verdict.date for verdict in self._given.values() if verdict.date})
@@ -174,7 +175,7 @@ class Judge:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _read_again(self, verdict: dict[str, Any]) -> dict[str, Any]:
-        """A kept verdict; a reply that an earlier version could not read may be readable now."""
+        """A kept verdict. Its reply is parsed again, because this version may read more forms than an earlier one."""
         read = parse_verdict(verdict["reply"], self.prompt) if verdict["status"] == "malformed" else None
         return verdict if read is None else {**verdict, "status": "judged", "correct": read[0], "score": read[1]}
 
@@ -192,12 +193,12 @@ class Judge:
                 if failures >= self.give_up_after:
                     raise ConnectionError(
                         f"The judge {self.model} at {self._backend.address} failed {failures} times in a row, at last "
-                        f"with: {verdict['reply']} What it judged is kept in {self._cache.path}; run again to go on."
+                        f"with: {verdict['reply']} Its verdicts are kept in {self._cache.path}; run again to continue."
                     )
                 if on_progress is not None:
                     on_progress(len(found), len(pending))
         finally:
-            # Replies that are on their way are paid for: they are waited for, and kept.
+            # Open requests are already paid for, so their replies are waited for and kept.
             pool.shutdown(wait=True, cancel_futures=True)
         return found
 
@@ -225,7 +226,7 @@ class Judge:
 class _Reply:
     text: str
     served_model: str | None = None
-    status: str | None = None  # "refused" or "failed"; None: see what the text says
+    status: str | None = None  # "refused" or "failed"; None: decided by the text
 
 
 class _Server:
@@ -246,7 +247,7 @@ class _Server:
 
 
 class _LocalModel:
-    """A model of transformers, loaded when it is first asked."""
+    """A model of transformers, loaded when it is first needed."""
 
     address = "local"
 
@@ -269,7 +270,7 @@ class _LocalModel:
 
 
 class _VerdictFile:
-    """Verdicts by the hash of what was asked: in memory, and as JSON lines in a file."""
+    """Verdicts by the hash of the request, in memory and as JSON lines in a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -279,7 +280,7 @@ class _VerdictFile:
         self._is_cut = bool(text) and not text.endswith(b"\n")
         names = [name for name in Verdict.__dataclass_fields__ if name != "id"]
         for line in text.splitlines():
-            # A run that was killed may have left half a line: that verdict is asked for again.
+            # A killed run may have left half a line: that verdict is requested again.
             try:
                 found = json.loads(line)
                 self.verdicts[found["key"]] = {name: found[name] for name in names}
@@ -294,7 +295,7 @@ class _VerdictFile:
         with self._lock:
             self.verdicts[key] = verdict
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # In one write: several processes may share the file.
+            # In one write, because several processes may share the file.
             with self.path.open("ab", buffering=0) as file:
                 file.write(b"\n" + line if self._is_cut else line)
             self._is_cut = False

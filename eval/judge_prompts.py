@@ -1,7 +1,7 @@
-"""What the judge is asked, and what counts as its verdict.
+"""The prompts of the judge, and the parsing of its verdicts.
 
-The wording is our own. Numbers that come of different prompts or judges are not comparable: `JudgePrompt.hash` goes
-with every result.
+The wording is our own. Numbers of different prompts or judges are not comparable, so `JudgePrompt.hash` is part of
+every result.
 """
 
 import ast
@@ -28,10 +28,10 @@ class JudgePrompt:
     Instructions to a judge.
 
     Attributes:
-        name: what it is called in `PROMPTS`.
+        name: its name in `PROMPTS`.
         instructions: the system message.
-        fields: what the judge is shown of a row, in this order, as a JSON object.
-        decides: whether a verdict says right or wrong, besides its score from 0 to 5.
+        fields: fields of a row that the judge sees, in this order, as a JSON object.
+        decides: whether a verdict is right or wrong, besides its score from 0 to 5.
     """
 
     name: str
@@ -41,7 +41,7 @@ class JudgePrompt:
 
     def messages(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
         """The chat that asks for a verdict on `row`."""
-        # As JSON, an answer cannot pass for another field or for the end of the data.
+        # In JSON, an answer cannot imitate another field or the end of the data.
         shown = json.dumps({name: row[name] for name in self.fields}, ensure_ascii=False, indent=0)
         return [{"role": "system", "content": self.instructions}, {"role": "user", "content": shown}]
 
@@ -107,7 +107,7 @@ def get_prompt(name: str) -> JudgePrompt:
     return PROMPTS[name]
 
 
-#: Of dicts as Python writes them: tries in one reply, and characters of one.
+#: For dicts in Python's form: most attempts in one reply, and most characters of one.
 _MAX_ATTEMPTS, _MAX_LENGTH = 100, 20_000
 _QUOTES = str.maketrans("“”‘’", "\"\"''")
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
@@ -136,7 +136,7 @@ def parse_verdict(reply: str, prompt: JudgePrompt) -> tuple[bool | None, float] 
 
 
 def is_refusal(reply: str) -> bool:
-    """Whether a reply without a verdict begins as refusals do."""
+    """Whether a reply without a verdict begins like a refusal."""
     return _REFUSAL.match(_THOUGHTS.sub("", reply)) is not None
 
 

@@ -30,12 +30,12 @@ except ModuleNotFoundError as error:
 logger = logging.getLogger(__name__)
 
 _SAMPLED = ("temperature", "top_p", "top_k", "min_p", "typical_p")
-#: For tasks that give no length.
+#: Length of answers for tasks that set none.
 _MAX_NEW_TOKENS = 1024
 
 
 def manifest() -> Any:
-    """What the entry point gives to lmms-eval's registry of models."""
+    """The entry for lmms-eval's registry of models."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="dynfocus", simple_class_path=f"{__name__}.DynFocusLmms")
@@ -45,10 +45,10 @@ class DynFocusLmms(_Base):
     """
     Answers the requests of lmms-eval's tasks with the `video-qa` pipeline's model.
 
-    A video is decoded and encoded once for all questions about it that a process has to answer; `batch_size` of these
-    are answered at a time. The whole prompt of the task also steers the choice of frames, cut to what the processor
-    takes. Images stand for the frames of one video. With `accelerate launch` or `torchrun`, each process answers the
-    share that lmms-eval gives it.
+    A video is decoded and encoded once for all questions about it in a process; `batch_size` of these are answered at
+    a time. Frames are chosen by the whole prompt of the task, cut to the processor's limit. Several images are the
+    frames of one video. With `accelerate launch` or `torchrun`, each process answers the share that lmms-eval assigns
+    to it.
 
     Args (`--model_args`):
         pretrained: folder or Hub id; by default the model that comes with the package.
@@ -56,12 +56,12 @@ class DynFocusLmms(_Base):
             installed package are used.
         batch_size: questions about one video that are answered at a time (`--batch_size`).
         fps, max_frames, num_frames, decoder, max_visual_tokens: as in [`VideoQAPipeline`].
-        on_error: `"skip"` makes the answer about a video that cannot be read an empty one, with a warning; `"raise"`
-            ends the run.
+        on_error: with `"skip"`, answers about a video that cannot be read are empty, with a warning; `"raise"` ends
+            the run.
 
     Raises:
-        `ImportError` without lmms-eval; `TypeError` for an unknown argument; `ValueError` for a `batch_size` that is
-        no number, or another `on_error`.
+        `ImportError` without lmms-eval; `TypeError` for an unknown argument; `ValueError` for an invalid `batch_size`
+        or `on_error`.
     """
 
     is_simple = True
@@ -93,8 +93,8 @@ class DynFocusLmms(_Base):
         self.on_error = on_error
         self.sampling = sampling
         self.max_visual_tokens = max_visual_tokens
-        # lmms-eval gathers through it what the processes have found.
-        # Without `cpu`, processes on CPUs would not find each other.
+        # lmms-eval gathers the results of all processes with it. Without `cpu`, processes on CPUs would not be
+        # connected.
         self.accelerator: Any = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
         started, seen = int(os.environ.get("WORLD_SIZE", 1)), self.accelerator.num_processes
         if started != seen:
@@ -128,14 +128,14 @@ class DynFocusLmms(_Base):
         raise NotImplementedError("The model dynfocus answers one question at a time, without further rounds.")
 
     def clean(self) -> None:
-        """Frees the model: lmms-eval scores when all is answered."""
+        """Free the model; lmms-eval computes the scores after all answers."""
         del self.pipe
         super().clean()
 
     def _answers(
         self, requests: Sequence[Any], numbers: Sequence[int], generation: Mapping[str, Any]
     ) -> Iterator[tuple[int, str]]:
-        """Number and answer of each, those about one video together."""
+        """Number and answer of each request, grouped by video."""
         of_video: dict[str, list[Question]] = {}
         others = []
         for number in numbers:
@@ -173,7 +173,7 @@ class DynFocusLmms(_Base):
     def _fail(self, request: Any, message: str) -> None:
         message = f"Document {request.args[3]} of {request.args[4]}: {message}"
         if self.on_error == "raise":
-            raise ValueError(f"{message} (model_args on_error=skip goes on, with an empty answer.)")
+            raise ValueError(f"{message} (model_args on_error=skip continues with an empty answer.)")
         logger.warning("%s The answer is left empty.", message)
 
 
@@ -184,7 +184,7 @@ def _load(pretrained: str | None, trust_remote_code: bool, options: Mapping[str,
 
     given = {name: value for name, value in options.items() if value is not None}
     code = {"trust_remote_code": True} if trust_remote_code else {"pipeline_class": VideoQAPipeline}
-    make: Any = pipeline  # its overloads know the tasks of transformers only
+    make: Any = pipeline  # its overloads list only the tasks of transformers
     return make("video-qa", model=pretrained or str(embedded_model()), **code, **given)
 
 
@@ -200,8 +200,8 @@ def _by_generation(requests: Sequence[Any]) -> list[tuple[dict[str, Any], list[i
 
 def generation_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """
-    A task's generation arguments, as `generate` takes them, and `until`, a list of the texts that end an answer. A
-    temperature of 0 means no sampling; what is no parameter of generation is left out.
+    A task's generation arguments in the form of `generate`, and `until`, a list of texts that end an answer. A
+    temperature of 0 means no sampling; unknown parameters are left out.
     """
     from transformers import GenerationConfig
 
@@ -217,7 +217,7 @@ def generation_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _media(visuals: Any, task: str) -> list[Any]:
-    """Videos (paths, or lists of frames) out of what a task's `doc_to_visual` returns."""
+    """Videos (paths, or lists of frames) from the result of a task's `doc_to_visual`."""
     from PIL import Image
 
     visuals = list(visuals or [])

@@ -11,7 +11,7 @@ from .scoring import Unit, accuracy_interval, units
 
 _COLOR, _FAINT = "#2a6f97", "#9aa5ad"
 _STEPS = {"decode": "#2a6f97", "encode": "#a23b72", "generate": "#3a7d44"}
-#: Of a group, in the order of their numbers of questions: more are not readable.
+#: Most bars of a group, in the order of their numbers of questions; more are not readable.
 _MOST_VALUES = 30
 _BINS = 5
 
@@ -20,7 +20,7 @@ Bar = tuple[str, float, list[float], int]
 
 
 def group_bars(counted: Sequence[Unit], group: str) -> list[Bar]:
-    """Each value of a group."""
+    """A bar for each value of a group."""
     members: dict[str, list[Unit]] = {}
     for unit in counted:
         if group in unit.groups:
@@ -30,8 +30,8 @@ def group_bars(counted: Sequence[Unit], group: str) -> list[Bar]:
 
 def number_bars(lines: Sequence[Mapping[str, Any]], name: str, unit: str) -> list[Bar]:
     """
-    Questions in up to five bins of equal size by a number, such as `duration`; none where it hardly varies. A pair is
-    where its first half is.
+    Bars of questions in up to five bins of equal size by a number, such as `duration`; none if it hardly varies. A
+    pair is in the bin of its first half.
     """
     first: dict[str, float | None] = {}
     for line in lines:
@@ -57,11 +57,11 @@ def number_bars(lines: Sequence[Mapping[str, Any]], name: str, unit: str) -> lis
 
 def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float | None) -> Figure:
     """
-    Accuracy with its 95 % intervals, a row a bar, a panel a group.
+    Accuracy with its 95 % intervals: one bar in a row, one group in a panel.
 
     Args:
-        panels: title and bars of each.
-        overall: the accuracy of all questions, as a line.
+        panels: title and bars of each panel.
+        overall: accuracy of all questions, drawn as a line.
     """
     shown = [(title, sorted(bars, key=lambda bar: -bar[3])[:_MOST_VALUES]) for title, bars in panels]
     shown = [
@@ -88,7 +88,7 @@ def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float 
 
 
 def times_figure(timings: Sequence[Mapping[str, float]]) -> Figure:
-    """The seconds of each step, over the questions: median, quartiles, and from the 5th to the 95th of a hundred."""
+    """The seconds of each step over the questions: median, quartiles, and 5th to 95th percentile."""
     figure = Figure(figsize=(7.5, 2.2), layout="constrained")
     axes = figure.subplots()
     seconds = [[line[step] for line in timings] for step in _STEPS]

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or as many as torchrun or accelerate started."""
+"""The processes of a run: one, or those that torchrun or accelerate started."""
 
 import os
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from datetime import timedelta
 
 import torch
 
-# Shares end at different times, and a long video takes as long as it takes.
+# Processes finish at different times, and a long video may take long.
 _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
     """
-    Which of how many this process is.
+    The rank of this process among all.
 
     Args:
-        rank, world_size: over all machines.
-        local_rank: on this machine, and so the number of its accelerator.
+        rank, world_size: rank and number of processes over all machines.
+        local_rank: rank on this machine, which is also the number of its accelerator.
     """
 
     rank: int = 0
@@ -26,11 +26,11 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """As a launcher says in `RANK`, `WORLD_SIZE` and `LOCAL_RANK`, with the processes connected."""
+        """Read `RANK`, `WORLD_SIZE` and `LOCAL_RANK` of a launcher, and connect the processes."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         found = cls(*(int(os.environ.get(name, default)) for name, default in zip(names, "010", strict=True)))
         if found.world_size > 1 and not torch.distributed.is_initialized():
-            # They only wait for each other: no need for an accelerator's backend.
+            # They only wait for each other, which needs no accelerator's backend.
             torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
         return found
 
@@ -39,17 +39,17 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """For all others."""
+        """Wait for all other processes."""
         if self.world_size > 1:
             torch.distributed.barrier()
 
     def close(self) -> None:
-        """Part from the others, in the end."""
+        """Disconnect from the other processes at the end."""
         if self.world_size > 1:
             torch.distributed.destroy_process_group()
 
     def device(self, name: str | None) -> str | None:
-        """The device of this process: with several, accelerators are dealt by number."""
+        """The device of this process; with several processes, by its local rank."""
         if self.world_size == 1 or name not in (None, "cuda", "xpu", "npu"):
             return name
         accelerator = torch.accelerator.current_accelerator(check_available=True)

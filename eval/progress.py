@@ -1,4 +1,4 @@
-"""How far an evaluation is: questions a second, accuracy so far, time left."""
+"""Progress of an evaluation: questions a second, accuracy so far, time left."""
 
 import time
 
@@ -19,11 +19,11 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 class AnsweringProgress:
     """
-    A bar on stderr where that is a terminal; else a line a minute, for logs.
+    A bar on stderr if that is a terminal; otherwise one line a minute, for logs.
 
     Args:
-        total: questions of this process.
-        label: what is in front of the bar.
+        total: number of questions of this process.
+        label: text before the bar.
         quiet: show nothing, as in all processes but the first.
     """
 
@@ -52,7 +52,7 @@ class AnsweringProgress:
         self.bar.stop()
 
     def update(self, verdicts: list[bool | None]) -> None:
-        """So many more questions were answered, rightly or not (`None`: not known yet)."""
+        """Count further answered questions as right or wrong (`None`: not known yet)."""
         known = [verdict for verdict in verdicts if verdict is not None]
         self.done += len(verdicts)
         self.judged += len(known)
@@ -64,7 +64,7 @@ class AnsweringProgress:
             self.console.print(Text(self.line(now)))
 
     def reach(self, done: int, total: int) -> None:
-        """So many of all are done, of which nothing more is known."""
+        """Set the number of finished questions, without their results."""
         self.done, self.total = 0, total
         self.bar.update(self.task, total=total)
         self.update([None] * done)
@@ -74,7 +74,7 @@ class AnsweringProgress:
         return f"accuracy {100 * self.correct / self.judged:.1f} %" if self.judged else ""
 
     def line(self, now: float) -> str:
-        """The state in a line, without a bar."""
+        """The progress as one line, without a bar."""
         rate = self.done / max(now - self.start, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         parts = [f"{self.label} {self.done}/{self.total}", f"{rate:.2f} questions/s", self.accuracy]

@@ -1,4 +1,4 @@
-"""What made a run's numbers: model, data, settings and versions, as run.json keeps them."""
+"""The settings in run.json that produced a run's numbers: model, data, settings and versions."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*config.json")
 def run_settings(
     settings: "EvalSettings", pipe: Any, questions: Sequence[Question], source: dict[str, Any], num_processes: int
 ) -> dict[str, Any]:
-    """All of run.json. Keys and tokens are no part of it: settings have none."""
+    """The content of run.json. It holds no keys or tokens, because settings have none."""
     benchmark, video_qa = settings.benchmark, pipe.video_qa
     record, defaults = video_qa.record(), video_qa.defaults
     return {
@@ -74,7 +74,7 @@ def run_settings(
 
 
 def prompts_hash(questions: Sequence[Question]) -> str:
-    """Of all that is asked and expected, in order."""
+    """Hash of all prompts and right answers, in order."""
     asked = [
         [one.id, one.video, one.prompt, one.question, one.options, one.reference, one.subtitles] for one in questions
     ]
@@ -82,8 +82,10 @@ def prompts_hash(questions: Sequence[Question]) -> str:
 
 
 def weights_hash(model: str) -> str | None:
-    """Of a local model's weights and all its configurations (`generation_config.json`, the processor's, …); `None` for
-    one on the Hub, whose commit says it all."""
+    """
+    Hash of a local model's weights and all its configurations (`generation_config.json`, the processor's, …); `None`
+    for a model on the Hub, which is identified by its commit.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""What a run found, on the terminal, as a page with plots, for the Hub, and for a model card."""
+"""The results of a run: on the terminal, as a page with plots, for the Hub, and for a model card."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _NAMES = {
 
 
 def print_summary(console: Console, run: Run) -> None:
-    """The scores of a finished run as a table, and what a reader must know of them. Raises `ValueError` otherwise."""
+    """Print the scores of a finished run as a table, with remarks. Raises a `ValueError` for an unfinished run."""
     result = _result(run)
     console.print(Text.assemble((_title(run), "bold"), f" · {run.settings['model']['id']}"))
     console.print(Text(_headline(run), style="bold green"))
@@ -49,7 +49,7 @@ def print_summary(console: Console, run: Run) -> None:
 
 def write_report(run: Run) -> list[Path]:
     """
-    Write `report.md` with its plots, `card_section.md`, and, of a whole benchmark on the Hub,
+    Write `report.md` with its plots, `card_section.md` and, for a whole benchmark on the Hub,
     `.eval_results/NAME.yaml` into the run's folder.
 
     Raises:
@@ -83,7 +83,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
     value = result["score"] if _is_points(result) else 100 * result["score"]
     entry = EvalResultEntry(
         dataset_id=data["id"],
-        # As named in the data set's eval.yaml, where it has one.
+        # The name in the data set's eval.yaml, if it has one.
         task_id=data["config"] if isinstance(data["config"], str) else "default",
         value=round(value, 2),
         dataset_revision=data["revision"],
@@ -94,7 +94,7 @@ def eval_results(run: Run) -> list[dict[str, Any]]:
 
 
 def remarks(run: Run) -> list[str]:
-    """What a reader must know before quoting the score, a sentence each."""
+    """What a reader must know before quoting the score, as one sentence each."""
     result, settings = _result(run), run.settings
     found = []
     if settings["limit"] is not None:
@@ -143,7 +143,7 @@ def _result(run: Run) -> dict[str, Any]:
 
 
 def _write_plots(run: Run) -> dict[str, str]:
-    """Titles and file names."""
+    """Write the plots; returns their titles and file names."""
     counted, figures = units(run.answers), {}
     if counted:
         overall = sum(unit.correct for unit in counted) / len(counted)
@@ -236,7 +236,7 @@ def _setup(run: Run) -> list[str]:
 
 
 def _provisos(result: Mapping[str, Any]) -> list[str]:
-    """What must go with the score where there is room for a few words only."""
+    """The most important remarks, for places with room for a few words only."""
     failures = f"{result['failures']} of {result['total']} questions could not be asked and count as wrong"
     judges = dict.fromkeys(
         f"judged by {one['model']} ({one.get('prompt')}, prompt {one['prompt_hash']}, {one['date']})"
@@ -301,7 +301,7 @@ def _is_points(result: Mapping[str, Any]) -> bool:
 
 
 def _groups(run: Run) -> list[str]:
-    """The names of groups that say something, in the benchmark's order."""
+    """The names of groups with more than one value, in the benchmark's order."""
     present = {name for unit in units(run.answers) for name in unit.groups}
     named = [name for name in run.settings["about"]["groups"] if name in present]
     return named + sorted(present - set(named))

@@ -1,4 +1,4 @@
-"""A benchmark's rows, from the Hub or from a local set, and which state of them it was."""
+"""A benchmark's rows, from the Hub or from a local set, with their revision."""
 
 import hashlib
 import os
@@ -17,7 +17,8 @@ class Rows:
     The rows of a benchmark.
 
     Args:
-        rows: one after another, videos not decoded; with several configurations, each row says its own (`"_config"`).
+        rows: the rows, with undecoded videos; with several configurations, each row has the name of its own as
+            `"_config"`.
         source (`dict`): `id`, `config`, `split`, `revision` (the commit; for a local set the hash of its file).
     """
 
@@ -27,14 +28,14 @@ class Rows:
 
 def load_rows(benchmark: Benchmark, revision: str | None = None, folder: str | os.PathLike[str] | None = None) -> Rows:
     """
-    Rows whose fields have been checked.
+    Load the rows of a benchmark, and check their fields.
 
     Args:
-        revision: of the data set, in place of the benchmark's own.
-        folder: of the videos, where a local set has its rows.
+        revision: revision of the data set, in place of the benchmark's own.
+        folder: folder of the videos, which also holds the rows of a local set.
 
     Raises:
-        `ValueError`: the data set is gone, gated, out of reach or has other fields.
+        `ValueError`: the data set does not exist, is gated, cannot be reached or has other fields.
     """
     if benchmark.local:
         return _local_rows(benchmark, folder)
@@ -128,7 +129,9 @@ def _undecoded_kind(kind: Any) -> Any:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """The commit at a revision; `None` where the Hub cannot be asked, as `datasets` may have the rows in its cache."""
+    """
+    The commit of a revision; `None` if the Hub cannot be reached, because `datasets` may have the rows in its cache.
+    """
     from huggingface_hub import HfApi, errors
 
     if os.path.isdir(name):
@@ -153,7 +156,7 @@ def _is_gone(error: Exception, causes: list[BaseException]) -> bool:
 def _unreadable(name: str, error: Exception, causes: list[BaseException]) -> Exception:
     from huggingface_hub import errors
 
-    # The HTTP client's own errors are those of the connection; answers of the Hub are `HfHubHTTPError`.
+    # The HTTP client's own errors are about the connection; responses of the Hub are `HfHubHTTPError`.
     lost = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError)
     if any(
         isinstance(one, lost) or (isinstance(one, errors.HTTPError) and not isinstance(one, errors.HfHubHTTPError))

@@ -50,7 +50,7 @@ VERDICTS_FILE = "verdicts.jsonl"
 @dataclass(frozen=True)
 class EvalSettings:
     """
-    What to evaluate.
+    Settings of an evaluation.
 
     Args:
         benchmark: see `dynfocus.eval.benchmarks`.
@@ -59,14 +59,14 @@ class EvalSettings:
         revision, dataset_revision: branch, tag or commit on the Hub.
         videos: the folder with the videos.
         out: the run's folder; by default `runs/BENCHMARK-MODEL`.
-        limit: ask the first so many questions only.
-        fps, max_frames, max_visual_tokens: of a video; by default the processor's own.
-        rule: of choice, such as `"uniform"`; by default the model's own.
-        batch_size: questions about one video that are asked at once.
+        limit: ask only the first questions, up to this number.
+        fps, max_frames, max_visual_tokens: settings for each video; by default the processor's.
+        rule: a rule of choice, such as `"uniform"`; by default the model's own.
+        batch_size: questions about one video that are answered at once.
         device, dtype: by default an accelerator if there is one, and as the model was saved.
-        seed: for models that sample their answers.
+        seed: random seed, for models that sample their answers.
         judge: a model that judges free answers, see [`Judge`].
-        command: that makes the run, for its record.
+        command: the command of the run, for its record.
     """
 
     benchmark: Benchmark
@@ -107,7 +107,7 @@ class EvalSettings:
 
 @dataclass
 class _Session:
-    """An evaluation under way: the questions, their files, the model and the folder."""
+    """A running evaluation: the questions, their files, the model and the folder."""
 
     settings: EvalSettings
     processes: Processes
@@ -122,36 +122,36 @@ def evaluate(
     log: Callable[[str], None] = print,
 ) -> Run:
     """
-    Ask all questions of a benchmark, or go on where that was interrupted. What failed is tried again.
+    Ask all questions of a benchmark, or continue an interrupted run. Failed questions are tried again.
 
     Args:
-        load: makes the `video-qa` pipeline, given the settings and the device.
+        load: returns the `video-qa` pipeline for the settings and the device.
         log: called with each message, in the main process.
 
     Returns:
         [`Run`]: the finished run.
 
     Raises:
-        `ValueError`, `OSError`: for what does not fit, or cannot be read or written.
+        `ValueError`, `OSError`: for settings that do not fit, and for files that cannot be read or written.
     """
     processes = Processes.from_environment()
     log = log if processes.is_main else _discard
     if not processes.is_main:
-        processes.wait()  # for the main one to fetch the rows
+        processes.wait()  # until the main process has fetched the rows
     benchmark = settings.benchmark
     rows = load_rows(benchmark, settings.dataset_revision, settings.videos)
     all_questions = benchmark.questions(rows.rows)
     if not all_questions:
         raise ValueError(f"{benchmark.title}: the data set has no questions.")
     if settings.limit is not None and settings.limit >= len(all_questions):
-        settings = replace(settings, limit=None)  # no part of the benchmark, but all of it
+        settings = replace(settings, limit=None)  # the whole benchmark is asked
     questions = all_questions[: settings.limit]
     check_scorable(benchmark, questions)
     if processes.is_main:
         processes.wait()
     session = _Session(settings, processes, questions, rows.source)
     session.files = find_videos(benchmark, questions, settings.videos)
-    # Of all, as the first few may well have none.
+    # Checked for all questions, because the first few may have no subtitles.
     check_subtitles(all_questions, settings.videos)
     pipe = (load or load_pipeline)(settings, processes.device(settings.device))
     if settings.server is None:
@@ -164,7 +164,7 @@ def evaluate(
             (folder / RESULT_FILE).unlink(missing_ok=True)
             write_lines(folder / ANSWERS_FILE, answered.values())
             if answered:
-                log(f"Going on in {folder}: {len(answered)} of {len(questions)} questions are answered.")
+                log(f"Continuing in {folder}: {len(answered)} of {len(questions)} questions are answered.")
     processes.wait()
     done = read_answers(folder)
     processes.wait()
@@ -183,7 +183,7 @@ def load_pipeline(settings: EvalSettings, device: str | None) -> Any:
 
     from dynfocus import VideoQAPipeline
 
-    make: Any = pipeline  # its overloads know the tasks of transformers only
+    make: Any = pipeline  # its overloads list only the tasks of transformers
     options = {"device": device, "dtype": settings.dtype}
     return make(
         "video-qa",
@@ -195,7 +195,7 @@ def load_pipeline(settings: EvalSettings, device: str | None) -> Any:
 
 
 def _answer_share(session: _Session, pipe: Any, done: Mapping[str, Any]) -> None:
-    """Ask what is left, as far as it falls to this process."""
+    """Ask the remaining questions of this process."""
     settings, processes = session.settings, session.processes
     tasks = list(_open_tasks(session, done))[processes.rank :: processes.world_size]
     sampling = {"fps": settings.fps, "max_frames": settings.max_frames}
@@ -213,7 +213,7 @@ def _answer_share(session: _Session, pipe: Any, done: Mapping[str, Any]) -> None
         for batch, answers in answerer.answer(tasks):
             lines = [_line(settings.benchmark, *pair) for pair in zip(batch, answers, strict=True)]
             timings = [{"id": q.id, **a.timings} for q, a in zip(batch, answers, strict=True) if a.timings]
-            # The timings first: a line of answers says that all is done.
+            # The timings first: a line of answers means that the question is finished.
             append_lines(settings.folder, TIMINGS_FILE, processes.rank, timings)
             append_lines(settings.folder, ANSWERS_FILE, processes.rank, lines)
             progress.update([line["correct"] for line in lines])
@@ -232,8 +232,8 @@ def _doubts(log: Callable[[str], None]) -> Iterator[None]:
 
 def _open_tasks(session: _Session, done: Mapping[str, Any]) -> Iterator[VideoTask]:
     """
-    Videos with batches that are not answered. Batches are cut before answered questions are left out, so that a batch
-    is the same in every run, and rounding with it.
+    Videos with unanswered batches. Batches are formed before answered questions are left out, so that a batch, and
+    with it rounding, is the same in every run.
     """
     settings, size = session.settings, session.settings.batch_size
 
@@ -273,7 +273,7 @@ def _line(benchmark: Benchmark, question: Question, answer: Answer) -> dict[str,
 
 
 def _finish(session: _Session, log: Callable[[str], None]) -> None:
-    """Put all answers in order, have them judged, and write the scores."""
+    """Put all answers in order, have them judged if a judge is given, and write the scores."""
     settings, folder, benchmark = session.settings, session.settings.folder, session.settings.benchmark
     found = gather(folder)
     lines = [found[question.id] for question in session.questions]
@@ -287,7 +287,7 @@ def _finish(session: _Session, log: Callable[[str], None]) -> None:
             for line in lines:
                 line.pop("verdicts", None)
                 line["correct"] = None
-            log("The answers are not judged yet: the same command with --judge MODEL does that.")
+            log("The answers are not judged yet: run the same command with --judge MODEL.")
     write_lines(folder / ANSWERS_FILE, lines)
     result = score(benchmark, session.questions, lines)
     write_json(folder / RESULT_FILE, {**result, "judge": records})
@@ -302,7 +302,7 @@ def _judged(session: _Session, lines: list[dict[str, Any]]) -> list[dict[str, An
         )
     noted = read_run(folder).settings
     if noted["judge"] != settings.judge:
-        # Asked for in a later start, which is then the command that makes the result.
+        # The judge was requested by a later command, which is then the one that makes the result.
         write_json(folder / SETTINGS_FILE, {**noted, "judge": settings.judge, "command": settings.command})
     return records
 
@@ -312,9 +312,9 @@ def _discard(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of one of many processes; see the module's docstring."""
+    """The command line of one of several processes; see the module's docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m dynfocus.eval.run", description="Evaluates a model; many processes share the work."
+        prog="python -m dynfocus.eval.run", description="Evaluates a model; several processes share the work."
     )
     parser.add_argument("benchmark", help="such as video_mme; `dynfocus eval --list` names all")
     words = ("model", "revision", "dataset-revision", "videos", "out", "device", "dtype", "judge")

@@ -1,12 +1,12 @@
 """
 A run is a folder:
 
-    run.json         what made it: model, data set, settings, versions
-    answers.jsonl    a line a question, appended as it is answered; in the end in the benchmark's order
-    timings.jsonl    seconds of each question, which no two runs share
-    result.json      the scores, once all is answered
+    run.json         model, data set, settings, versions
+    answers.jsonl    one line for each question, appended when it is answered; at the end in the benchmark's order
+    timings.jsonl    seconds of each question, which differ between runs
+    result.json      the scores, once everything is answered
 
-Each process appends to files of its own (`answers.1.jsonl`, …), which the next start, or the end, puts together.
+Each process appends to its own files (`answers.1.jsonl`, …), which are merged at the next start or at the end.
 """
 
 import json
@@ -23,7 +23,7 @@ ANSWERS_FILE = "answers.jsonl"
 TIMINGS_FILE = "timings.jsonl"
 RESULT_FILE = "result.json"
 _SAME_COMMAND = "the same `dynfocus eval` command repairs that"
-#: What report and comparison read of run.json and result.json, and what a line of answers.jsonl has.
+#: Fields of run.json and result.json that report and comparison read, and fields of a line of answers.jsonl.
 _SETTINGS = ("benchmark", "about", "options", "model", "data", "num_questions", "limit", "sampling", "prompts")
 _RESULT = (
     *("benchmark", "metric", "main_score", "score", "interval", "total", "failures", "answered_accuracy"),
@@ -33,18 +33,18 @@ _ANSWER = (
     *("id", "video", "output", "prediction", "reference", "correct", "key_frames", "num_visual_tokens", "num_frames"),
     *("duration", "error", "groups"),
 )
-#: What may differ between a run and its continuation, as it does not change the answers.
+#: Settings that may differ between a run and its continuation, because they do not change the answers.
 _FREE = ("about", "command", "date", "num_processes", "device_name", "judge", "videos")
 
 
 @dataclass(frozen=True)
 class Run:
     """
-    What a run's folder holds.
+    The content of a run's folder.
 
     Args:
         folder (`Path`).
-        settings (`dict`): of run.json.
+        settings (`dict`): content of run.json.
         answers (`list[dict]`): lines of answers.jsonl: `id`, `video`, `output`, `prediction`, `reference`, `correct`,
             `key_frames`, `num_visual_tokens`, `error`, `groups`.
         result (`dict`, *optional*): the scores; `None` while the run is unfinished.
@@ -60,10 +60,10 @@ class Run:
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
     """
-    A run, finished or not.
+    Read a run, finished or not.
 
     Raises:
-        `ValueError`: the folder holds no run, or one of its files is damaged.
+        `ValueError`: the folder does not hold a run, or one of its files is damaged.
     """
     path = Path(folder)
     if not (path / SETTINGS_FILE).is_file():
@@ -76,7 +76,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
             raise ValueError(f"{error}; {_SAME_COMMAND}.") from None
     answers, damaged = _gathered(path, ANSWERS_FILE, _ANSWER)
     if result is not None and damaged:
-        # In an unfinished run, these questions are asked again.
+        # In an unfinished run, questions of damaged lines are asked again.
         raise ValueError(f"{damaged[0]}; {_SAME_COMMAND}.")
     if result is not None and result["total"] != len(answers):
         raise ValueError(
@@ -126,14 +126,14 @@ def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def gather(folder: Path) -> dict[str, dict[str, Any]]:
     """
-    Put what all processes wrote into one file, without damaged lines; the answers so far, by id.
+    Merge the files of all processes into one, without damaged lines; returns the answers so far, by id.
 
-    One process may call it at a time, before others write.
+    Only one process may call it, before others write.
     """
     answers = _gathered(folder, ANSWERS_FILE, _ANSWER)[0]
     for name, lines in ((ANSWERS_FILE, answers), (TIMINGS_FILE, _gathered(folder, TIMINGS_FILE, ("id",))[0])):
         write_lines(folder / name, lines)
-        # Only now: a kill in between leaves some lines twice, which does no harm.
+        # Only now: a kill in between leaves some lines twice, which is harmless.
         for part in _parts(folder, name):
             part.unlink()
     return {line["id"]: line for line in answers}
@@ -145,14 +145,14 @@ def read_answers(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def append_lines(folder: Path, name: str, rank: int, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Append to the file of one process, all lines at once."""
+    """Append to the file of one process, all lines in one write."""
     path = folder / name if rank == 0 else folder / _part_name(name, rank)
     with path.open("ab") as file:
         file.write("".join(_line(one) for one in lines).encode())
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines at once: a reader finds the old one or the new one."""
+    """Write a file of JSON lines atomically: a reader finds the old one or the new one."""
     write_text(path, "".join(_line(one) for one in lines))
 
 
@@ -171,7 +171,7 @@ def _parts(folder: Path, name: str) -> Sequence[Path]:
 
 
 def _gathered(folder: Path, name: str, fields: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of all processes, the last one of each id; and where lines are damaged, and how."""
+    """The lines of all processes, the last one of each id; and the damaged lines, with their faults."""
     found: dict[str, dict[str, Any]] = {}
     damaged = []
     for path in (folder / name, *_parts(folder, name)):
@@ -179,11 +179,13 @@ def _gathered(folder: Path, name: str, fields: Sequence[str]) -> tuple[list[dict
             if not line.strip():
                 continue
             row = parse_object(line, fields)
-            # A kill cuts a line short, and another one may be written behind it.
+            # A kill cuts a line short, and another one may be appended to it.
             if isinstance(row, str):
                 damaged.append(f"{path}, line {number}: {row}")
             elif not isinstance(row["id"], str) or not isinstance(row.get("groups", {}), dict):
-                damaged.append(f"{path}, line {number}: has an `id` that is no text, or `groups` that are no object")
+                damaged.append(
+                    f"{path}, line {number}: has an `id` that is not a text, or `groups` that are not an object"
+                )
             else:
                 found[row["id"]] = row
     return list(found.values()), damaged

@@ -1,4 +1,4 @@
-"""From answers to a result, by the metric that the benchmark names."""
+"""Scores answers with the benchmark's metric."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """What an accuracy counts as one: a question, or both halves of a pair. Videos that pairs join have one name."""
+    """The unit of an accuracy: a question, or both halves of a pair. Videos that are joined by pairs have one name."""
 
     id: str
     correct: bool
@@ -29,10 +29,10 @@ class Unit:
 
 def grade(metric: str, question: Question, output: str) -> tuple[Any, bool | None]:
     """
-    One answer.
+    Grade one answer.
 
     Returns:
-        What was understood (`None` if nothing), and whether it is right (`None` where a judge has to say).
+        The parsed answer (`None` if there is none), and whether it is right (`None` if a judge has to decide).
     """
     if metric == "multiple_choice_accuracy":
         chosen = multiple_choice_accuracy.parse_choice(output, list(question.options or ()))
@@ -49,25 +49,25 @@ def grade(metric: str, question: Question, output: str) -> tuple[Any, bool | Non
 def score(benchmark: Benchmark, questions: Sequence[Question], lines: Sequence[Line]) -> dict[str, Any]:
     """
     The scores of answered questions: those of the benchmark's metric, and `score` (its main one), `interval` (95 % of
-    it where it is an accuracy, by a bootstrap over videos), `failures` (questions that could not be asked: they count
-    as wrong), `answered_accuracy` (without them; like the score, of pairs or as a mean of groups),
+    it if it is an accuracy, by a bootstrap over videos), `failures` (questions that could not be asked, which count as
+    wrong), `answered_accuracy` (without these; like the score, over pairs or as a mean of groups),
     `mean_visual_tokens`.
 
     Args:
-        lines: of answers.jsonl, one for each question in order; where a judge was asked, with `verdicts`.
+        lines: lines of answers.jsonl, one for each question in order; with `verdicts` if a judge was used.
     """
     failures = sum(line["error"] is not None for line in lines)
     metric = benchmark.metric
     if metric == "judged_video_qa" and not any("verdicts" in line for line in lines):
-        # Without a judge there is no main score, but a reader may want to know how many answers match word by word.
+        # Without a judge there is no main score, but the number of answers that match word by word is of interest.
         metric = "video_qa_accuracy"
-        # A judge may know what to do with a reference that has no word in it.
+        # A judge can compare with a reference that has no words.
         kept = [place for place, question in enumerate(questions) if _has_words(question.reference)]
         found = _short_answers([questions[place] for place in kept], [lines[place] for place in kept]) if kept else {}
     else:
         found = _METRICS[metric](questions, lines)
     if "unparsable" in found:
-        # The metric sees a question that was not asked as an empty answer.
+        # For the metric, a question that was not asked has an empty answer.
         found["unparsable"] -= failures
     counted, answered = units(lines), units([line for line in lines if line["error"] is None])
     macro = macro_group(benchmark.main_score, counted)
@@ -87,13 +87,13 @@ def score(benchmark: Benchmark, questions: Sequence[Question], lines: Sequence[L
 
 
 def check_scorable(benchmark: Benchmark, questions: Sequence[Question]) -> None:
-    """Raises the metric's `ValueError` for references that it cannot compare with: before a model is asked."""
+    """Raises the metric's `ValueError` for references that it cannot compare with, before any question is asked."""
     if benchmark.metric != "judged_video_qa":
         _METRICS[benchmark.metric](questions, [{"output": None}] * len(questions))
 
 
 def units(lines: Sequence[Mapping[str, Any]]) -> list[Unit]:
-    """What the accuracy counts: questions, or pairs of them. Those without a verdict are left out."""
+    """The units of the accuracy: questions, or pairs of them. Those without a verdict are left out."""
     found: dict[str, Unit] = {}
     pairs: dict[str, int] = {}
     joined: dict[str, str] = {}
@@ -114,7 +114,7 @@ def units(lines: Sequence[Mapping[str, Any]]) -> list[Unit]:
         pairs[key] = pairs.get(key, 0) + (pair is not None)
         # The videos of both halves are resampled together.
         joined[cluster(line["video"])] = cluster(found[key].video)
-    # Of a pair that was cut in two by a limit nothing is known.
+    # A pair of which a limit left only one half cannot be graded.
     return [replace(unit, video=cluster(unit.video)) for key, unit in found.items() if pairs[key] != 1]
 
 
@@ -126,7 +126,7 @@ def macro_group(name: str, counted: Sequence[Unit]) -> str | None:
 
 
 def accuracy(counted: Sequence[Unit], macro: str | None = None) -> float:
-    """The share of what is right, or the mean over the values of a group of their shares."""
+    """The share of right units, or the mean of these shares over the values of a group."""
     members: dict[str | None, list[bool]] = {}
     for unit in counted:
         members.setdefault(None if macro is None else unit.groups[macro], []).append(unit.correct)
@@ -146,7 +146,7 @@ def accuracy_interval(counted: Sequence[Unit], macro: str | None = None) -> list
 
 
 def main_score(scores: Mapping[str, Any], name: str) -> float | None:
-    """`scores["macro"]["task"]` by "macro.task"; "macro" alone where there is one group only."""
+    """`scores["macro"]["task"]` by "macro.task"; "macro" alone if there is only one group."""
     value: Any = scores
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -164,10 +164,10 @@ def judge_lines(
     make_judge: Callable[..., Judge] = Judge,
 ) -> list[dict[str, Any]]:
     """
-    Ask a judge about all answers; `correct` and `verdicts` of the lines are filled in.
+    Have all answers judged; `correct` and `verdicts` of the lines are filled in.
 
     Args:
-        model: of the judge, see [`Judge`].
+        model: the judge's model, see [`Judge`].
         cache: the file that keeps the verdicts.
 
     Returns:
@@ -175,7 +175,7 @@ def judge_lines(
     """
     records = []
     for line in lines:
-        # The verdicts of an earlier judge do not count.
+        # Verdicts of an earlier judge are dropped.
         line.update(verdicts={}, correct=None)
     for prompt in dict.fromkeys(aspect for question in questions for aspect in question.aspects or (_OPEN_ENDED,)):
         judge = make_judge(model, cache=cache, prompt=prompt)
@@ -190,7 +190,7 @@ def judge_lines(
 
 
 def _rows_of(prompt: str, questions: Sequence[Question], lines: Sequence[Line]) -> list[tuple[dict[str, Any], Line]]:
-    """What the judge is shown, and the line that its verdict belongs to (of a pair, the first half's)."""
+    """The rows for the judge, and the line that each verdict belongs to (for a pair, the line of its first half)."""
     asked = [
         (question, line)
         for question, line in zip(questions, lines, strict=True)
@@ -257,7 +257,7 @@ def _pairs(questions: Sequence[Question], lines: Sequence[Line]) -> dict[str, An
 
 
 def _judged(questions: Sequence[Question], lines: Sequence[Line]) -> dict[str, Any]:
-    """By each of the judge's prompts; those of "open_ended" alone stand by themselves."""
+    """The scores by each of the judge's prompts; those of "open_ended" only are returned directly."""
     found = {}
     for prompt in dict.fromkeys(prompt for line in lines for prompt in line["verdicts"]):
         pairs = [

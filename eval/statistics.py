@@ -1,7 +1,7 @@
-"""How sure a score is: intervals and a test that know that questions on one video are not independent.
+"""Intervals and a test for scores, for which questions about one video are not independent.
 
-Answers are bools, one a question; `clusters` names each question's video. Videos are the observations: a video is
-resampled, or swapped between two runs, with all its questions.
+Answers are bools, one for each question; `clusters` names each question's video. Videos are the observations: a video
+is resampled, or swapped between two runs, together with all its questions.
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 Method = Literal["bca", "percentile"]
-#: Numbers of a resample's counts that are held at once: 8 bytes each.
+#: Counts of resamples that are in memory at once, 8 bytes each.
 _CHUNK = 4_000_000
-#: Steps of the scale on which videos' gains are compared, where they have no common unit that is coarser.
+#: Steps of the scale on which videos' gains are compared, if they have no coarser common unit.
 _GRID = 8192
 
 
@@ -48,19 +48,19 @@ def bootstrap_accuracy(
 ) -> Interval:
     """Accuracy with a bootstrap interval over videos.
 
-    The result does not depend on the order of the questions. Where no video differs from another (all right, all
-    wrong) the bootstrap would claim certainty: the bound is then the exact binomial one, each video being one
-    observation (with several groups, as if each had as many videos as the smallest). A single video says nothing
-    about others: the interval is then 0 to 1.
+    The result does not depend on the order of the questions. If no video differs from another (all right, all wrong),
+    the bootstrap would give an interval of zero width: the bound is then the exact binomial one, with each video as
+    one observation (with several groups, as if each had as many videos as the smallest). With a single video the
+    interval is 0 to 1.
 
     Args:
-        correct: one bool a question.
+        correct: one bool for each question.
         clusters: the video of each question.
-        groups: the task of each question; then the mean of the tasks' accuracies (macro) is estimated, not the share
-            of right answers. A task that is missing from a resample is left out of its mean.
-        confidence: of the interval.
-        resamples: how often as many videos are drawn with replacement.
-        seed: of the draws.
+        groups: the task of each question; if given, the mean of the tasks' accuracies (macro) is estimated instead of
+            the share of right answers. A task that is missing from a resample is left out of its mean.
+        confidence: confidence level of the interval.
+        resamples: number of resamples, each of as many videos drawn with replacement.
+        seed: seed of the draws.
         method: `"bca"` (bias-corrected and accelerated) or `"percentile"`.
 
     Raises:
@@ -78,7 +78,7 @@ def bootstrap_accuracy(
     if videos == 1:
         return Interval(estimate, 0.0, 1.0, confidence)
     if not right.any() or (right == counts).all():
-        # A task's unseen failures may be where the fewest videos are.
+        # Unseen failures are most likely in the task with the fewest videos.
         unseen = _unseen(min(videos, counts.shape[1] * (counts > 0).sum(0).min()), tail)
         return Interval(estimate, max(0.0, estimate - unseen), min(1.0, estimate + unseen), confidence)
     drawn = _draw(right, counts, resamples, seed)
@@ -110,15 +110,15 @@ def paired_difference(
     of both factors are combined as in MOVER (Zou and Donner 2008, "Construction of confidence limits about effect
     measures").
 
-    Where no answer differs, the result is 0 with the interval [0, 0] and p = 1: nothing was seen that sets the
-    runs apart, which is no proof that they are alike. With a single video the interval is -1 to 1.
+    If no answer differs, the result is 0 with the interval [0, 0] and p = 1: no difference was observed, which does
+    not prove that there is none. With a single video the interval is -1 to 1.
 
     Args:
-        a, b: one bool a question.
+        a, b: one bool for each question.
         clusters: the video of each question.
-        groups: the task of each question; then the difference is that of the means of the tasks' accuracies (macro).
-            Videos' differences are then rounded to 1/8192 of their sum, if they have no coarser common unit.
-        confidence: of the interval.
+        groups: the task of each question; if given, the difference is that of the means of the tasks' accuracies
+            (macro), and videos' differences are rounded to 1/8192 of their sum unless they have a coarser common unit.
+        confidence: confidence level of the interval.
 
     Raises:
         ValueError: for no questions, unequal lengths, `None` among the answers, or a `confidence` out of range.
@@ -131,7 +131,7 @@ def paired_difference(
     if (first == second).all():
         return PairedDifference(0.0, 0.0, 0.0, confidence)
     videos, tail = len(counts), (1 - confidence) / 2
-    # In whole numbers, so that equal differences are equal.
+    # As whole numbers, so that equal differences compare equal.
     totals = [int(count) for count in counts.sum(0)]
     unit = math.lcm(*totals)
     parts = [sum(int(gain) * (unit // n) for gain, n in zip(row, totals, strict=True)) for row in gains]
@@ -186,7 +186,7 @@ def _same_length(**arrays: Sequence | np.ndarray) -> None:
 
 
 def _codes(names: Sequence[Hashable]) -> np.ndarray:
-    """`(questions,)` numbers that stand for names, independent of the order of the questions."""
+    """`(questions,)` numbers in place of names, independent of the order of the questions."""
     order = {name: code for code, name in enumerate(sorted(set(names), key=lambda name: (str(type(name)), str(name))))}
     return np.array([order[name] for name in names], dtype=np.int64)
 
@@ -213,7 +213,7 @@ def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _unseen(videos: int, tail: float) -> float:
-    """The largest share of videos that `videos` of them may all lack with the probability `tail`."""
+    """The largest share of failures of which `videos` videos show none with the probability `tail`."""
     return 1 - tail ** (1 / videos)
 
 
@@ -232,10 +232,12 @@ def _draw(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np
 
 
 def _bca(probabilities: np.ndarray, drawn: np.ndarray, estimate: float, left_out: np.ndarray) -> np.ndarray:
-    """The quantiles to read instead (Efron 1987): moved by the draws' median bias, and by the skewness of the
-    estimates that lack one video each."""
+    """
+    The adjusted quantiles (Efron 1987): moved by the draws' median bias, and by the skewness of the estimates that
+    leave out one video each.
+    """
     normal = NormalDist()
-    # Ties count half: with few videos many draws give the very estimate.
+    # Ties count half: with few videos many draws equal the estimate.
     below = ((drawn < estimate).mean() + (drawn <= estimate).mean()) / 2
     deviations = left_out.mean() - left_out
     scale = 6 * (deviations**2).sum() ** 1.5
@@ -257,7 +259,7 @@ def _whole_steps(gains: Sequence[int]) -> tuple[list[int], int]:
 
 
 def _at_least(sizes: Sequence[int], won: int, share: float) -> float:
-    """The probability that the sizes which are picked, each with the probability `share`, sum up to `won` or more."""
+    """The probability that sizes, each picked with the probability `share`, sum up to `won` or more."""
     chances, top = np.zeros(sum(sizes) + 1), 0
     chances[0] = 1
     for size in sizes:
@@ -272,7 +274,7 @@ def _smallest_share(sizes: Sequence[int], won: int, tail: float) -> float:
     """The `share` at which `won` or more has the probability `tail` (0 if it always has more)."""
     if won == 0:
         return 0.0
-    # Each half by itself: the bound is above 1/2 exactly if the test at 1/2 says so.
+    # Each half is searched separately, so that the bound is above 1/2 exactly if the test at 1/2 rejects.
     low, high = (0.5, 1.0) if _at_least(sizes, won, 0.5) < tail else (0.0, 0.5)
     for _ in range(30):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Where the files of a benchmark's videos lie."""
+"""Finds the files of a benchmark's videos."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from .benchmarks.base import Benchmark, Question
 from .benchmarks.subtitles import subtitle_text
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-#: From this share on, missing files are no gaps but a wrong folder.
+#: From this share of missing files on, the folder is taken to be wrong.
 _NEARLY_ALL = 0.9
 _NUM_EXAMPLES = 3
 
@@ -21,10 +21,10 @@ def find_videos(
     benchmark: Benchmark, questions: Iterable[Question], folder: str | os.PathLike[str] | None
 ) -> dict[str, str | None]:
     """
-    The file (or URL) of each `Question.video`, `None` where it is missing.
+    The file (or URL) of each `Question.video`, `None` if it is missing.
 
-    A file is looked for under its path in `folder`, then anywhere in it under its name, if there is one of that name
-    only, and no video of another folder is meant by it: archives unpack into folders of their own.
+    A file is searched by its path in `folder`, then anywhere in it by its name, if only one file has this name and it
+    is not meant by another path, because archives unpack into folders of their own.
 
     Raises:
         `ValueError`: nearly all files are missing, or there is no folder to look in.
@@ -49,7 +49,7 @@ def find_videos(
 
 
 def subtitle_file(question: Question, folder: str | os.PathLike[str] | None) -> Path | None:
-    """The file with a question's subtitles, if it has any and the file is there."""
+    """The file with a question's subtitles, if there are any and the file exists."""
     if question.subtitles is None or folder is None:
         return None
     path = Path(existing_path(str(Path(folder) / question.subtitles)))
@@ -61,7 +61,7 @@ def check_subtitles(questions: Iterable[Question], folder: str | os.PathLike[str
     Check that the questions' subtitles can be read.
 
     Raises:
-        `ValueError`: questions have subtitles, and none of the files is there.
+        `ValueError`: questions have subtitles, but none of the files exists.
         `ImportError`: the packages that read them are not installed.
     """
     wanted = [question for question in questions if question.subtitles is not None]
@@ -75,7 +75,7 @@ def check_subtitles(questions: Iterable[Question], folder: str | os.PathLike[str
 
 
 def group_by_video(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Questions by their video, both in the order in which they come."""
+    """Questions by video, both in their order in the data set."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(question.video, []).append(question)
@@ -92,7 +92,7 @@ class _Lookup:
         found, by_name = {video: self._by_path(video) for video in videos}, {}
         for video in [video for video, path in found.items() if path is None]:
             by_name[video] = found[video] = self._by_its_name(video)
-        # Data sets number the videos of each of their folders anew.
+        # Data sets start numbering again in each of their folders.
         parents: dict[str | None, set[str]] = {}
         for video, path in found.items():
             parents.setdefault(path, set()).add(os.path.dirname(video))

@@ -1,4 +1,6 @@
-"""Benchmarks of video question answering: a file each, which says all that is needed to reproduce its numbers."""
+"""
+Benchmarks of video question answering. Each has one file with everything that is needed to reproduce its numbers.
+"""
 
 import difflib
 import importlib
@@ -11,21 +13,21 @@ _HELPERS = {"base", "multiple_choice", "short_answers", "subtitles"}
 
 
 def benchmark_names() -> list[str]:
-    """The names of all benchmarks, sorted: of the files in this folder that define a `BENCHMARK`."""
+    """The sorted names of all benchmarks, that is, of the files in this folder that define a `BENCHMARK`."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _HELPERS)
 
 
 def get_benchmark(name: str) -> Benchmark:
     """
-    The benchmark of this name; case and `-` for `_` do not matter.
+    The benchmark of this name; case does not matter, and `-` may replace `_`.
 
     Raises:
-        `ValueError`: there is none; the sentence names those that are spelled most alike.
+        `ValueError`: there is none; the message names those with the most similar names.
     """
     names = benchmark_names()
     wanted = name.strip().lower().replace("-", "_")
     if wanted not in names:
-        # "videomme" is video_mme as well.
+        # "videomme" also means video_mme.
         by_letters = {known.replace("_", ""): known for known in names}
         near = difflib.get_close_matches(wanted.replace("_", ""), by_letters, n=3, cutoff=0.6)
         hint = (

@@ -1,4 +1,4 @@
-"""What a benchmark says of itself: its data set, its questions, how the answers are scored, and what was published."""
+"""The description of a benchmark: data set, questions, scoring, and published scores."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,20 +12,20 @@ SUBTITLES_MARK = "{subtitles}"
 @dataclass(frozen=True)
 class Question:
     """
-    One thing to ask.
+    A question of a benchmark.
 
     Args:
         id: unique within the benchmark, the same in every run.
         video: the file, relative to the videos folder (with or without its ending); or an absolute path or a URL.
-        prompt: the text that the model reads after the video. Where it holds `SUBTITLES_MARK`, the subtitles go there.
-        reference: what the metric compares with: a text, or the index of the right option.
-        question: what steers the choice of the frames; `None` means the prompt.
-        options: without their letters, and without pads such as "N/A".
+        prompt: the text that the model reads after the video. `SUBTITLES_MARK` in it is replaced by the subtitles.
+        reference: the right answer for the metric: a text, or the index of the right option.
+        question: the question by which frames are chosen; `None` means the prompt.
+        options: the options without letters, and without fillers such as "N/A".
         groups: `{"duration": "short"}`: accuracy is also reported by each of these.
         pair, half: id shared by the two halves of a hallucination pair, and "basic" or "hallucination".
-        aspects: of a judged benchmark, the judge's prompts by which the answer is scored; none means "open_ended". For
-            "consistency", two questions share a `pair`, with the halves "first" and "second".
-        subtitles: their file, relative to the videos folder; its forms are those of `subtitle_text`.
+        aspects: for a judged benchmark, the judge's prompts by which the answer is scored; none means "open_ended".
+            For "consistency", two questions share a `pair`, with the halves "first" and "second".
+        subtitles: file with subtitles, relative to the videos folder, in a form that `subtitle_text` reads.
     """
 
     id: str
@@ -44,26 +44,26 @@ class Question:
 @dataclass(frozen=True)
 class Benchmark:
     """
-    A benchmark, as one file of this folder states it in its `BENCHMARK`.
+    A benchmark; each file of this folder defines one as `BENCHMARK`.
 
     Args:
         name, title: "video_mme", and "Video-MME" for readers.
         url: its paper or project page.
-        dataset, fallback: id on the Hub, and the one to try where it is gone.
+        dataset, fallback: id on the Hub, and another id to try if it does not exist.
         split, config, configs, revision, data_files: for `datasets.load_dataset`; with `configs`, all of them are read
-            in this order, and each row says its own as `"_config"`. `data_files` may hold `{config}`, and makes the
-            split "train".
+            in this order, and each row has the name of its own as `"_config"`. `data_files` may hold `{config}`, and
+            sets the split to "train".
         local: the rows are the `data_files` in the videos folder; `dataset` only names them.
         metric: "multiple_choice_accuracy", "video_qa_accuracy", "judged_video_qa" or "paired_hallucination_accuracy".
-        read: makes questions of the data set's rows; the `options` are given to it as keywords.
-        fields: that every row must have.
-        video_endings: tried in turn where `Question.video` has none of them.
+        read: converts the data set's rows to questions; called with the `options` as keywords.
+        fields: fields that every row must have.
+        video_endings: endings to try if `Question.video` has none of them.
         generation: arguments of `generate`.
-        main_score: the key of the metric's result that is quoted.
-        groups: names of the groups of its questions, in the order of reports.
-        published: scores of others in percent (or in the judge's points), by "model (source)".
-        gated: whether the Hub asks for an agreement first.
-        notes: traps, which the report repeats.
+        main_score: key of the metric's main result.
+        groups: names of the groups of questions, in the order of reports.
+        published: published scores in percent (or in the judge's points), by "model (source)".
+        gated: whether the Hub requires an agreement first.
+        notes: caveats, which the report prints.
         options: settings that change the questions, with their defaults, such as `{"subtitles": False}`.
     """
 
@@ -93,7 +93,7 @@ class Benchmark:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def with_options(self, **options: Any) -> "Benchmark":
-        """The same with other options. Raises `ValueError` for one that it does not have."""
+        """This benchmark with other options. Raises a `ValueError` for an unknown option."""
         for name in options:
             if name not in self.options:
                 known = f"has only {', '.join(self.options)}" if self.options else "has no options"
@@ -101,7 +101,7 @@ class Benchmark:
         return replace(self, options={**self.options, **options})
 
     def check_fields(self, found: Iterable[str]) -> None:
-        """Raises `ValueError` that names the `fields` which are not among those `found`."""
+        """Raises a `ValueError` that names missing `fields`."""
         found = list(found)
         missing = [name for name in self.fields if name not in found]
         if missing:
@@ -115,7 +115,7 @@ class Benchmark:
         All questions, in the data set's order.
 
         Raises:
-            `ValueError`: a field is missing, or an id comes twice.
+            `ValueError`: a field is missing, or an id is repeated.
         """
         questions = list(self.read(self._checked(rows), **self.options))
         seen: set[str] = set()
@@ -126,7 +126,7 @@ class Benchmark:
         return questions
 
     def video_candidates(self, video: str) -> list[str]:
-        """The names under which `Question.video` is looked for, the most likely first."""
+        """Possible file names of `Question.video`, the most likely first."""
         if video.lower().endswith(self.video_endings):
             stem = video.rpartition(".")[0]
             return [video, *(stem + ending for ending in self.video_endings if not video.lower().endswith(ending))]

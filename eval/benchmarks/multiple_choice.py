@@ -8,7 +8,7 @@ _LETTERED = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*(.*)", re.DOTALL)
 
 
 def without_letters(options: Sequence[str]) -> tuple[str, ...]:
-    """Options without "A.", "A)", "A:" or "(A)", if each of them begins with its own letter; else as they are."""
+    """Options without "A.", "A)", "A:" or "(A)", if each of them begins with its own letter; otherwise unchanged."""
     found = [_LETTERED.fullmatch(option) for option in options]
     letters = [match and (match[1] or match[2]) for match in found]
     if letters != list(string.ascii_uppercase[: len(options)]):
@@ -18,7 +18,7 @@ def without_letters(options: Sequence[str]) -> tuple[str, ...]:
 
 def split_question(text: str) -> tuple[str, tuple[str, ...]]:
     """
-    A question that holds its options, a line each, taken apart: the question, and the options without letters.
+    Splits a question that holds its options, one a line, into the question and the options without letters.
 
     The options are the last lines that begin with "A", "B", … in order; a line between them continues the one above.
 
@@ -31,7 +31,7 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
         match = _LETTERED.fullmatch(line)
         letter = (match[1] or match[2]) if match else None
         if match and letter == "A":
-            # What looked like options before was a part of the question.
+            # Earlier lines that looked like options were part of the question.
             question += [f"({name}) {option}" for name, option in zip(string.ascii_uppercase, options, strict=False)]
             options = [match[3].strip()]
         elif match and options and letter == string.ascii_uppercase[len(options)]:
@@ -47,10 +47,10 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
 
 def index_of(answer: str | int, options: Sequence[str]) -> int:
     """
-    The index of the right option: of its text, or of its letter ("B", "(B)", "B."); a number is the index itself.
+    The index of the right option, given by its text, its letter ("B", "(B)", "B.") or the index itself.
 
     Raises:
-        `ValueError`: none of the options is meant.
+        `ValueError`: the answer is none of the options.
     """
     if isinstance(answer, int):
         index = answer
@@ -71,7 +71,7 @@ def lettered(options: Sequence[str], form: str = "{letter}. {option}") -> str:
 
 
 def steering(question: str, options: Sequence[str]) -> str:
-    """What the choice of frames should look for: the question and its options, without instructions."""
+    """The text by which frames are chosen: the question and its options, without instructions."""
     return "\n".join([question, *options])
 
 

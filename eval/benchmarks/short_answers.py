@@ -1,4 +1,4 @@
-"""Rows of MSVD-QA and MSRVTT-QA, in the two forms in which they are passed around."""
+"""Rows of MSVD-QA and MSRVTT-QA, in their two common forms."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath

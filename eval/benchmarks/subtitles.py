@@ -1,4 +1,4 @@
-"""The subtitles that a viewer of the sampled frames would see."""
+"""The subtitles that are shown at the sampled frames."""
 
 import html
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-#: The prompt says this where a video has no subtitles.
+#: The text in the prompt for a video without subtitles.
 NO_SUBTITLES = "No subtitles available"
 
 _CLOCK = r"(?<![\w:])(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,:] ?(\d+))?"
@@ -47,10 +47,10 @@ def subtitle_text(subtitles: str | bytes, times: Sequence[float]) -> str:
 
 def decode_text(data: bytes) -> str:
     """
-    The text of a file whose encoding is not known: Unicode with or without a mark, else the likeliest code page.
+    The text of a file in an unknown encoding: Unicode with or without a mark, otherwise the likeliest code page.
 
     Raises:
-        `ValueError`: it is no text.
+        `ValueError`: the content is not text.
     """
     chardet = _import("chardet")
     # UTF-16 without a mark may be valid UTF-8, but has zeros.
@@ -73,8 +73,10 @@ def decode_text(data: bytes) -> str:
 
 
 def _is_latin(data: bytes) -> bool:
-    """Whether bytes beyond ASCII stand alone among ASCII letters, as accents do: of a few short lines with them, the
-    detector takes some for Cyrillic or Thai."""
+    """
+    Whether bytes beyond ASCII occur singly among ASCII letters, like accented letters. The detector takes some short
+    texts with them for Cyrillic or Thai.
+    """
     runs = re.findall(rb"[\x80-\xff]+", data)
     single = sum(len(run) == 1 for run in runs)
     return single > 0.7 * len(runs) and sum(map(len, runs)) < 0.7 * len(re.findall(rb"[A-Za-z]", data))
@@ -93,7 +95,7 @@ def _read_cues(text: str, pysubs2: Any) -> list[_Cue]:
         cues = list(_text_cues(text, pysubs2) if rows is None else _json_cues(rows))
     except pysubs2.Pysubs2Error:
         cues = []
-    # What the readers raise for a file that is cut or edited badly; `SyntaxError` is that of XML.
+    # Errors of the readers for files that are cut off or badly edited; `SyntaxError` comes from XML.
     except (ValueError, LookupError, NotImplementedError, SyntaxError) as error:
         raise ValueError(f"Its subtitles cannot be read ({error}): save them as .srt.") from None
     if not any(start < end for start, end, _ in cues) and text.split() != ["WEBVTT"] and rows != []:
@@ -107,7 +109,7 @@ def _text_cues(text: str, pysubs2: Any) -> Iterator[_Cue]:
         form = "vtt" if text.startswith("WEBVTT") else "srt"
         # WebVTT has times within lines.
         text = _TIME_LINE.sub(_usual_times, re.sub(r"<\d[\d:.]*>", "", text))
-        # The reader takes a number at the end of a cue's lines for that of the next cue.
+        # The reader takes a number at the end of a cue's lines for the number of the next cue.
         text = (_without_notes(text) if form == "vtt" else text) + "\n\n0\n"
     found = pysubs2.SSAFile.from_string(text, format_=form, keep_html_tags=True)
     for event in found:
@@ -117,7 +119,7 @@ def _text_cues(text: str, pysubs2: Any) -> Iterator[_Cue]:
 
 
 def _usual_times(line: re.Match[str]) -> str:
-    """A line with the times of a cue, as all readers take it; a cue without both times has no duration."""
+    """A line with the times of a cue, in a form that all readers accept; a cue without both times has no duration."""
     clocks = [_seconds(*match.groups()) for match in re.finditer(_CLOCK, line[0])][:2]
     start, end = clocks if len(clocks) == 2 else (0.0, 0.0)
     return f"{_clock(start)} --> {_clock(end)}"
@@ -142,7 +144,7 @@ def _without_notes(text: str) -> str:
 
 
 def _json_rows(text: str) -> list[Any] | None:
-    """The list that the text holds; `None` if it is no such JSON."""
+    """The list in a JSON text; `None` for other texts."""
     try:
         rows = json.loads(text)
     except ValueError:
@@ -154,7 +156,7 @@ def _json_cues(rows: list[Any]) -> Iterator[_Cue]:
     for row in rows:
         try:
             start, end = row["timestamp"] if "timestamp" in row else (row["start"], row["end"])
-            # The last cue of some files has no end: it stays.
+            # The last cue of some files has no end: it is shown until the end of the video.
             yield _as_seconds(start), float("inf") if end is None else _as_seconds(end), _plain(_line_of(row))
         except (KeyError, TypeError, ValueError):
             continue

@@ -1,5 +1,5 @@
 """
-Our own world of coloured shapes: a folder that `dynfocus synth` made, so it needs no download, and its truth is known.
+The synthetic world of colored shapes: a folder made by `dynfocus synth`, without a download and with known answers.
 
 The rows are those of `questions.jsonl`; `--videos` is the folder that holds it.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 from .base import Benchmark, Question
 
-#: What the answers to each of the data set's configurations are judged for.
+#: The judge's prompts for the answers of each configuration of the data set.
 ASPECTS: Mapping[str, tuple[str, ...]] = {
     "Generic": ("correctness", "detail", "context"),
     "Temporal": ("temporal",),
@@ -20,7 +20,7 @@ _ABSENT = (None, "", "None")
 
 
 def read(rows: Iterable[Mapping[str, Any]]) -> Iterator[Question]:
-    # Rows of one configuration at one video, by what they ask: the n-th first and the n-th second question are a pair.
+    # Rows of one configuration and video, by first and second questions: the n-th of each are a pair.
     seen: dict[tuple[str, str, str], int] = {}
     for row in rows:
         config, video = row["_config"], row["video_name"]

@@ -1,4 +1,4 @@
-"""A synthetic world of events in video, whose questions and answers are known: made, written as files, and scored."""
+"""A synthetic world of events in video with known questions and answers: episodes, video files, and scores."""
 
 from .questions import KINDS, Question, make_questions
 from .world import (

@@ -2,11 +2,11 @@
 
     DIR/videos/000000.mp4 …      H.264, one episode each
     DIR/questions.jsonl          a row per question: video, question, answer, kind, events
-    DIR/dataset.json             what the set was made with
-    DIR/README.md                the set's card, by which `datasets.load_dataset("DIR")` finds the rows
+    DIR/dataset.json             the settings of the set
+    DIR/README.md                the set's card, with which `datasets.load_dataset("DIR")` finds the rows
 
 `video` is relative to DIR; `events` lists `[start, end]` in seconds of the events that the question needs. Video `i`
-of a seed is the same whatever the number of videos, so a set can be continued, or made longer, by the same call.
+of a seed does not depend on the number of videos, so a set can be continued, or made longer, by the same call.
 """
 
 import json
@@ -31,7 +31,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what video `i` of a set and its questions are."""
+    """Everything that determines video `i` of a set and its questions."""
 
     seed: int
     num_frames: int
@@ -43,8 +43,9 @@ class Recipe:
     version: int = _VERSION
 
     def draw(self, index: int) -> tuple[Episode, list[Question]]:
-        """Video `index` of the set."""
-        # A stream of its own per split too: otherwise one seed would give training the scenes of the test.
+        """Draw video `index` of the set."""
+        # Also a separate stream for each split: otherwise training and test sets of one seed would have the same
+        # scenes.
         rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split)])
         episode = sample_episode(rng, self.num_frames, self.split, self.num_events)
         return episode, make_questions(episode, rng, self.questions_per_kind)
@@ -59,7 +60,7 @@ def make_recipe(
     size: int = 128,
     fps_container: int = 8,
 ) -> Recipe:
-    """A recipe from the arguments of `synthesize`. Raises `ValueError` where one of them makes no sense."""
+    """A recipe from the arguments of `synthesize`. Raises a `ValueError` if one of them is invalid."""
     if seed < 0:
         raise ValueError(f"seed is {seed}, but it must be 0 or more.")
     if questions_per_kind < 1:
@@ -69,7 +70,7 @@ def make_recipe(
     num_events = num_events or events_for(num_frames)
     recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
     check_file(size, fps_container)
-    # These two refuse what cannot be drawn.
+    # These two raise errors for settings that cannot be drawn.
     episode, _ = recipe.draw(0)
     render_frame(episode, 0, size)
     return recipe
@@ -92,12 +93,12 @@ def question_rows(video: str, episode: Episode, questions: list[Question]) -> li
 
 
 def _claim_folder(folder: Path, recipe: Recipe) -> None:
-    """Makes the folder, or checks that the set it holds is of the same recipe."""
+    """Make the folder, or check that it holds a set of the same recipe."""
     manifest, way_out = folder / MANIFEST_FILE, "choose another folder, or remove this one"
     if manifest.is_file() and '"style": "short"' in manifest.read_text("utf-8", "replace"):
         raise ValueError(f"{folder} holds a set made with style=short, which is no longer made; {way_out}.")
     is_begun = (folder / QUESTIONS_FILE).exists() or any((folder / "videos").glob("*"))
-    # Sets of an earlier version note the only style that is left.
+    # Sets of an earlier version have an entry for the only remaining style.
     claim_folder(manifest, asdict(recipe), kind="set", way_out=way_out, is_begun=is_begun, free=("style",))
 
 
@@ -113,27 +114,28 @@ def synthesize(
     fps_container: int = 8,
     on_video: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes a set of videos and questions with its card, or completes one that was interrupted.
+    """Write a set of videos and questions with its card, or complete an interrupted one.
 
     Args:
         out_dir (`str` or `os.PathLike`): a new or empty folder, or one that an earlier call with the same
             arguments began or filled (`num_videos` may differ).
-        seed (`int`): decides everything; 0 or more.
+        seed (`int`): random seed, 0 or more.
         num_videos (`int`): at least 1.
         num_frames (`int`, *optional*, defaults to 32): length of each video in seconds.
         split (`str`, *optional*, defaults to `"test"`): `"train"` or `"test"`.
-        questions_per_kind (`int`, *optional*, defaults to 1): of each kind for each video.
-        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default as `events_for` says.
-        size, fps_container (`int`, *optional*, default to 128 and 8): of the files, see `write_episode`.
+        questions_per_kind (`int`, *optional*, defaults to 1): questions of each kind for each video.
+        num_events (`tuple[int, int]`, *optional*): fewest and most events of a video; by default from `events_for`.
+        size, fps_container (`int`, *optional*, default to 128 and 8): size and frame rate of the files, see
+            `write_episode`.
         on_video (`Callable`, *optional*): called with (videos done, `num_videos`) after each video.
 
     Returns:
         `Path`: the file with the questions.
 
     Raises:
-        `ValueError`: where an argument makes no sense, or the folder holds something else.
+        `ValueError`: if an argument is invalid, or the folder holds something else.
     """
-    # Before the folder is touched: a wrong argument leaves none behind.
+    # Before the folder is made, so that a wrong argument does not leave one.
     recipe = make_recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
     if num_videos < 1:
         raise ValueError(f"num_videos is {num_videos}, but a set has at least 1 video.")

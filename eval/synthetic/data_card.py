@@ -1,4 +1,4 @@
-"""The card of a synthetic set: what it holds, how it was made, and where `datasets` finds its rows."""
+"""The card of a synthetic set: its content, how it was made, and the settings with which `datasets` finds its rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -130,7 +130,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _command(recipe: "Recipe", num_videos: int) -> tuple[str, str]:
-    """The language and the text of what makes the set."""
+    """Language and text of the code that makes the set."""
     fewest, most = recipe.num_events
     if (recipe.size, recipe.fps_container) != _DEFAULT_FILE:
         # The command has no options for files.
@@ -154,7 +154,7 @@ def _kinds_table(rows: Sequence[Mapping[str, Any]]) -> str:
         asked = [row for row in rows if row["kind"] == kind]
         if asked:
             answers = Counter(row["answer"] for row in asked)
-            # Of those that tie the first in the alphabet, so that the order of the rows does not matter.
+            # Of ties the first in the alphabet, so that the order of the rows does not matter.
             common, times = min(answers.items(), key=lambda item: (-item[1], item[0]))
             example = f"{asked[0]['question']} *{asked[0]['answer']}*"
             share = f"{common} ({times / len(asked):.0%})"
@@ -169,13 +169,13 @@ def make_data_card(
     questions_file: str,
 ) -> str:
     """
-    The text of a set's README.md; all numbers are counted.
+    The text of a set's README.md; all numbers are counted from the set.
 
     Args:
-        recipe (`Recipe`): what the set was made with.
-        episodes (`Sequence[Episode]`): what its videos show.
-        rows (`Sequence[Mapping]`): of `questions.jsonl`.
-        questions_file (`str`): the name of that file.
+        recipe (`Recipe`): settings of the set.
+        episodes (`Sequence[Episode]`): episodes of its videos.
+        rows (`Sequence[Mapping]`): rows of `questions.jsonl`.
+        questions_file (`str`): name of that file.
     """
     events = [event for episode in episodes for event in episode.events]
     numbers = [len(episode.events) for episode in episodes]

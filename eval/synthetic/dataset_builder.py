@@ -1,5 +1,5 @@
 """
-The synthetic world as a builder of `datasets`: train and test splits of any size, made when they are asked for.
+The synthetic world as a builder of `datasets`: train and test splits of any size, made on demand.
 
 ```python
 from dynfocus.eval.synthetic.dataset_builder import SyntheticVideos, load_synthetic
@@ -12,7 +12,7 @@ builder.download_and_prepare()
 rows = builder.as_dataset(split="train")
 ```
 
-`datasets` runs no scripts from the Hub any more, so the class is used as it is here. `dynfocus synth` writes a folder
+`datasets` no longer runs scripts from the Hub, so the class is imported from here. `dynfocus synth` writes a folder
 that `datasets.load_dataset` reads without it.
 """
 
@@ -34,7 +34,7 @@ _PRESETS = {"long-32": 32, "long-128": 128, "long-512": 512}
 @dataclass
 class SyntheticConfig(datasets.BuilderConfig):
     """
-    What the splits are made with; see `synthesize` for the settings that are not named here.
+    Settings of the splits; see `synthesize` for those that are not listed here.
 
     Args:
         num_videos (`int`, *optional*, defaults to 50): of the test split; 0 for none.
@@ -51,22 +51,25 @@ class SyntheticConfig(datasets.BuilderConfig):
     fps_container: int = 8
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
-        """Two ways of saying the same share a folder: it is named by what differs from the configuration's own."""
+        """
+        The folder's name is made from the settings that differ from the configuration, so that equal settings share a
+        folder.
+        """
         usual = _CONFIGS.get(self.name, SyntheticConfig())
         different = {name: value for name, value in self.settings().items() if value != usual.settings()[name]}
         return super().create_config_id(different, custom_features)
 
     def settings(self) -> dict[str, Any]:
-        """All settings by their names, the number of events as it follows from the others."""
+        """All settings by name, with the number of events derived from the others."""
         found = {name: value for name, value in asdict(self).items() if name in _SETTINGS}
         return found | {"num_events": tuple(self.num_events or world.events_for(self.num_frames))}
 
     def splits(self) -> dict[str, int]:
-        """How many videos each split has."""
+        """Number of videos of each split."""
         return {"train": self.num_train_videos, "test": self.num_videos}
 
     def recipe(self, split: str) -> builder.Recipe:
-        """Of the videos of a split. Raises `ValueError` for settings that make no sense."""
+        """The recipe of a split. Raises a `ValueError` for invalid settings."""
         settings = self.settings()
         return builder.make_recipe(split=split, **{name: settings[name] for name in settings if name not in _NUMBERS})
 
@@ -80,7 +83,7 @@ _CONFIGS = {
 
 
 def _code_hash() -> str:
-    """Of all code that decides what a set holds: with other code, a data set is made anew."""
+    """Hash of all code that determines a set's content: a data set is made again if it changes."""
     sources = (inspect.getsource(module) for module in (builder, drawing, questions, video_file, world))
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
 
@@ -91,7 +94,7 @@ class SyntheticVideos(datasets.GeneratorBasedBuilder):
     event that the question needs).
 
     `config_name` is one of `long-32`, `long-128` and `long-512`, and every field of `SyntheticConfig` is a
-    keyword of its own. The videos lie in the cache folder, beside the rows, and are what `synthesize` writes.
+    keyword. The videos are in the cache folder, beside the rows, and equal those of `synthesize`.
     """
 
     BUILDER_CONFIG_CLASS = SyntheticConfig
@@ -111,7 +114,7 @@ class SyntheticVideos(datasets.GeneratorBasedBuilder):
             raise ValueError("num_videos and num_train_videos are both 0, which leaves no split; raise one of them.")
         for split, number in config.splits().items():
             if number:
-                config.recipe(split)  # which refuses what cannot be made
+                config.recipe(split)  # raises an error for settings that cannot be made
         videos = f"videos of {config.num_frames} s"
         return datasets.DatasetInfo(
             description=f"A synthetic world of events, with known answers: {videos}.",
@@ -150,7 +153,7 @@ def load_synthetic(
     name: str = "long-128", split: str = "test", cache_dir: str | None = None, **settings: Any
 ) -> datasets.Dataset:
     """
-    One split, made if it is not in the cache yet.
+    Load one split, which is made if it is not in the cache yet.
 
     Args:
         name (`str`, *optional*, defaults to `"long-128"`): `"long-32"`, `"long-128"` or `"long-512"`.
@@ -159,7 +162,7 @@ def load_synthetic(
         settings: fields of `SyntheticConfig` in place of the configuration's own; `num_videos` is that of this split.
 
     Raises:
-        `ValueError`: a name, a split or a setting is unknown, or makes no sense.
+        `ValueError`: a name, a split or a setting is unknown or invalid.
     """
     if name not in _CONFIGS:
         raise ValueError(f"There is no configuration {name!r}; choose one of {', '.join(_CONFIGS)}.")

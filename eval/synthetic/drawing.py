@@ -1,8 +1,8 @@
-"""How the synthetic world looks: textured grounds, anti-aliased shapes and numbers, all in numpy.
+"""Drawing of the synthetic world: textured grounds, anti-aliased shapes and numbers, all in numpy.
 
 Everything is drawn from formulas and from the bitmap digits below, so no font is needed and the same arguments give
-the same pixels. Lengths are fractions of the frame's side, so a scene looks alike at any size. What does not change
-from frame to frame (a texture, a coloured shape at a sub-pixel phase, a number) is drawn once and cached.
+the same pixels. Lengths are fractions of the frame's side, so a scene looks the same at any size. Parts that do not
+change from frame to frame (a texture, a coloured shape at a sub-pixel phase, a number) are drawn once and cached.
 """
 
 from collections.abc import Callable
@@ -110,7 +110,8 @@ def _fine_shape(shape: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     side = 2 * int(np.ceil(radius)) + 4
     x, y = (axis / radius for axis in _fine_grid(side, side))
     outer = _INSIDE[shape](x, y)
-    # The outline is what moved copies of the silhouette do not all cover, so it is equally thick for every shape.
+    # The outline is the area that is not covered by all moved copies of the silhouette, so every shape's is equally
+    # thick.
     inner, width = outer.copy(), 1.6 / 64 * size * _SUPERSAMPLING
     for angle in np.arange(16) * np.pi / 8:
         inner &= np.roll(outer, (round(width * np.sin(angle)), round(width * np.cos(angle))), axis=(0, 1))
@@ -119,7 +120,7 @@ def _fine_shape(shape: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @lru_cache(maxsize=2048)
 def shape_sprite(shape: str, color: str, size: int, phase: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A coloured shape with a dark outline: premultiplied colour `(h, w, 3)` and what shines through `(h, w, 1)`."""
+    """A coloured shape with a dark outline: premultiplied colour `(h, w, 3)` and transparency `(h, w, 1)`."""
     outer, inner, shade = _fine_shape(shape, size)
     alpha, fill = _coverage(outer, phase), _coverage(inner, phase)
     lit = np.clip(np.asarray(COLORS[color], dtype=np.float32) * _coverage(shade, phase), 0, 255)
@@ -179,7 +180,7 @@ def draw_object(canvas: np.ndarray, shape: str, color: str, number: int, x: floa
 
 @lru_cache(maxsize=512)
 def texture(index: int, size: int) -> np.ndarray:
-    """A smooth seamless pattern `(size, size)` in -1..1; `index` alone decides how it looks."""
+    """A smooth seamless pattern `(size, size)` in -1..1, determined by `index` only."""
     rng = np.random.default_rng([8391, index])
     axis = (np.arange(size) + 0.5) * (2 * np.pi / size)
     x, y = np.meshgrid(axis, axis)

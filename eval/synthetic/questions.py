@@ -15,8 +15,8 @@ class Question:
     Args:
         question, answer (`str`): the answer is short and in lower case.
         kind (`str`): one of `KINDS`.
-        event_ids (`tuple[int, ...]`): the events that one must look at, as indices into `episode.events`; none where
-            the answer is that something is absent.
+        event_ids (`tuple[int, ...]`): the events that one must see, as indices into `episode.events`; none if the
+            answer is that something is absent.
         frames (`tuple[int, ...]`): the sampled frames that show these events.
     """
 
@@ -31,7 +31,7 @@ _Draft = tuple[str, str, Sequence[int]]
 
 
 class NothingToAsk(Exception):
-    """An episode has nothing that a kind of question could ask for."""
+    """Raised if a kind of question cannot be asked about an episode."""
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
@@ -43,7 +43,7 @@ def _pick_index(rng: np.random.Generator, options: Sequence[int]) -> int:
 
 
 def _once(episode: Episode) -> list[int]:
-    """The events whose object appears in no other event, which its name therefore stands for."""
+    """The events whose object appears in no other event, so that its name identifies the event."""
     names = [event.name for event in episode.events]
     return [index for index, name in enumerate(names) if names.count(name) == 1]
 
@@ -154,7 +154,7 @@ def _motion(episode: Episode, rng: np.random.Generator) -> _Draft:
 
 
 def _how_often(episode: Episode, rng: np.random.Generator) -> _Draft:
-    """Counts events. Where objects return, "how many stars" could mean objects or events."""
+    """Asks for a number of events. If objects return, "how many stars" could mean objects or events."""
     events, draw = episode.events, rng.random()
     every = range(len(events))
     if draw < 0.15:
@@ -169,7 +169,7 @@ def _how_often(episode: Episode, rng: np.random.Generator) -> _Draft:
         names = {f"{color} {shape}": [] for color, shape in pairs(episode.split)}
         for index in every:
             names[events[index].name].append(index)
-    # The answer is drawn before its question: left to chance, nearly all would be 1, or 0.
+    # The answer is drawn before its question; otherwise nearly all answers would be 1 or 0.
     answers = sorted({len(found) for found in names.values()})
     answer = _pick_index(rng, answers)
     name = _pick(rng, [name for name, found in names.items() if len(found) == answer])
@@ -187,7 +187,7 @@ def _count(episode: Episode, rng: np.random.Generator) -> _Draft:
         return _pick(rng, ("How many events are there?", "How many shapes appear?")), str(len(events)), every
     names = list(SHAPES if asked == 1 else COLORS)
     of_event = [event.shape if asked == 1 else event.color for event in events]
-    # Left to chance almost every answer would be 0 or 1: ask rarely for an absent one, often for the commonest.
+    # Otherwise almost every answer would be 0 or 1: absent objects are asked for rarely, the most frequent ones often.
     draw = rng.random()
     absent = [name for name in names if name not in of_event]
     if draw < 0.15 and absent:
@@ -233,9 +233,9 @@ KINDS: tuple[str, ...] = tuple(_MAKERS)
 def make_questions(
     episode: Episode, rng: np.random.Generator, per_kind: int = 1, kinds: Sequence[str] | None = None
 ) -> list[Question]:
-    """Draws `per_kind` questions of each kind in `kinds` (all by default), no text twice.
+    """Draw `per_kind` questions of each kind in `kinds` (all by default), without repeated texts.
 
-    Fewer come back where an episode has fewer to ask, and none of a kind that it has nothing for.
+    Returns fewer if an episode does not allow as many, and none of a kind that it does not allow.
     """
     unknown = sorted(set(kinds or ()) - set(KINDS))
     if unknown:

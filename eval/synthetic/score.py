@@ -1,7 +1,7 @@
 """Scores a model on a synthetic set: `python -m dynfocus.eval.synthetic.score DIR`.
 
-An answer counts if it is the expected one, apart from case, punctuation and articles. A question's event is *seen* if
-a key frame lies within it; where a question needs several events, if that holds for each of them.
+An answer counts if it is the expected one, apart from case, punctuation and articles. The event of a question is
+*seen* if a key frame lies within it; if a question needs several events, each must be seen.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def score_predictions(rows: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Compares predictions with what was expected.
+    """Compare predictions with the right answers.
 
     Args:
         rows: rows of `questions.jsonl`, with `answer`, `kind` and (optionally) `events`, `[start, end]` in seconds.
@@ -46,7 +46,7 @@ def score_predictions(rows: Sequence[Mapping[str, Any]], predictions: Sequence[M
             `num_visual_tokens`.
 
     Returns:
-        A dictionary, ready for JSON, with `None` for what cannot be computed. `kinds`: by kind `correct`, `total`,
+        A dictionary for JSON, with `None` for values that cannot be computed. `kinds`: by kind `correct`, `total`,
         `accuracy`, `seen` (the share of questions whose events are seen) and `seen_total` (of how many). `micro`:
         accuracy over all questions; `macro`: mean of the kinds' accuracies; `macro_without_count`; `seen`; `total`;
         `mean_visual_tokens`.
@@ -93,7 +93,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def read_questions(folder: str | os.PathLike[str], limit: int | None = None) -> list[dict[str, Any]]:
-    """The first `limit` rows of a set (all by default), `video` made a path that can be opened."""
+    """The first `limit` rows of a set (all by default), with `video` as a path that can be opened."""
     path = Path(folder) / QUESTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {QUESTIONS_FILE}; make a set there with `dynfocus synth`.")
@@ -108,17 +108,17 @@ def read_questions(folder: str | os.PathLike[str], limit: int | None = None) -> 
 def predict(
     rows: Sequence[Mapping[str, Any]], model: str, batch_size: int = 8, device: str | None = None
 ) -> list[dict[str, Any]]:
-    """The model's answers to rows of `read_questions`, with a progress bar on stderr where that is a terminal."""
+    """The model's answers to rows of `read_questions`, with a progress bar on stderr if that is a terminal."""
     from rich.console import Console
     from rich.progress import track
     from transformers import pipeline
 
-    # Named here, the class of an installed package needs no trust in code that lies with the checkpoint.
+    # By naming the class of the installed package, code in the checkpoint's folder is not needed.
     from dynfocus.processing import VideoQAPipeline
 
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but it must be at least 1.")
-    make: Any = pipeline  # the overloads of `pipeline` know the tasks of transformers only
+    make: Any = pipeline  # the overloads of `pipeline` list only the tasks of transformers
     answer = make("video-qa", model=model, pipeline_class=VideoQAPipeline, device=device)
     console = Console(stderr=True)
     predictions: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def predict(
 
 
 def print_score(score: Mapping[str, Any], title: str | None = None) -> None:
-    """Prints a score as a table."""
+    """Print a score as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", help="a set made by `dynfocus synth`")
     parser.add_argument("--model", help="a folder or a Hub id (the model that comes with the package)")
     parser.add_argument("--batch-size", type=int, default=8, help="questions answered at once (%(default)s)")
-    parser.add_argument("--limit", type=int, help="ask the first so many questions only")
+    parser.add_argument("--limit", type=int, help="ask only the first questions, up to this number")
     parser.add_argument("--device", help="such as cpu or cuda:0")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args(arguments)

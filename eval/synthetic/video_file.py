@@ -19,7 +19,7 @@ def _load_av() -> Any:
 
 
 def check_file(size: int, fps_container: int) -> None:
-    """Raises `ValueError` for a file that cannot be written."""
+    """Raises a `ValueError` for settings with which no file can be written."""
     if size % 2:
         raise ValueError(f"size is {size}, but H.264 files need an even number of pixels; use {size + 1}.")
     if fps_container < 1:
@@ -35,14 +35,14 @@ def iter_video_frames(episode: Episode, fps_container: int = 8, size: int = 128)
 def write_episode(
     path: str | os.PathLike[str], episode: Episode, fps_container: int = 8, size: int = 128, crf: int = 22
 ) -> Path:
-    """Writes an MP4 file in which motion is smooth and the frame at second `t` is frame `t` of `render(episode)`.
+    """Write an MP4 file in which motion is smooth and the frame at second `t` is frame `t` of `render(episode)`.
 
-    The same episode gives the same bytes (from the same encoder), since the encoder runs in one thread. The file
+    The same episode gives the same bytes (with the same encoder), because the encoder runs in one thread. The file
     appears under its name only when it is complete.
 
     Args:
         path (`str` or `os.PathLike`): where to write; its folder must exist.
-        episode (`Episode`): what to show.
+        episode (`Episode`): the episode to show.
         fps_container (`int`, *optional*, defaults to 8): frames per second of the file.
         size (`int`, *optional*, defaults to 128): side of the square frames in pixels, an even number.
         crf (`int`, *optional*, defaults to 22): H.264 quality, 0 (lossless) to 51 (worst).

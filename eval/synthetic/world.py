@@ -1,4 +1,4 @@
-"""The synthetic world: videos whose every answer is known.
+"""The synthetic world: videos with known answers to all questions.
 
 A video is an `Episode`: *events*, separated by stretches in which nothing happens. An event is one coloured shape that
 carries a number, lasts a few seconds and moves in one direction or stands still. Between events the textured
@@ -7,7 +7,7 @@ samples one frame a second, so frame `t` shows the world at time `t`; `render` a
 in which motion is smooth.
 
 Within an episode the pair (color, shape) and the number of each object are unique. An object may return in a later
-event. Training draws other textures than test, and never a pair of `HELD_OUT`.
+event. Training videos have other textures than test videos, and never a pair of `HELD_OUT`.
 """
 
 import math
@@ -59,10 +59,10 @@ class Event:
     Args:
         start, end (`int`): seconds; it moves during `start <= t < end`.
         shape, color, motion (`str`): keys of `SHAPES`, `COLORS` and `MOTIONS`.
-        number (`int`): of three digits.
+        number (`int`): a number of three digits.
         x, y (`float`): centre at `start`, in 0..1.
-        speed (`float`): way per second, as a fraction of the frame's side; 0 for the motion "nowhere".
-        hold (`int`, *optional*, defaults to 0): seconds for which it stays where it is after `end`.
+        speed (`float`): distance per second, as a fraction of the frame's side; 0 for the motion "nowhere".
+        hold (`int`, *optional*, defaults to 0): seconds for which it stays in place after `end`.
     """
 
     start: int
@@ -82,7 +82,7 @@ class Event:
 
     @property
     def name(self) -> str:
-        """What questions call it, such as "red star"."""
+        """Its name in questions, such as "red star"."""
         return f"{self.color} {self.shape}"
 
     @property
@@ -98,7 +98,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Ground:
-    """A textured ground, seen from time `start` on: base colour, and how far the pattern bends it, both RGB."""
+    """A textured ground, seen from time `start` on: base colour, and how strongly the pattern changes it, both RGB."""
 
     start: int
     texture: int
@@ -109,7 +109,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Episode:
-    """A whole video; `seed` decides nothing but the sensor noise."""
+    """A whole video; `seed` determines only the sensor noise."""
 
     num_frames: int
     events: tuple[Event, ...]
@@ -118,7 +118,7 @@ class Episode:
     split: str = "test"
 
     def event_at(self, time: float) -> int | None:
-        """Index of the event seen at `time`, `None` where the ground is empty."""
+        """Index of the event seen at `time`, `None` if the ground is empty."""
         for index, event in enumerate(self.events):
             if event.start <= time < event.visible_end:
                 return index
@@ -129,7 +129,7 @@ class Episode:
 
 
 class FrameTruth(NamedTuple):
-    """What one rendered frame shows."""
+    """The true content of one rendered frame."""
 
     color: str
     shape: str
@@ -139,7 +139,7 @@ class FrameTruth(NamedTuple):
 
 
 def truth_table(episode: Episode) -> list[FrameTruth | None]:
-    """What each sampled frame shows, frame by frame (`None`: empty ground), to check answers against."""
+    """The content of each sampled frame (`None`: empty ground), for checking answers."""
     table: list[FrameTruth | None] = []
     for time in range(episode.num_frames):
         index = episode.event_at(time)
@@ -164,7 +164,7 @@ def _sample_ground(rng: np.random.Generator, split: str, start: int = 0) -> Grou
     draws = rng.random(11)
     first, last = _TEXTURES[split]
     index = first + int(draws[0] * (last - first))
-    # Greyish and never bright, so that each of the colours stands out on it.
+    # Grayish and never bright, so that each of the colors stands out.
     grey, contrast = 45 + 75 * draws[1], 10 + 20 * draws[2]
     base = [float(grey + 40 * (draw - 0.5)) for draw in draws[3:6]]
     tint = [float(contrast * (0.7 + 0.6 * draw)) for draw in draws[6:9]]
@@ -174,7 +174,7 @@ def _sample_ground(rng: np.random.Generator, split: str, start: int = 0) -> Grou
 
 
 def _sample_pairs(rng: np.random.Generator, split: str, count: int) -> list[tuple[str, str]]:
-    """Unique pairs; about half share their color or shape with an earlier one, to distract."""
+    """Unique pairs; about half share their color or shape with an earlier one, as distractors."""
     free = list(pairs(split))
     if count > len(free):
         raise ValueError(f"num_events is {count}, but split {split!r} has only {len(free)} pairs of color and shape.")
@@ -191,7 +191,7 @@ def _sample_pairs(rng: np.random.Generator, split: str, count: int) -> list[tupl
 
 
 def _with_repeats(rng: np.random.Generator, count: int) -> list[int]:
-    """Which object each event shows: its own, or one from before; never the same twice in a row."""
+    """The object of each event: a new one, or an earlier one; never the same twice in a row."""
     objects: list[int] = []
     for index in range(count):
         earlier = sorted(set(objects[:-1]) - set(objects[-1:]))
@@ -202,7 +202,7 @@ def _with_repeats(rng: np.random.Generator, count: int) -> list[int]:
 
 
 def _sample_durations(rng: np.random.Generator, num_frames: int, count: int) -> np.ndarray:
-    """Seconds of each event, shortened where needed to leave a second of empty ground between events."""
+    """Seconds of each event, shortened if needed to leave a second of empty ground between events."""
     durations = rng.integers(EVENT_SECONDS[0], EVENT_SECONDS[1] + 1, count)
     while durations.sum() + count - 1 > num_frames:
         durations[durations.argmax()] -= 1
@@ -218,14 +218,14 @@ def events_for(num_frames: int) -> tuple[int, int]:
 def sample_episode(
     rng: np.random.Generator, num_frames: int = 32, split: str = "train", num_events: tuple[int, int] | None = None
 ) -> Episode:
-    """Draws an episode: short events, between which nothing happens for long, and of which some show an object again.
+    """Draw an episode: short events with long empty stretches between them; some events show an object again.
 
     Args:
-        rng (`np.random.Generator`): the only source of chance.
+        rng (`np.random.Generator`): source of all randomness.
         num_frames (`int`, *optional*, defaults to 32): length in seconds, which is the number of sampled frames.
-        split (`str`, *optional*, defaults to `"train"`): `"train"` or `"test"`; decides textures and pairs.
-        num_events (`tuple[int, int]`, *optional*): fewest and most events, by default as `events_for` says; fewer
-            where the video is too short for them.
+        split (`str`, *optional*, defaults to `"train"`): `"train"` or `"test"`; determines textures and pairs.
+        num_events (`tuple[int, int]`, *optional*): fewest and most events, by default from `events_for`; fewer if the
+            video is too short for them.
     """
     lowest, highest = num_events or events_for(num_frames)
     if not 1 <= lowest <= highest:
@@ -240,7 +240,7 @@ def sample_episode(
     named, numbers = [named[index] for index in objects], numbers[objects]
     durations = _sample_durations(rng, num_frames, count)
 
-    # What is left over is shared out among the gaps before, between and after the events.
+    # The remaining seconds are distributed over the gaps before, between and after the events.
     spare = num_frames - int(durations.sum()) - (count - 1)
     gaps = rng.multinomial(spare, rng.dirichlet(np.full(count + 1, 1.5)))
     gaps[1:count] += 1
@@ -249,7 +249,7 @@ def sample_episode(
     for index, (color, shape) in enumerate(named):
         duration, gap = int(durations[index]), int(gaps[index + 1])
         if gap >= 2:
-            rng.random()  # not used; it keeps the videos of a seed as they were
+            rng.random()  # not used, but drawn so that the videos of a seed do not change
         motion = _MOTION_NAMES[int(rng.integers(len(_MOTION_NAMES)))]
         x, y, speed = _sample_path(rng, motion, duration)
         events.append(Event(time, time + duration, shape, color, int(numbers[index]), motion, x, y, speed))
@@ -261,7 +261,7 @@ def sample_episode(
 
 
 def _sample_path(rng: np.random.Generator, motion: str, duration: int) -> tuple[float, float, float]:
-    """Where an event starts and how fast it goes, so that it never leaves the frame."""
+    """Start and speed of an event, such that it never leaves the frame."""
     dx, dy = MOTIONS[motion]
     space = 1 - 2 * MARGIN
     speed = 0.0
@@ -306,7 +306,7 @@ def render_frame(episode: Episode, time: float, size: int = 128) -> np.ndarray:
     if index is not None:
         event = episode.events[index]
         draw_object(canvas, event.shape, event.color, event.number, *event.position(time))
-    # One noise image a second: what happens is the motion, and files stay small.
+    # One noise image a second, so that files stay small.
     return _finish(canvas, (episode.seed + 7919 * int(time)) >> 3)
 
 
@@ -322,13 +322,13 @@ def render(episode: Episode, size: int = 128, frames: Sequence[float] | np.ndarr
 def sample_single_frames(
     rng: np.random.Generator, n: int, size: int = 64, split: str = "train", empty: float = 0.15
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Draws labelled frames to pretrain a vision tower on.
+    """Draw labelled frames for pretraining a vision tower.
 
     Returns:
         Frames `(n, size, size, 3)` uint8 and labels, each `(n,)`: `shape` (index in `SHAPES`), `color` (index in
-        `COLORS`), the digits (`DIGIT_PLACES`), `present` (1, or 0 for a share
-        `empty` of frames with ground only), all int64, and `x`, `y` (the centre in 0..1, float32). Where `present` is
-        0 the other integers are -100, which cross-entropy ignores, and `x`, `y` are 0.
+        `COLORS`), the digits (`DIGIT_PLACES`), `present` (1, or 0 for a share `empty` of frames with ground only), all
+        int64, and `x`, `y` (the centre in 0..1, float32). If `present` is 0, the other integers are -100, which
+        cross-entropy ignores, and `x`, `y` are 0.
     """
     _check_size(size)
     frames = np.empty((n, size, size, 3), dtype=np.uint8)
@@ -356,7 +356,7 @@ def sample_single_frames(
 
 
 def example_episode() -> Episode:
-    """The fixed episode of 32 seconds behind the example video: five events, among them a red star with 472."""
+    """The fixed episode of 32 seconds of the example video: five events, one of them a red star with 472."""
     dusk = Ground(0, 1006, (58.0, 66.0, 84.0), (18.0, 18.0, 24.0))
     moss = Ground(13, 1015, (78.0, 84.0, 66.0), (22.0, 22.0, 16.0), (0.3, 0.1))
     events = (

@@ -221,7 +221,7 @@ def test_a_killed_run_goes_on_in_two_processes_and_ends_as_one_does(model, world
     assert read_run(out).result is None
     said = run_in_two("dynfocus.eval.run:main", *words(model, world, out))
     assert end_files(out) == end_files(whole)
-    assert "Going on in" in said
+    assert "Continuing in" in said
     assert not list(out.glob("*.[0-9].jsonl"))
 
 
@@ -278,7 +278,7 @@ def test_a_folder_keeps_its_settings(go, tmp_path):
         go(tmp_path / "run", limit=2, fps=2.0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="no empty folder, nor one of a run"):
+    with pytest.raises(FileExistsError, match="neither an empty folder nor one of a run"):
         claim_run(tmp_path / "other", {})
 
 

@@ -471,7 +471,7 @@ def test_a_server_of_ones_own_needs_no_key(tmp_path, monkeypatch):
         ({"concurrency": 0}, "concurrency is 0"),
         ({"base_url": "localhost"}, "base URL has no host"),
         ({"base_url": "http://me:sk-two@localhost/v1"}, "base URL holds a user name or password"),
-        ({"api_key": "sk-two\nlines"}, "key holds signs that no key has"),
+        ({"api_key": "sk-two\nlines"}, "key holds characters that no key has"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, settings, message):

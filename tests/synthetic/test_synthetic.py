@@ -246,9 +246,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert contents(tmp_path / "a") == before
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no empty folder, nor one of a set; choose another"):
+    with pytest.raises(FileExistsError, match="is neither an empty folder nor one of a set; choose another"):
         small_set(tmp_path / "b")
-    with pytest.raises(FileExistsError, match="is no empty folder, nor one of a set; choose another"):
+    with pytest.raises(FileExistsError, match="is neither an empty folder nor one of a set; choose another"):
         small_set(tmp_path / "b" / "thesis.txt")
     for options, message in (
         ({"seed": -1}, "seed is -1"),

@@ -96,7 +96,7 @@ def test_a_folder_keeps_its_recipe(fit, tmp_path):
     fit("new", max_steps=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="is no empty folder, nor one of a run"):
+    with pytest.raises(FileExistsError, match="is neither an empty folder nor one of a run"):
         fit("other", max_steps=1)
     # What a kill left of the first file is no other run; one that cannot be read is refused.
     (tmp_path / "left").mkdir()

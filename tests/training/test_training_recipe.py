@@ -110,7 +110,7 @@ def test_bad_settings(settings, tmp_path, change, message):
         (["{recipe}", "data.media_root=/no/where"], "media_root /no/where: there is no such folder"),
         (
             ["{recipe}", "model.checkpoint=/no/model"],
-            "`model.checkpoint` /no/model: it is neither a folder here nor a model on the Hub",
+            "`model.checkpoint` /no/model: it is neither a local folder nor a model on the Hub",
         ),
         (["{recipe}", "training.max_steps=ten"], "`max_steps` takes a number, not 'ten'"),
         (["{recipe}", "training.use_cpu=false"], "This machine has no GPU: set `training.use_cpu=true`"),
@@ -187,7 +187,7 @@ def test_a_model_of_another_kind(settings, tmp_path):
 def test_a_vocabulary_without_the_video_token():
     tokenizer = make_tiny_tokenizer()
     processor = make_tiny_processor()
-    with pytest.raises(ValueError, match="The tokenizer does not know '<film>': add it with"):
+    with pytest.raises(ValueError, match="The tokenizer has no token '<film>': add it with"):
         type(processor)(processor.video_processor, tokenizer, video_token="<film>")
 
 
