@@ -98,7 +98,7 @@ class OpenAIServer:
             raise ValueError(f"{owner} has no key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own.")
         if not (self._key.isascii() and self._key.isprintable()):
             raise ValueError(
-                f"{owner}'s key holds signs that no key has, such as a line break: set OPENAI_API_KEY again."
+                f"{owner}'s key holds characters that no key has, such as a line break: set OPENAI_API_KEY again."
             )
         # The client insists on a key, where a server of one's own does not.
         self._client = self._openai.OpenAI(
