@@ -59,8 +59,28 @@ def draw_memory(results: dict[str, Any], axes: Any) -> None:
     side.legend(title="video", ncols=len(results), loc="lower center", frameon=False)
 
 
+def draw_adopted(results: dict[str, Any], axes: Any) -> None:
+    """How many times as fast as with all frames each model is, at each number of frames."""
+    names = list(results)
+    frames = list(next(iter(results.values())))
+    for side, number in zip(axes, frames, strict=False):
+        for place, (part, label) in enumerate({"focused": "with looking", "state": "from a state"}.items()):
+            ratios = [results[name][number]["of_focused"] for name in names]
+            times = [[dense / own for dense, own in zip(one["dense"], one[part], strict=True)] for one in ratios]
+            medians = [sorted(one)[len(one) // 2] for one in times]
+            spread = [[m - min(one), max(one) - m] for m, one in zip(medians, times, strict=True)]
+            rows = [row + 0.4 * place - 0.2 for row in range(len(names))]
+            side.barh(rows, medians, 0.38, xerr=list(zip(*spread, strict=True)), capsize=2, label=label)
+        side.set(title=f"{number} frames", xlabel="times as fast as with all frames", yticks=range(len(names)))
+        side.set_yticklabels(names if side is axes[0] else [])
+        side.invert_yaxis()
+        side.grid(axis="x", alpha=0.3)
+    axes[0].legend(frameon=False, fontsize=8)
+
+
 #: What is drawn of a benchmark's results, in how many panels.
 PICTURES: dict[str, tuple[Callable[[dict[str, Any], Any], None], int]] = {
+    "adopted": (draw_adopted, 2),
     "versus_peers": (draw_peers, 2),
     "long_video": (draw_memory, 1),
 }

@@ -317,6 +317,9 @@ def test_results_are_put_into_the_page(tmp_path, capsys):
     written = (tmp_path / "performance.md").read_text()
     assert written.count("| one  |") == 1 and "Between." in written and "\nold\n" in written
     assert (tmp_path / "images" / "long_video.png").read_bytes().startswith(b"\x89PNG")
+    one = {"of_focused": {"focused": [1.0, 1.0], "state": [0.5, 0.6], "dense": [4.0, 5.0]}}
+    write_performance.draw("adopted", {"a model": {"128": one, "512": one}}, tmp_path / "adopted.png")
+    assert (tmp_path / "adopted.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="has no place for elsewhere"):
         put_text(page, "elsewhere", "text")
 
