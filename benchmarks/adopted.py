@@ -4,7 +4,7 @@ A stock video language model with all frames, and with the frames that DynFocus 
     python benchmarks/adopted.py                                    # ratios, on a CPU
     python benchmarks/adopted.py --device cuda --size 7b --training
 
-`adopted_models.py` has the models: published sizes, and reduced ones with nearly the same proportions. Both ways start
+`stock_models.py` has the models: published sizes, and reduced ones with nearly the same proportions. Both ways start
 from decoded frames and a question, and end with the first token: the stock processor and `generate(max_new_tokens=1)`
 for *dense*; `encode_video` and `answer` of [`FocusedModel`] for *focused*; `answer` alone from a *state*. Then a file
 is asked about again and again, and videos of different lengths are looked at.
@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from adopted_models import ONEVISION, QWEN2, QWEN3, REDUCED, SIZES, Operations, Sizes, Work, build, build_dual_encoder
 from made_videos import FOLDER, make_video
 from measuring import (
     GIB,
@@ -36,6 +35,7 @@ from measuring import (
     peak_tensor_bytes,
     work_clock,
 )
+from stock_models import ONEVISION, QWEN2, QWEN3, REDUCED, SIZES, Operations, Sizes, Work, build, build_dual_encoder
 from training_throughput import Training
 from transformers import BatchFeature
 

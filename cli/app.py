@@ -94,9 +94,7 @@ def ask(
         list[str], typer.Argument(metavar="QUESTION", help="The question about the video.", show_default=False)
     ],
     model: ModelOption = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw key frames, and scores over time, into this file.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw key frames, and scores over time, into this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
     max_visual_tokens: TokensOption = None,
     rule: RuleOption = None,

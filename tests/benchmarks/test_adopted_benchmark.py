@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import adopted
-from adopted_models import ONEVISION, QWEN2, QWEN3, REDUCED, SIZES, Operations, Work
+from stock_models import ONEVISION, QWEN2, QWEN3, REDUCED, SIZES, Operations, Work
 
 REDUCED_SIZES = {one.layout: one for one in SIZES[REDUCED]}
 LAYOUTS = [QWEN2, QWEN3, ONEVISION]
