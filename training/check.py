@@ -162,13 +162,10 @@ def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> 
     words = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     bytes_of_row = of_layers(longest.total, text.hidden_size, words, text.num_hidden_layers)
     bytes_of_row += longest.learned * text.vocab_size * (2 * 4 + size)
-    vision = model.config.vision_config
     if is_stock(model):
-        trained_tower = part_sizes(model)["vision_tower"][1] > 0
-        width = getattr(vision, "embed_dim", None) or vision.hidden_size
-        layers = getattr(vision, "depth", None) or vision.num_hidden_layers
-        # Most towers give one token for four patches.
-        bytes_of_row += trained_tower * of_layers(4 * longest.visual, width, 4 * width, layers)
+        if part_sizes(model)["vision_tower"][1]:
+            # Most towers give one token for four patches, and are about as wide as the language model at most.
+            bytes_of_row += of_layers(4 * longest.visual, text.hidden_size, words, text.num_hidden_layers)
     else:
         bytes_of_row += _bytes_of_parts(model.config, longest, size, of_layers)
     return MemoryEstimate(weights, trained, 2 * trained, args.train_batch_size * bytes_of_row)

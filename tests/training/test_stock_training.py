@@ -1,13 +1,15 @@
 """Fine-tuning of stock video language models on inputs that a `FocusProcessor` makes."""
 
+import copy
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from adopted_models import stock
-from peft import PeftModel
+from adopted_models import FAMILIES, stock
+from forked import run_in_two
+from peft import PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_dual_encoders import save_dual_encoder
@@ -30,7 +32,7 @@ from dynfocus.adoption.focus_processor import FocusProcessor
 from dynfocus.cli.app import app
 from dynfocus.towers.dual_encoder import DualEncoder
 from dynfocus.training import train as train_module
-from dynfocus.training.parts import names_in, parts_of
+from dynfocus.training.parts import lora_config, names_in, parts_of
 from dynfocus.training.recipe import load_recipe
 from dynfocus.training.train import train
 from dynfocus.training.trainer import DynFocusTrainer
@@ -101,7 +103,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def focused(name: str, seeing, **options) -> FocusProcessor:
     model, processor = stock(name)
-    native = {"tokens_per_key_frame": 6} if name.startswith(("qwen", "glm")) else {}
+    native = {"tokens_per_key_frame": 6} if name.startswith(("qwen", "glm", "video_llama", "gemma4")) else {}
     options = {"max_visual_tokens": BUDGET, **native, **options}
     return FocusProcessor(processor, config=model.config, dual_encoder=seeing, **options)
 
@@ -109,10 +111,9 @@ def focused(name: str, seeing, **options) -> FocusProcessor:
 # ---- the collator
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", "llava_onevision", "smolvlm", "gemma3"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_labels_are_the_answer_alone(seeing, rows, name):
-    budget = {"max_visual_tokens": 400}
-    processor = focused(name, seeing, **budget)
+    processor = focused(name, seeing, max_visual_tokens=400)
     row = read(rows)[2]
     encoded = FocusCollator(processor).encode(row)
     learned = encoded["labels"][encoded["labels"] != -100]
@@ -126,18 +127,14 @@ def test_labels_are_the_answer_alone(seeing, rows, name):
     assert answer == "No. 200" and torch.equal(prompt["input_ids"][0], encoded["input_ids"][0, :start])
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", "smolvlm", "gemma3"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("llava_onevision", "internvl", "molmo2")])
 def test_the_loss_of_a_batch_is_that_of_its_rows(seeing, rows, name):
     """Weighted by their learned tokens, for rows of different lengths and plans, with a row without any video."""
     model, _ = stock(name)
     collator = FocusCollator(focused(name, seeing, max_visual_tokens=400))
-    listed = [*read(rows)[:3], {"question": "How much is two and two?", "answer": "four, of course"}]
-    if name != "gemma3":
-        listed = [listed[3], *listed[:3]]
-    model.train()
-    batch = collator(listed)
+    listed = [{"question": "How much is two and two?", "answer": "four, of course"}, *read(rows)[1:3]]
     alone = [collator([row]) for row in listed]
-    assert len({one["input_ids"].shape[1] for one in alone}) == 4
+    assert len({one["input_ids"].shape[1] for one in alone}) == 3
 
     def loss(inputs) -> float:
         if hasattr(model.base_model, "rope_deltas"):
@@ -147,8 +144,25 @@ def test_the_loss_of_a_batch_is_that_of_its_rows(seeing, rows, name):
 
     counts = [int((one["labels"] != -100).sum()) for one in alone]
     expected = sum(loss(one) * count for one, count in zip(alone, counts, strict=True)) / sum(counts)
+    batch = collator(listed)
+    # Padded on the right: no token stands behind padding, whatever the model makes of that.
+    assert bool(batch["attention_mask"][:, 0].all())
     assert loss(batch) == pytest.approx(expected, rel=1e-5)
-    model.eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_reach_every_adapter(seeing, rows, name):
+    """LoRA goes into all linear layers of the language model, and into nothing else."""
+    model = copy.deepcopy(stock(name)[0]).train()
+    wrapped = get_peft_model(model, lora_config(model, rank=2, alpha=4, dropout=0.0))
+    inputs = FocusCollator(focused(name, seeing, max_visual_tokens=400))(read(rows)[1:2])
+    wrapped(**inputs).loss.backward()
+    language = parts_of(model)["language_model"][0]
+    trained = {name: parameter for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    assert trained and all(f".{language}.layers." in name and ".lora_" in name for name in trained)
+    # The second factors start at zero: what is before them has no gradient yet.
+    silent = [name for name, p in trained.items() if ".lora_B." in name and (p.grad is None or not p.grad.any())]
+    assert silent == []
 
 
 def test_rows_are_chosen_once_and_workers_need_no_dual_encoder(seeing, rows, monkeypatch):
@@ -296,12 +310,17 @@ def test_the_result_is_asked_as_it_was_trained(lora, rows, encoder):
     assert done.exit_code == 1 and "is an adapter alone" in done.output
 
 
-def test_the_score_before_training_and_after_it(lora):
+def test_the_score_before_training_and_after_it(lora, rows, seeing):
     _, folder, said = lora
     state = json.loads((folder / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [0, 3]
     before, after = (entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry)
     assert after < before
+    # It is the stock model's own loss, although the trainer asks for the logits of the answers alone.
+    model, collator, listed = stock("qwen3_vl")[0], FocusCollator(focused("qwen3_vl", seeing)), read(rows)
+    with torch.no_grad():
+        own = [model(**collator(batch)).loss.item() for batch in (listed[:2], listed[2:])]
+    assert before == pytest.approx(sum(own) / 2, rel=1e-5)
     assert f"before training → after: accuracy 0 → 0, loss {before:.3g} → {after:.3g}." in said[-1]
 
 
@@ -405,6 +424,29 @@ def test_broken_videos_are_skipped_counted_and_tried_again(models, rows, encoder
         (tmp_path / f"{number}.mp4").write_bytes(b"")
     with pytest.raises(ValueError, match=r"None of the rows could be read, so nothing was learned: .*mp4"):
         run(change("none"), tmp_path)
+
+
+def test_two_processes_look_and_learn_as_one_does(models, rows, encoder, tmp_path):
+    """With rows that have no video, at which the tower and the projector have nothing to do."""
+    texts = [{"question": f"How much is {n} and one?", "answer": str(n + 1)} for n in range(4)]
+    listed = [{"video": None, **row, "media_root": str(rows.parent)} for row in (*read(rows), *texts)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in listed))
+
+    def change(name, size):
+        settings = settings_of(models("smolvlm"), path, tmp_path / name, encoder, per_device_train_batch_size=size)
+        settings["model"].pop("processor")
+        settings["data"] |= {"max_visual_tokens": 200, "media_root": str(rows.parent)}
+        settings["training"] |= {"max_steps": 4, "train_sampling_strategy": "group_by_length", "learning_rate": 1e-3}
+        return settings
+
+    one, _ = run(change("one", 2), tmp_path)
+    said = run_in_two("dynfocus.training.train:main", write_recipe(tmp_path / "two.yaml", change("two", 1)))
+    assert "2 processes on cpu, 2 rows a step." in said and "Looking at 4 videos" in said
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)
+    assert len(list((tmp_path / "two" / "videos").iterdir())) == 4
+    first, second = weights(one), weights(tmp_path / "two" / "model")
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-3
 
 
 # ---- the command
