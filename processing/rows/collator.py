@@ -19,7 +19,7 @@ from .bad_rows import BadRows
 from .conversations import as_messages, load_media, media_of, row_label, text_of, without_media
 from .counts import FrameCounts
 from .fitting import fitting_plans, with_plans
-from .labels import answer_spans, render_or_refuse
+from .labels import answer_spans, refuse_empty_answers, render_or_refuse
 
 logger = logging.get_logger(__name__)
 
@@ -200,6 +200,7 @@ class RowCollator(ABC):
             if "question" in row and "messages" not in row:
                 raise ValueError("The row has no answer to learn from.")
             raise ValueError("The conversation has no assistant turn to learn from.")
+        refuse_empty_answers(messages[: answers[-1] + 1])
         return messages[: answers[-1] + 1]
 
     def _asked(self, messages: Sequence[Mapping[str, Any]], joined: bool) -> list[str]:

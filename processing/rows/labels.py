@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from .conversations import text_of
+
 # Private-use characters, which no template changes and no text contains.
 _STAND_IN = "\ue000\ue001\ue000"
 
@@ -31,11 +33,24 @@ def answer_spans(
         The text and (start, end) of each turn in characters.
 
     Raises:
-        `ValueError`: if the template refuses the conversation, or does not write an answer in its place.
+        `ValueError`: if an answer is empty, the template refuses the conversation, or it does not write an answer in
+            its place.
     """
+    refuse_empty_answers(messages)
     full = render_or_refuse(render, messages)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     return full, [_span(render, messages, full, index) for index in (turns[-1:] if only_last else turns)]
+
+
+def refuse_empty_answers(messages: Sequence[Mapping[str, Any]]) -> None:
+    """`ValueError` where an assistant's turn has no words, which would teach the model to say nothing."""
+    for index, message in enumerate(messages):
+        # A turn that calls a tool says something without words.
+        if message["role"] == "assistant" and not text_of(message).strip() and not message.get("tool_calls"):
+            raise ValueError(
+                f"The answer in turn {index} is empty, which would teach the model to say nothing: give its words, or "
+                "leave the turn out."
+            )
 
 
 def render_or_refuse(render: Callable[..., str], messages: Sequence[dict[str, Any]], **kwargs: Any) -> str:
@@ -119,4 +134,4 @@ def label_table(processor: Any, encoded_row: Mapping[str, torch.Tensor]) -> list
     return table
 
 
-__all__ = ["answer_spans", "label_table", "render_or_refuse"]
+__all__ = ["answer_spans", "label_table", "refuse_empty_answers", "render_or_refuse"]

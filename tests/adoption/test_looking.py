@@ -94,6 +94,9 @@ def test_videos_may_stand_in_a_chat_and_share_the_budget(encoder, film):
     assert same(inputs, processor.show(chat, [chosen, chosen]).inputs)
     answered = [*chat, {"role": "assistant", "content": "The left one."}]
     assert (processor(messages=answered, labels=True)["labels"] != -100).any()
+    answered[-1]["content"] = " "
+    with pytest.raises(ValueError, match="answer in turn 4 is empty"):
+        processor(messages=answered, labels=True)
 
 
 def test_a_server_gets_the_same_frames(encoder, film):

@@ -355,6 +355,41 @@ def test_rows_that_cannot_be_learned(processor, folder):
         DynFocusCollator(processor, media_root=folder, max_length=40)([{**good, "id": "v7"}])
 
 
+EMPTY_ANSWERS = {
+    "a table": {"question": "a?", "answer": " "},
+    "LLaVA": {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": ""}]},
+    "chat": {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": None}]},
+    "blocks": {
+        "messages": [
+            {"role": "user", "content": "a?"},
+            {"role": "assistant", "content": [{"type": "text", "text": " \n"}]},
+            {"role": "user", "content": "b?"},
+            {"role": "assistant", "content": "b"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("form", EMPTY_ANSWERS)
+def test_an_empty_answer_is_a_bad_row_in_every_form(processor, form):
+    row = {"id": "v7", **EMPTY_ANSWERS[form]}
+    with pytest.raises(ValueError, match="id 'v7'.*(no answer to learn from|turn 1 is empty)"):
+        DynFocusCollator(processor).encode(row)
+    with pytest.raises(ValueError, match="id 'v7'.*(no answer to learn from|turn 1 is empty)"):
+        DynFocusCollator(processor).encode_prompt(row)
+    patient = DynFocusCollator(processor, "skip", max_bad_fraction=1)
+    patient([row, {"question": "a?", "answer": "b"}])
+    assert (patient.rows_seen, patient.rows_bad) == (2, 1)
+
+
+def test_a_call_of_a_tool_is_an_answer_without_words(processor):
+    call = {"type": "function", "function": {"name": "seek", "arguments": {"second": 3}}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    last = {"role": "assistant", "content": "b"}
+    row = {"messages": [{"role": "user", "content": "a?"}, turn, {"role": "user", "content": "b?"}, last]}
+    assert (DynFocusCollator(processor, learn_from="last").encode(row)["labels"] != -100).any()
+
+
 def test_bad_rows_are_left_out_counted_and_told_once(processor, folder, caplog):
     good = {"video": "long.mp4", "question": "which?", "answer": "47"}
     bad = {"video": "noise.mp4", "question": "which?", "answer": "47", "id": "v7"}
