@@ -78,6 +78,8 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
     """
 
     model_type = "dynfocus"
+    # `Trainer.predict` would gather the visual tokens of the whole data set.
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "video_outputs"]
     sub_configs = {
         "vision_config": VisionTowerConfig,
         "text_config": AutoConfig,

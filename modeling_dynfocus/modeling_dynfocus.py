@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from torch.nn import functional as F
+from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
-from transformers.utils import can_return_tuple, logging
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple, logging, torch_compilable_check
 
 from .configuration_dynfocus import DynFocusConfig
 from .encoding.cooperative_encoding import CooperativeEncoder
@@ -23,6 +25,7 @@ from .encoding.patch_grouping import group_patches, pool_patches
 from .encoding.question_encoder import FrameQueries, QuestionEncoder
 from .encoding.released_code import ReleasedEncoder, ReleasedEstimator
 from .hub.with_code import SavedWithCode
+from .language_model import build_language_model
 from .loaded_weights import check_all_loaded, check_finite
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
@@ -30,17 +33,20 @@ from .modeling_outputs_dynfocus import (
     DynFocusCausalLMOutputWithPast,
     DynFocusModelOutputWithPast,
     DynFocusVideoFeatures,
+    one_cache,
 )
 from .selecting.focus import Focus
 from .states.encoding import encode_stream, finite_pixels
 from .states.fingerprint import model_fingerprint, with_pixel_settings
 from .states.progress import Progress
 from .states.video_state import VideoState
-from .towers.vision_tower import VisionTower
+from .towers.vision_tower import VisionTower, joined_outputs
 from .video_inputs import check_token_plan, checked_frame_mask, pad_rows, without_padding
 
 logger = logging.get_logger(__name__)
 
+# What callers may ask for besides the outputs.
+_CAPTURED = ("output_hidden_states", "output_attentions")
 _CHUNKS_LOSE_VIDEOS = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
 
 
@@ -105,7 +111,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
         is_released = config.preset == "released_code"
         self.event_prototypes = (ReleasedEstimator if is_released else EventPrototypeEstimator)(config)
         self.cooperative_encoder = (ReleasedEncoder if is_released else CooperativeEncoder)(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = build_language_model(config.text_config)
+        # Once the videos are read, the rest is the language model's.
+        self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
         #: Standard deviation of the selection noise while training; a schedule may lower it, 0 selects hard.
         self.selection_sigma = config.selection_sigma
         #: Where that noise comes from: called with the numbers of events `(V,)` and of samples, it gives standard
@@ -181,9 +189,14 @@ class DynFocusModel(DynFocusPreTrainedModel):
         weight = next(self.vision_tower.parameters())
         # Weights that accelerate has offloaded are on meta until their own module runs.
         device = torch.device("cpu") if weight.is_meta else weight.device
+
+        def columns_of(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen = self.vision_tower(pixels.to(device, non_blocking=True), return_dict=True)
+            return self._columns_to_keep(seen.last_hidden_state)
+
         return encode_stream(
             stream,
-            lambda pixels: self._columns_to_keep(self.vision_tower(pixels.to(device, non_blocking=True))),
+            columns_of,
             dtype=dtype or self.vision_tower.dtype,
             fingerprint=self.video_fingerprint(),
             save_to=save_to,
@@ -194,6 +207,12 @@ class DynFocusModel(DynFocusPreTrainedModel):
         self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
     ) -> VideoState:
         """As `encode_video`, of pixels alone and without a fingerprint: what training does at each step."""
+        return self._encode_pixels(pixel_values_videos, video_frame_mask)[0]
+
+    def _encode_pixels(
+        self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None, **captured: Any
+    ) -> tuple[VideoState, BaseModelOutput]:
+        """The state of pixels, and what `captured` asks of the vision tower: its hidden states and attentions."""
         mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
 
         def chunks() -> Iterator[torch.Tensor]:
@@ -201,13 +220,17 @@ class DynFocusModel(DynFocusPreTrainedModel):
             for places in mask.nonzero().split(self.config.vision_config.frames_per_chunk):
                 yield finite_pixels(pixel_values_videos[places[:, 0], places[:, 1]])
 
+        def columns_of(output: BaseModelOutput) -> tuple[dict[str, torch.Tensor], BaseModelOutput]:
+            rest = BaseModelOutput(hidden_states=output.hidden_states, attentions=output.attentions)
+            return self._columns(output.last_hidden_state), rest
+
         def padded(parts: list[torch.Tensor]) -> torch.Tensor:
             tensor = torch.cat(parts)
             return tensor.new_zeros(*mask.shape, *tensor.shape[1:]).index_put(mask.nonzero(as_tuple=True), tensor)
 
-        found = self.vision_tower(chunks(), self._columns)
-        columns = {name: padded([chunk[name] for chunk in found]) for name in found[0]}
-        return VideoState(columns, frame_mask=mask)
+        found = self.vision_tower(chunks(), columns_of, return_dict=True, **captured)
+        columns = {name: padded([chunk[name] for chunk, _ in found]) for name in found[0][0]}
+        return VideoState(columns, frame_mask=mask), joined_outputs([rest for _, rest in found])
 
     def video_fingerprint(self, processor: Any = None) -> str | None:
         """
@@ -293,24 +316,30 @@ class DynFocusModel(DynFocusPreTrainedModel):
                 the rule of choice, called as `choose(estimator, state, queries, plan, sigma=…, noise=…)`; gives a
                 [`Focus`]. By default [`EventPrototypeEstimator.choose`].
 
+            output_hidden_states, output_attentions (`bool`, *optional*): of the vision tower, where pixels go in.
+
         Questions and masks may also be lists of rows of different lengths, as vLLM gives those of several requests.
 
         Raises:
             `ValueError`: where inputs are missing, or the plan does not fit the videos.
         """
-        state, queries, plan = self._prepare(
+        state, queries, plan, seen = self._prepare(
             pixel_values_videos,
             video_state,
             video_frame_mask,
             video_token_plan,
             question_input_ids,
             question_attention_mask,
+            **{name: kwargs[name] for name in _CAPTURED if name in kwargs},
         )
         focus = self._choose(state, queries, plan, choose)
         tokens = self.cooperative_encoder(state, queries, focus)
         num_prototypes = focus.events.mask.sum(1)
         return DynFocusVideoFeatures(
+            last_hidden_state=state.frame_features,
             pooler_output=tokens,
+            hidden_states=seen.hidden_states,
+            attentions=seen.attentions,
             key_frames=without_padding(focus.key_frames, focus.key_mask.sum(1)),
             event_of_frame=without_padding(focus.events.event_of_frame, state.frame_mask.sum(1)),
             event_scores=None if focus.scores is None else without_padding(focus.scores, num_prototypes),
@@ -326,7 +355,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         choose: Callable[..., Focus] | None = None,
     ) -> Focus:
         """Which frames are chosen for questions about the videos of a state; arguments as of `get_video_features`."""
-        state, queries, plan = self._prepare(
+        state, queries, plan, _ = self._prepare(
             None, video_state, None, video_token_plan, question_input_ids, question_attention_mask
         )
         return self._choose(state, queries, plan, choose)
@@ -339,17 +368,23 @@ class DynFocusModel(DynFocusPreTrainedModel):
         video_token_plan: torch.Tensor | None,
         question_input_ids: torch.Tensor | list[torch.Tensor] | None,
         question_attention_mask: torch.Tensor | list[torch.Tensor] | None,
-    ) -> tuple[VideoState, FrameQueries, torch.Tensor]:
-        """The state of the videos, what the question encoder sees in them, and their checked plans."""
+        **captured: Any,
+    ) -> tuple[VideoState, FrameQueries, torch.Tensor, BaseModelOutput]:
+        """
+        The state of the videos, what the question encoder sees in them, their checked plans, and what `captured` asks
+        of the vision tower.
+        """
         if (pixel_values_videos is None) == (video_state is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_state`.")
         if video_token_plan is None or question_input_ids is None:
             missing = "video_token_plan" if video_token_plan is None else "question_input_ids"
             raise ValueError(f"Videos came without `{missing}`: pass on everything that the processor returns.")
-        pixels: Any = pixel_values_videos
-        state = self.encode_pixels(pixels, pad_rows(video_frame_mask)) if video_state is None else video_state
-        if video_state is not None:
-            self.check_state(video_state)
+        if video_state is None:
+            pixels: Any = pixel_values_videos
+            state, seen = self._encode_pixels(pixels, pad_rows(video_frame_mask), **captured)
+        else:
+            state, seen = video_state, BaseModelOutput()
+            self.check_state(state)
         # The features go where the weights are, in their precision (`device_map`, half precision), which a quantised
         # layer would not report.
         reference = self.question_encoder.query_tokens
@@ -379,7 +414,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
             frame_mask,
             in_chunks,
         )
-        return state, queries, plan
+        return state, queries, plan, seen
 
     def _choose(
         self,
@@ -404,12 +439,14 @@ class DynFocusModel(DynFocusPreTrainedModel):
         else:
             token_id = torch.tensor(self.config.video_token_id, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(token_id)).all(-1)
-        found = int(mask.sum())
-        if found != num_features:
-            raise ValueError(
-                f"The prompt has {found} video placeholder tokens, but the videos have {num_features} visual tokens: "
-                "use one processor call for the text and its videos, and do not truncate its result."
-            )
+        found = mask.sum()
+        torch_compilable_check(
+            found == num_features,
+            lambda: (
+                f"The prompt has {int(found)} video placeholder tokens, but the videos have {num_features} visual "
+                "tokens: use one processor call for the text and its videos, and do not truncate its result."
+            ),
+        )
         return mask[..., None].to(inputs_embeds.device)
 
     @can_return_tuple
@@ -435,12 +472,13 @@ class DynFocusModel(DynFocusPreTrainedModel):
         Args:
             input_ids (`torch.Tensor` of shape `(batch, tokens)`) or inputs_embeds (`(batch, tokens, H)`): exactly one.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 0 on padding.
-            past_key_values, cache (`Cache`, *optional*): the key-value cache, by its older and its newer name.
+            past_key_values, cache (`Cache`, *optional*):
+                the key-value cache, by its older and its newer name (since transformers 5.24), of which one is given.
             mm_encoder_outputs (`dict`, *optional*): `{"video": features}` of `get_video_features`, instead of videos.
             pixel_values_videos, video_state, video_frame_mask, video_token_plan, question_input_ids,
             question_attention_mask: see `get_video_features`; videos in the order of their placeholders.
         """
-        cache = past_key_values if cache is None else cache
+        cache = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
         has_videos = pixel_values_videos is not None or video_state is not None
@@ -456,6 +494,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
                 question_input_ids=question_input_ids,
                 question_attention_mask=question_attention_mask,
                 return_dict=True,
+                **{name: kwargs[name] for name in _CAPTURED if name in kwargs},
             )
         # Before the words are embedded, too: sharded weights are gathered in the order of the modules.
         blank = self._blank_video() if features is None and self._others_may_have_videos(cache) else None
@@ -481,7 +520,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            video_features=features,
+            video_outputs=features,
         )
 
     def _others_may_have_videos(self, cache: Cache | None) -> bool:
@@ -520,7 +559,11 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         embeddings = self.get_input_embeddings()
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        self._can_compile_fullgraph = self.model._can_compile_fullgraph
         self.post_init()
+        # They may be one tensor: a plan divides both among processes, or neither.
+        if name in self._tp_plan:
+            self._tp_plan["lm_head"] = "colwise_gather_output"
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -593,18 +636,21 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         """
         Args:
             labels (`torch.Tensor` of shape `(batch, tokens)`, *optional*): token ids; -100 where no loss is wanted.
+            shift_labels (`torch.Tensor` of shape `(batch, tokens)`, *optional*):
+                the token that follows each position, instead of `labels`: what sequence parallelism gives, where the
+                next token may be in another process.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 the last n positions, or these; 0 keeps all. The loss too is that of these alone.
             num_items_in_batch (`int`, *optional*): what the summed loss is divided by, instead of the labels here.
             The others: see [`DynFocusModel.forward`].
         """
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch",) if name in kwargs}
+        shift_labels: torch.Tensor | None = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
-            cache=cache,
+            cache=one_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             pixel_values_videos=pixel_values_videos,
             video_state=video_state,
@@ -619,21 +665,25 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
+        if labels is not None and shift_labels is None:
+            shift_labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
         loss = None
-        if labels is not None:
-            kept_labels = labels[:, kept]
-            if not (kept_labels[:, 1:] != -100).any():
+        if shift_labels is not None:
+            targets = shift_labels[:, kept]
+            if not (targets != -100).any():
                 # Nothing to learn from: a loss of 0, not the mean of nothing.
                 loss_kwargs["num_items_in_batch"] = 1
             vocab_size = self.config.text_config.vocab_size
-            loss = self.loss_function(logits=logits, labels=kept_labels, vocab_size=vocab_size, **loss_kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, shift_labels=targets.contiguous(), vocab_size=vocab_size, **loss_kwargs
+            )
         return DynFocusCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            video_features=outputs.video_features,
+            video_outputs=outputs.video_outputs,
         )
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ class ClusterGate(nn.Module):
     """Weights of a frame's coarse groups of patches, from the groups' mean activations; between 0.5 and 1.5."""
 
     # tanh(0) = 0: every group starts with weight 1.
-    score_layer: type[nn.Linear] = ZeroLinear
+    score_layer: type[nn.Module] = ZeroLinear
 
     def __init__(self, num_groups: int):
         super().__init__()

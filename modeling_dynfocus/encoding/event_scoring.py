@@ -7,11 +7,23 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class ZeroLinear(nn.Linear):
-    """A linear map that is zero in a new model.
+class ZeroLinear(nn.Module):
+    """
+    A linear map that is zero in a new model: `(…, in)` to `(…, out)`.
+
+    It is not an `nn.Linear`, because libraries that quantize replace those: they divide each row by its largest
+    weight, which is 0 here, and cannot form groups of weights in rows of one weight.
 
     It initializes itself, because transformers skips modules that have no weights of their own.
     """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return F.linear(inputs, self.weight, self.bias)
 
 
 class EventScorer(nn.Module):

@@ -1,7 +1,7 @@
 """The vision tower: any encoder of transformers or open_clip, from frames `(N, 3, H, W)` to patches `(N, P, D)`."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,10 +11,13 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import logging
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple, logging
 
 from .configuration_vision_tower import VisionTowerConfig, vision_config_of
 from .open_clip_trunk import OpenClipTrunk, build_open_clip_visual, load_open_clip_visual
+
+logger = logging.get_logger(__name__)
 
 # Number of tokens before the patches, without registers, for known families; others may have none or one.
 _CLASS_TOKENS = {
@@ -176,33 +179,44 @@ class VisionTower(PreTrainedModel):
         self._freeze()
         return super().train(mode and self.config.trainable)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | Iterable[torch.Tensor],
-        reduce: Callable[[torch.Tensor], Any] | None = None,
+        reduce: Callable[[BaseModelOutput], Any] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> Any:
         """Encode frames.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): normalised frames, H = W = `config.image_size`. With
                 `reduce`, any number of such tensors.
-            reduce (`Callable`, *optional*): called with the patches `(n, P, D)` of each of these tensors, so that they
-                need not all be in memory. One call takes all tensors, because processes with sharded weights have to
-                call the tower equally often for videos of any length.
+            reduce (`Callable`, *optional*): called with the output for each of these tensors, so that they need not
+                all be in memory. One call takes all tensors, because processes with sharded weights have to call the
+                tower equally often for videos of any length.
+            output_hidden_states, output_attentions (`bool`, *optional*): whether to return those of every layer, with
+                class and register tokens, as the encoder returns them (open_clip encoders return none). The defaults
+                are in the config.
 
         Returns:
-            `torch.Tensor` of shape `(N, P, D)`: the patches of each frame in row-major order; with `reduce`, the list
-            of its results.
+            `BaseModelOutput`, or with `return_dict=False` a tuple: `last_hidden_state` `(N, P, D)` holds the patches
+            of each frame in row-major order. With `reduce`, the tuple of its results.
 
         Raises:
             ValueError: if the frames have another shape, or the encoder's tokens do not fit its patch grid.
         """
+        captured = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        captured = {name: getattr(self.config, name) if value is None else value for name, value in captured.items()}
+        captured = {name: value for name, value in captured.items() if value is not False}
+        if captured and isinstance(self.backbone, OpenClipTrunk):
+            logger.warning_once("An open_clip encoder returns its patches alone: no hidden states, no attentions.")
         if reduce is None:
-            return self._patches(pixel_values)
-        return [reduce(self._patches(chunk)) for chunk in pixel_values]
+            return self._encode_all(pixel_values, captured)
+        return tuple(reduce(self._encode_all(chunk, captured)) for chunk in pixel_values)
 
-    def _patches(self, pixel_values: Any) -> torch.Tensor:
-        """`(N, 3, H, W)` to `(N, P, D)`."""
+    def _encode_all(self, pixel_values: Any, captured: dict[str, Any]) -> BaseModelOutput:
+        """Frames `(N, 3, H, W)`, as many at a time as the config says."""
         side = self.config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
             raise ValueError(
@@ -210,34 +224,45 @@ class VisionTower(PreTrainedModel):
                 f"set the video processor's size to {side}×{side} pixels."
             )
         if len(pixel_values) == 0:  # attention cannot reshape an empty batch
-            return pixel_values.new_empty(0, self.config.num_patches, self.config.hidden_size, dtype=self.dtype)
-        if self.config.trainable and torch.is_grad_enabled():
-            return torch.cat([self._encode(chunk) for chunk in pixel_values.split(self.config.frames_per_chunk)])
-        with torch.no_grad():
-            features = pixel_values.new_empty(0)
-            for start in range(0, len(pixel_values), self.config.frames_per_chunk):
-                chunk = self._encode(pixel_values[start : start + self.config.frames_per_chunk])
-                if len(chunk) == len(pixel_values):
-                    return chunk
-                if start == 0:  # filled in place: concatenating would need twice the memory
-                    features = chunk.new_empty(len(pixel_values), *chunk.shape[1:])
-                features[start : start + len(chunk)] = chunk
-        return features
+            shape = (0, self.config.num_patches, self.config.hidden_size)
+            return BaseModelOutput(last_hidden_state=pixel_values.new_empty(shape, dtype=self.dtype))
+        with_gradients = self.config.trainable and torch.is_grad_enabled()
+        with torch.set_grad_enabled(with_gradients):
+            chunks = (self._encode(chunk, captured) for chunk in pixel_values.split(self.config.frames_per_chunk))
+            if with_gradients or len(pixel_values) <= self.config.frames_per_chunk:
+                return joined_outputs(list(chunks))
+            return self._filled_in(chunks, len(pixel_values))
 
-    def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """One chunk of frames `(n, 3, H, W)` to patches `(n, P, D)`."""
+    @staticmethod
+    def _filled_in(chunks: Iterable[BaseModelOutput], num_frames: int) -> BaseModelOutput:
+        """As `joined_outputs`, for an iterator: concatenating the patches would need twice the memory."""
+        features, start, rest = torch.empty(0), 0, []
+        for chunk in chunks:
+            found = chunk.last_hidden_state
+            if start == 0:
+                features = found.new_empty(num_frames, *found.shape[1:])
+            features[start : start + len(found)] = found
+            start += len(found)
+            rest.append(BaseModelOutput(hidden_states=chunk.hidden_states, attentions=chunk.attentions))
+        joined = joined_outputs(rest)
+        return BaseModelOutput(features, hidden_states=joined.hidden_states, attentions=joined.attentions)
+
+    def _encode(self, pixel_values: torch.Tensor, captured: dict[str, Any]) -> BaseModelOutput:
+        """One chunk of frames `(n, 3, H, W)`, with patches `(n, P, D)`."""
         weight = next(self.backbone.parameters())
         # Weights that accelerate has offloaded are on meta until their own module runs.
         device = pixel_values.device if weight.is_meta else weight.device
         pixel_values = pixel_values.to(device=device, dtype=self.dtype)
         if isinstance(self.backbone, OpenClipTrunk):
-            tokens, allowed = self.backbone(pixel_values), {self.backbone.num_prefix_tokens}
+            output = BaseModelOutput(last_hidden_state=self.backbone(pixel_values))
+            allowed = {self.backbone.num_prefix_tokens}
         else:
-            tokens = self.backbone(pixel_values, return_dict=True).last_hidden_state
+            output = self.backbone(pixel_values, return_dict=True, **captured)
             backbone_config = self.backbone.config
             registers = getattr(backbone_config, "num_register_tokens", 0)
             class_tokens = _CLASS_TOKENS.get(backbone_config.model_type)
             allowed = {registers, registers + 1} if class_tokens is None else {registers + class_tokens}
+        tokens: Any = output.last_hidden_state
         num_prefix_tokens = tokens.shape[1] - self.config.num_patches
         if tokens.ndim != 3 or num_prefix_tokens not in allowed:
             raise ValueError(
@@ -245,7 +270,8 @@ class VisionTower(PreTrainedModel):
                 f"grid has {self.config.num_patches} patches, which may follow {sorted(allowed)} class and register "
                 "tokens; it is not a plain vision transformer and cannot be used."
             )
-        return tokens[:, num_prefix_tokens:]
+        patches = tokens[:, num_prefix_tokens:]
+        return BaseModelOutput(patches, hidden_states=output.hidden_states, attentions=output.attentions)
 
     def _freeze(self) -> None:
         """Turn off gradients of parts that are not trained; never turns them on."""
@@ -272,6 +298,24 @@ class VisionTower(PreTrainedModel):
                     f"{type(module).__name__} of the installed timm cannot restore its tables: `pip install -U timm`."
                 )
             module.init_non_persistent_buffers()
+
+
+def joined_outputs(parts: Sequence[BaseModelOutput]) -> BaseModelOutput:
+    """One output for the frames of all `parts`; what they lack, it lacks."""
+
+    def of_layers(layers: list[Any]) -> Any:
+        if layers[0] is None:
+            return None
+        return tuple(None if each[0] is None else torch.cat(each) for each in zip(*layers, strict=True))
+
+    if len(parts) == 1:
+        return parts[0]
+    features = [part.last_hidden_state for part in parts]
+    return BaseModelOutput(
+        last_hidden_state=None if features[0] is None else torch.cat(features),
+        hidden_states=of_layers([part.hidden_states for part in parts]),
+        attentions=of_layers([part.attentions for part in parts]),
+    )
 
 
 def _model_class(config: Any) -> Any:
@@ -324,4 +368,4 @@ def _saved_normalization(name_or_path: str | PathLike[str], hub: dict[str, Any])
     return {name: saved[name] for name in ("image_mean", "image_std") if saved.get(name) is not None}
 
 
-__all__ = ["VisionTower"]
+__all__ = ["VisionTower", "joined_outputs"]

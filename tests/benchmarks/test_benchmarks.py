@@ -90,7 +90,7 @@ def test_the_tower_runs_the_same_layers_for_both(pair):
     hook.remove()
     # LLaVA-OneVision takes the last layer without the norm that follows it.
     normed = ours.vision_tower.backbone.post_layernorm(seen[0])
-    assert torch.allclose(normed, ours.vision_tower(pixels[0]), atol=1e-5)
+    assert torch.allclose(normed, ours.vision_tower(pixels[0]).last_hidden_state, atol=1e-5)
 
 
 def test_memory_held_is_what_autograd_saves(pair):

@@ -269,7 +269,7 @@ def test_other_sizes_change_the_tokens_accordingly(fields):
     model = tiny_model(**fields)
     inputs = tiny_inputs(model.config, [7, 3])
     with torch.no_grad():
-        outputs = model(**inputs).video_features.pooler_output
+        outputs = model(**inputs).video_outputs.pooler_output
     config = model.config
     assert [len(tokens) for tokens in outputs] == [
         config.rod_tokens * 7 + config.cone_tokens * 2,

@@ -147,7 +147,7 @@ def test_a_batch_of_text_alone_is_the_language_model(default_model):
     outputs = default_model(input_ids=ids, labels=ids)
     expected = default_model.lm_head(default_model.model.language_model(input_ids=ids).last_hidden_state)
     same(outputs.logits, expected, 1e-6)
-    assert outputs.video_features is None
+    assert outputs.video_outputs is None
     outputs.loss.backward()
     default_model.zero_grad()
 
@@ -166,7 +166,7 @@ def test_encoded_features_instead_of_videos(model):
         features = model.get_video_features(**of_videos(inputs))
         outputs = model(**of_prompt(inputs), mm_encoder_outputs={"video": features})
         assert torch.equal(outputs.logits, model(**inputs).logits)
-    assert outputs.video_features is features
+    assert outputs.video_outputs is features
     with pytest.raises(ValueError, match="not both"):
         model(**inputs, mm_encoder_outputs={"video": features})
 
@@ -349,7 +349,7 @@ def test_half_precision_stays_finite(model, dtype):
     outputs = half(**inputs, labels=inputs["input_ids"])
     assert outputs.logits.dtype == dtype
     assert outputs.logits.isfinite().all() and outputs.loss.isfinite()
-    assert {tokens.dtype for tokens in outputs.video_features.pooler_output} == {dtype}
+    assert {tokens.dtype for tokens in outputs.video_outputs.pooler_output} == {dtype}
     outputs.loss.backward()
     assert all(p.grad.isfinite().all() for p in half.parameters() if p.grad is not None)
 

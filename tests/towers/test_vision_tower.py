@@ -113,7 +113,7 @@ def same_tower(first, second, frames):
     state = first.state_dict()
     assert state.keys() == second.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in second.state_dict().items())
-    same(first(frames), second(frames), 1e-6)
+    same(first(frames).last_hidden_state, second(frames).last_hidden_state, 1e-6)
 
 
 class Composite(PreTrainedConfig):
@@ -150,12 +150,12 @@ class CompositeModel(PreTrainedModel):
 def test_frames_become_patches_of_the_stated_shape(family):
     tower = make_tower(family)
     config = tower.config
-    features = tower(make_frames(config, 2))
+    features = tower(make_frames(config, 2)).last_hidden_state
     rows, columns = config.grid_size
     assert (rows, columns) == (3, 3)
     assert features.shape == (2, config.num_patches, config.hidden_size) == (2, rows * columns, config.hidden_size)
     assert features.isfinite().all()
-    assert tower(make_frames(config, 2)[:0]).shape == (0, config.num_patches, config.hidden_size)
+    assert tower(make_frames(config, 2)[:0]).last_hidden_state.shape == (0, config.num_patches, config.hidden_size)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -163,10 +163,10 @@ def test_frames_become_patches_of_the_stated_shape(family):
 def test_chunks_do_not_change_the_features(family, trainable):
     tower = make_tower(family, trainable=trainable)
     frames = make_frames(tower.config, 5)
-    whole = tower(frames)
+    whole = tower(frames).last_hidden_state
     for size in (1, 2, 5):
         tower.config.frames_per_chunk = size
-        same(tower(frames), whole)
+        same(tower(frames).last_hidden_state, whole)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -213,7 +213,7 @@ def test_missing_weights_are_initialised_after_the_meta_device(family, tmp_path)
     buffers = dict(model.named_buffers())
     for name, buffer in loaded.named_buffers():
         assert torch.equal(buffer, buffers[name]), name
-    features = loaded.vision_tower(make_frames(loaded.config.vision_config))
+    features = loaded.vision_tower(make_frames(loaded.config.vision_config)).last_hidden_state
     assert features.isfinite().all() and features.std() > 0
 
 
@@ -224,7 +224,7 @@ def test_frozen_by_default(family):
     nn.Sequential(tower).train()
     assert not any(module.training for module in tower.modules())
     frames = make_frames(tower.config).requires_grad_()
-    assert not tower(frames).requires_grad
+    assert not tower(frames).last_hidden_state.requires_grad
 
 
 # Renamed in transformers 5.23; 5.18 has the old name only.
@@ -243,7 +243,7 @@ def test_trainable_gives_every_parameter_a_gradient_with_and_without_checkpointi
         if checkpointing:
             tower.gradient_checkpointing_enable()
         tower.zero_grad()
-        features = tower(frames)
+        features = tower(frames).last_hidden_state
         features.square().mean().backward()
         gradients.append({name: p.grad.clone() for name, p in tower.named_parameters() if p.grad is not None})
         wanted = {name for name, p in tower.named_parameters() if p.requires_grad}
@@ -266,7 +266,7 @@ def test_checkpointing_really_recomputes(family):
     for checkpointing, expected in ((False, 1), (True, 2)):
         (tower.gradient_checkpointing_enable if checkpointing else tower.gradient_checkpointing_disable)()
         calls.clear()
-        tower(make_frames(tower.config, 1)).sum().backward()
+        tower(make_frames(tower.config, 1)).last_hidden_state.sum().backward()
         assert len(calls) == SECOND_LAYER * expected
 
 
@@ -274,9 +274,9 @@ def test_set_trainable_frees_and_freezes():
     tower = make_tower("siglip")
     tower.set_trainable()
     tower.train()
-    assert tower.training and tower(make_frames(tower.config)).requires_grad
+    assert tower.training and tower(make_frames(tower.config)).last_hidden_state.requires_grad
     tower.set_trainable(False)
-    assert not tower.training and not tower(make_frames(tower.config)).requires_grad
+    assert not tower.training and not tower(make_frames(tower.config)).last_hidden_state.requires_grad
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -286,11 +286,11 @@ def test_rows_come_before_columns(family):
     rows, columns = config.grid_size
     side = config.image_size // rows
     frame = make_frames(config, 1)
-    before = tower(frame)
+    before = tower(frame).last_hidden_state
     for row, column in ((0, 1), (1, 0), (2, 1)):
         changed = frame.clone()
         changed[..., row * side : (row + 1) * side, column * side : (column + 1) * side] += 1.0
-        moved = (tower(changed) - before).abs().amax(-1)[0]
+        moved = (tower(changed).last_hidden_state - before).abs().amax(-1)[0]
         assert moved.argmax() == row * columns + column
         moved[row * columns + column] = 0
         assert moved.max() < 1e-5
@@ -310,10 +310,10 @@ def test_wrong_frame_size_names_both_sizes(family):
 def test_half_precision_follows_the_weights(family, dtype, tmp_path):
     tower = make_tower(family)
     frames = make_frames(tower.config)
-    exact = tower(frames)
+    exact = tower(frames).last_hidden_state
     tower.save_pretrained(tmp_path)
     for half in (VisionTower.from_pretrained(tmp_path, dtype=dtype), tower.to(dtype)):
-        features = half(frames)
+        features = half(frames).last_hidden_state
         assert features.dtype == dtype and features.isfinite().all()
         # bfloat16 keeps 8 bits: compare with the spread of the features, not element by element
         assert (features.float() - exact).abs().mean() < 0.05 * exact.std()
@@ -338,7 +338,7 @@ def test_feature_layer_is_an_index_into_hidden_states(family, layer):
     with torch.no_grad():
         output = reference(frames, output_hidden_states=True)
     expected = output.last_hidden_state if layer in (3, -1) else output.hidden_states[layer]
-    same(tower(frames), expected[:, -tower.config.num_patches :])
+    same(tower(frames).last_hidden_state, expected[:, -tower.config.num_patches :])
     layers = [m for m in tower.backbone.modules() if isinstance(m, nn.ModuleList)]
     assert sum(len(m) for m in layers) == layer % 4
 
@@ -360,7 +360,7 @@ def test_feature_layer_of_open_clip(family, layer):
         output = visual.forward_intermediates(
             frames, indices=[index], normalize_intermediates=last, intermediates_only=True, output_fmt="NLC"
         )
-    same(tower(frames), output["image_intermediates"][0])
+    same(tower(frames).last_hidden_state, output["image_intermediates"][0])
     assert index + 1 == (config.geometry.num_layers if last else layer)
 
 
@@ -420,7 +420,7 @@ def test_vision_part_of_a_whole_config(whole, as_dict):
 def test_patch_grid_need_not_fill_the_frame():
     config = VisionTowerConfig(backbone_config=CLIPVisionConfig(**{**TINY, "image_size": 27}), feature_layer=0)
     assert config.grid_size == (3, 3)
-    assert VisionTower(config)(make_frames(config)).shape[1] == 9
+    assert VisionTower(config)(make_frames(config)).last_hidden_state.shape[1] == 9
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ def test_attention_implementation_reaches_the_backbone():
     sdpa = VisionTower(make_config("clip")).eval()
     sdpa.load_state_dict(eager.state_dict())
     frames = make_frames(eager.config)
-    same(sdpa(frames), eager(frames))
+    same(sdpa(frames).last_hidden_state, eager(frames).last_hidden_state)
 
 
 # ---- pretrained checkpoints of transformers ----
@@ -516,10 +516,11 @@ def test_from_backbone_takes_the_vision_weights(name, tmp_path):
     frames = make_frames(tower.config)
     with torch.no_grad():
         expected = vision(frames, output_hidden_states=True).hidden_states[-2][:, -9:]
-    same(tower(frames), expected)
+    same(tower(frames).last_hidden_state, expected)
     tower.save_pretrained(tmp_path / "tower")
     same_tower(VisionTower.from_pretrained(tmp_path / "tower"), tower, frames)
-    assert VisionTower.from_backbone(tmp_path / "source", dtype=torch.bfloat16)(frames).dtype == torch.bfloat16
+    half = VisionTower.from_backbone(tmp_path / "source", dtype=torch.bfloat16)
+    assert half(frames).last_hidden_state.dtype == torch.bfloat16
 
 
 def test_from_backbone_reads_the_checkpoints_normalisation(tmp_path):
@@ -573,7 +574,7 @@ def test_from_open_clip_loads_weights(registered, suffix, tmp_path):
         expected = model.visual.double().forward_intermediates(
             frames.double(), indices=[1], intermediates_only=True, output_fmt="NLC"
         )
-    same(tower(frames), expected["image_intermediates"][0], 1e-9)
+    same(tower(frames).last_hidden_state, expected["image_intermediates"][0], 1e-9)
     assert not tower.training and not any(parameter.requires_grad for parameter in tower.parameters())
     tower.save_pretrained(tmp_path / "tower")
     loaded = VisionTower.from_pretrained(tmp_path / "tower", dtype=torch.float64)
@@ -587,7 +588,7 @@ def test_from_open_clip_without_weights_needs_no_registry_afterwards(registered)
     assert set(saved["open_clip_config"]) == {"embed_dim", "vision_cfg", "quick_gelu"}
     saved["open_clip_model"] = "a name that nobody registered"
     again = VisionTowerConfig.from_dict(saved)
-    assert VisionTower(again)(make_frames(again)).shape == (3, 9, 32)
+    assert VisionTower(again)(make_frames(again)).last_hidden_state.shape == (3, 9, 32)
 
 
 @pytest.mark.parametrize(
@@ -604,14 +605,14 @@ def test_shape_of_published_open_clip_models(name, shape):
     assert tuple(config.geometry) == shape
     assert config.image_mean[0] == (0.5 if "SigLIP" in name else 0.48145466)
     with torch.device("meta"):
-        features = VisionTower(config)(torch.empty(1, 3, shape[1], shape[1]))
+        features = VisionTower(config)(torch.empty(1, 3, shape[1], shape[1])).last_hidden_state
     assert features.shape == (1, config.num_patches, shape[0])
 
 
 def test_an_open_clip_network_without_transformer_layers_gives_its_last_map():
     resnet = {"embed_dim": 16, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
     config = VisionTowerConfig(open_clip_config=resnet, feature_layer=-1)
-    features = VisionTower(config)(make_frames(config))
+    features = VisionTower(config)(make_frames(config)).last_hidden_state
     assert features.shape == (3, 4, config.hidden_size) and config.grid_size == (2, 2)
     with pytest.raises(ValueError, match="feature_layer=-2 does not exist"):
         VisionTowerConfig(open_clip_config=resnet)
