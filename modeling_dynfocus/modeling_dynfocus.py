@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional as F
-from transformers import Cache, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.modeling_outputs import BaseModelOutput
@@ -20,13 +20,10 @@ from transformers.utils import can_return_tuple, logging, torch_compilable_check
 from .configuration_dynfocus import DynFocusConfig
 from .encoding.cooperative_encoding import CooperativeEncoder
 from .encoding.event_prototypes import EventPrototypeEstimator
-from .encoding.event_scoring import ZeroLinear
 from .encoding.patch_grouping import group_patches, pool_patches
 from .encoding.question_encoder import FrameQueries, QuestionEncoder
 from .encoding.released_code import ReleasedEncoder, ReleasedEstimator
-from .hub.with_code import SavedWithCode
 from .language_model import build_language_model
-from .loaded_weights import check_all_loaded, check_finite
 from .logit_scaling import scale_logits
 from .modeling_outputs_dynfocus import (
     CACHE_NAME,
@@ -35,6 +32,7 @@ from .modeling_outputs_dynfocus import (
     DynFocusVideoFeatures,
     one_cache,
 )
+from .pretrained_dynfocus import DynFocusPreTrainedModel
 from .selecting.focus import Focus
 from .states.encoding import encode_stream, finite_pixels
 from .states.fingerprint import model_fingerprint, with_pixel_settings
@@ -48,57 +46,6 @@ logger = logging.get_logger(__name__)
 # What callers may ask for besides the outputs.
 _CAPTURED = ("output_hidden_states", "output_attentions")
 _CHUNKS_LOSE_VIDEOS = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
-
-
-class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
-    config: DynFocusConfig
-    config_class = DynFocusConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities: Any = ("video", "text")
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values", "cache"]
-    _no_split_modules = [
-        "EventPrototypeEstimator",
-        "CooperativeEncoder",
-        "QuestionEncoder",
-        "ReleasedEstimator",
-        "ReleasedEncoder",
-    ]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """
-        As in transformers, but weights are read from safetensors alone, as no pickle is ever opened, and all of them
-        must be there and be finite. With `output_loading_info=True`, missing ones are only reported.
-        """
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("`use_safetensors=False` would read a pickle: DynFocus weights are safetensors only.")
-        is_asked = kwargs.get("output_loading_info", False)
-        report = {} if is_asked else {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
-        model, info = loaded
-        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
-        check_finite(name, model)
-        if is_asked:
-            return model, info
-        # A state dict is the caller's own.
-        if kwargs.get("state_dict") is None:
-            check_all_loaded(name, info, allow_mismatched=kwargs.get("ignore_mismatched_sizes", False))
-        return model
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, QuestionEncoder):
-            nn.init.normal_(module.query_tokens, std=self.config.initializer_range)
-        elif isinstance(module, ZeroLinear):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 class DynFocusModel(DynFocusPreTrainedModel):
@@ -220,7 +167,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
             for places in mask.nonzero().split(self.config.vision_config.frames_per_chunk):
                 yield finite_pixels(pixel_values_videos[places[:, 0], places[:, 1]])
 
-        def columns_of(output: BaseModelOutput) -> tuple[dict[str, torch.Tensor], BaseModelOutput]:
+        def columns_of(output: Any) -> tuple[dict[str, torch.Tensor], BaseModelOutput]:
             rest = BaseModelOutput(hidden_states=output.hidden_states, attentions=output.attentions)
             return self._columns(output.last_hidden_state), rest
 
@@ -482,7 +429,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
         has_videos = pixel_values_videos is not None or video_state is not None
-        features = (mm_encoder_outputs or {}).get("video")
+        features: Any = (mm_encoder_outputs or {}).get("video")
         if has_videos and features is not None:
             raise ValueError("Give videos or `mm_encoder_outputs`, not both.")
         if has_videos:
@@ -562,8 +509,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         self._can_compile_fullgraph = self.model._can_compile_fullgraph
         self.post_init()
         # They may be one tensor: a plan divides both among processes, or neither.
-        if name in self._tp_plan:
-            self._tp_plan["lm_head"] = "colwise_gather_output"
+        if name in self.tp_plan:
+            self.tp_plan["lm_head"] = "colwise_gather_output"
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()

@@ -238,7 +238,7 @@ class VisionTower(PreTrainedModel):
         """As `joined_outputs`, for an iterator: concatenating the patches would need twice the memory."""
         features, start, rest = torch.empty(0), 0, []
         for chunk in chunks:
-            found = chunk.last_hidden_state
+            found: Any = chunk.last_hidden_state
             if start == 0:
                 features = found.new_empty(num_frames, *found.shape[1:])
             features[start : start + len(found)] = found
@@ -310,7 +310,7 @@ def joined_outputs(parts: Sequence[BaseModelOutput]) -> BaseModelOutput:
 
     if len(parts) == 1:
         return parts[0]
-    features = [part.last_hidden_state for part in parts]
+    features: list[Any] = [part.last_hidden_state for part in parts]
     return BaseModelOutput(
         last_hidden_state=None if features[0] is None else torch.cat(features),
         hidden_states=of_layers([part.hidden_states for part in parts]),
