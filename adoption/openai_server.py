@@ -40,7 +40,7 @@ class Reply:
         is_cut: whether it stopped at its greatest length.
         served_model: what the server calls the model, often more exact than the name it was asked for.
         log_probs: of the tokens, where the server gives them.
-        num_prompt_tokens: of the whole prompt, where the server counts them.
+        num_prompt_tokens, num_image_tokens: of the whole prompt, and of its pictures, where the server counts them.
     """
 
     text: str
@@ -49,6 +49,7 @@ class Reply:
     served_model: str | None = None
     log_probs: Sequence[float] | None = None
     num_prompt_tokens: int | None = None
+    num_image_tokens: int | None = None
 
 
 class OpenAIServer:
@@ -167,6 +168,7 @@ class OpenAIServer:
             served_model=self.clean(response.model) if response.model else None,
             log_probs=_log_probs(choice),
             num_prompt_tokens=response.usage.prompt_tokens if response.usage else None,
+            num_image_tokens=_image_tokens(response.usage),
         )
 
     def _error(self, error: Exception, model: str = "") -> Exception:
@@ -203,17 +205,24 @@ class OpenAIServer:
         else:
             tries = "after 1 attempt" if self._attempts == 1 else f"after {self._attempts} attempts"
             message = f"{server} failed {tries} (status {status}): {quote}; ask again later, or look into its log."
+            names = self._names() if model and status >= 500 else None
+            if names and model not in names:
+                message = f"{message.rstrip('.')}. It does not list {model} among its models ({_listed(names)})."
         return ServerError(message, self.clean(error), status, error.code)
 
     def _unknown(self, model: str, error: Exception) -> ValueError:
-        try:
-            names = self.models()
-        except (ValueError, ServerError):
-            names = None
+        names = self._names()
         start = f"{self.owner}'s server {self.address} knows no {model}"
         if names and model not in names:
             return ValueError(f"{start}: it offers {_listed(names)}.")
         return ValueError(f"{start}, or the base URL is wrong: {self._quoted(_said(error))}.")
+
+    def _names(self) -> list[str] | None:
+        """As `models`, for a message about something else."""
+        try:
+            return self.models()
+        except (ValueError, ServerError):
+            return None
 
     def _no_reply(self, response: Any) -> ServerError:
         return ServerError(
@@ -260,6 +269,11 @@ def _said(error: Any) -> object:
     while isinstance(body, dict):
         body = next((body[name] for name in ("message", "error", "detail") if body.get(name)), json.dumps(body))
     return body or error.response.text or error.response.reason_phrase
+
+
+def _image_tokens(usage: Any) -> int | None:
+    # A field of newer versions of the client, which few servers fill.
+    return getattr(getattr(usage, "prompt_tokens_details", None), "image_tokens", None)
 
 
 def _log_probs(choice: Any) -> list[float] | None:

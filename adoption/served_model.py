@@ -38,8 +38,8 @@ from .focused_model import FocusedModel
 from .openai_server import OpenAIServer, Reply, ServerError
 
 _AT_ONCE = 8  # requests; servers make batches of them
-# A picture costs more tokens than these, and the words of its time fewer.
-_LEAST_PER_PICTURE = 10
+# A picture costs more tokens than these, and a token of text seldom has more bytes.
+_LEAST_PER_PICTURE, _MOST_BYTES = 12, 4
 # What chat templates write between turns and for pictures. A server's own tokens are not known here.
 _MARKS = (
     *("<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>", "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>"),
@@ -150,12 +150,9 @@ class ServedModel(FocusedModel):
             return list(pool.map(ask, batch["messages"]))
 
     def _ask(self, messages: list[dict[str, Any]], request: dict[str, Any]) -> Said:
-        num_pictures = sum(
-            part["type"] == "image_url"
-            for turn in messages
-            if isinstance(turn["content"], list)
-            for part in turn["content"]
-        )
+        parts = [part for turn in messages if isinstance(turn["content"], list) for part in turn["content"]]
+        num_pictures = sum(part["type"] == "image_url" for part in parts)
+        num_bytes = sum(len(part["text"].encode()) for part in parts if part["type"] == "text")
         try:
             reply = self._reply(messages, request)
         except ServerError as error:
@@ -164,8 +161,13 @@ class ServedModel(FocusedModel):
                     str(error) + self._way_out(error.quote, num_pictures), error.quote, error.status
                 ) from None
             raise
-        self._warn(reply, num_pictures)
-        return Said((reply.text or reply.refusal or "").strip(), _score(reply.log_probs), reply.num_prompt_tokens)
+        self._warn(reply, _LEAST_PER_PICTURE * num_pictures + num_bytes // _MOST_BYTES)
+        return Said(
+            text=(reply.text or reply.refusal or "").strip(),
+            score=_score(reply.log_probs),
+            num_visual_tokens=reply.num_image_tokens,
+            num_prompt_tokens=reply.num_prompt_tokens,
+        )
 
     def _reply(self, messages: list[dict[str, Any]], request: dict[str, Any]) -> Reply:
         if self._gives_log_probs:
@@ -185,14 +187,14 @@ class ServedModel(FocusedModel):
             return f" Frames are sent as pictures: {self.name} must take them, {num_pictures} in this prompt."
         return ""
 
-    def _warn(self, reply: Reply, num_pictures: int) -> None:
-        """Of answers that are none."""
+    def _warn(self, reply: Reply, least_tokens: int) -> None:
+        """Of answers that are none, and of prompts that had fewer tokens than pictures and words must have."""
         if reply.refusal is not None:
             message = f"{self.name} refused to answer."
         elif not reply.text.strip():
             cut = " after its greatest length: raise `max_new_tokens`" if reply.is_cut else ""
             message = f"{self.name} gave an empty answer{cut}."
-        elif reply.num_prompt_tokens is not None and reply.num_prompt_tokens < _LEAST_PER_PICTURE * num_pictures:
+        elif reply.num_prompt_tokens is not None and reply.num_prompt_tokens < least_tokens:
             message = (
                 f"{self.name} seems to take no pictures: its server counts fewer tokens than they would cost, so that "
                 "it answered from the words alone."

@@ -67,7 +67,7 @@ class VideoQAPipeline(Pipeline):
         key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
             frames, seconds from the start of the video, sigmoid of its event's score. With several videos also
             `"video"`, its number.
-        num_visual_tokens (`int`): what the language model read of the videos; `None` for a server.
+        num_visual_tokens (`int`): what the language model read of the videos; `None` for a server that does not say.
         With `return_details=True` also:
         num_frames (`int`) and frame_times (`list[float]`, or one list for each of several videos): the sampled frames.
         num_dense_tokens (`int`): visual tokens if every frame were kept in full (cones and rods).
@@ -108,6 +108,11 @@ class VideoQAPipeline(Pipeline):
         if server is not None:
             # Not in a folder of remote code, where all models are of one kind.
             adoption: Any = importlib.import_module("dynfocus.adoption.served_model")
+            if not isinstance(model, str):
+                raise TypeError(
+                    "`server` goes with a model's name there, and nothing is loaded here: write "
+                    '`VideoQAPipeline("NAME", server="http://localhost:8000/v1")`.'
+                )
             processor = kwargs.pop("processor", None)
             model = adoption.ServedModel(server, model, processor=processor, **self._adoption)
         if isinstance(model, VideoQA):

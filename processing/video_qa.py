@@ -139,6 +139,7 @@ class Said:
 
     text: str
     score: float | None
+    num_visual_tokens: int | None = None
     num_prompt_tokens: int | None = None
 
 
@@ -315,7 +316,7 @@ class VideoQA(ABC):
                 answer=reply.text,
                 score=reply.score,
                 key_frames=one.key_frames,
-                num_visual_tokens=one.num_visual_tokens,
+                num_visual_tokens=reply.num_visual_tokens if one.num_visual_tokens is None else one.num_visual_tokens,
                 num_dense_tokens=one.num_dense_tokens,
                 frame_times=one.frame_times,
                 events=one.events,

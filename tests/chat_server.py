@@ -38,7 +38,7 @@ class ChatServer:
         reply: Callable[[Any, int], Any],
         seconds: float = 0.0,
         models: Sequence[str] | int = 404,
-        usage: Mapping[str, int] | None = None,
+        usage: Mapping[str, Any] | None = None,
     ):
         self.reply = reply
         self.seconds = seconds

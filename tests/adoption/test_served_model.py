@@ -90,6 +90,13 @@ def test_key_frames_are_sent_as_pictures_with_their_times(encoder, state, film):
     assert (answer.num_visual_tokens, answer.num_dense_tokens, answer.num_prompt_tokens) == (None, None, 300)
 
 
+def test_a_server_that_counts_pictures_is_believed(encoder, state):
+    usage = {"prompt_tokens": 300, "prompt_tokens_details": {"image_tokens": 250}}
+    with ChatServer(lambda content, _: "yes", usage=usage) as server:
+        (answer,) = served(server, encoder).answer([(state, QUESTION)])
+    assert (answer.num_visual_tokens, answer.num_prompt_tokens) == (250, 300)
+
+
 @pytest.mark.parametrize("coarse", ["none", "low", "panels"])
 @pytest.mark.parametrize("budget", [30, 77, 200, 5000])
 def test_what_is_sent_counts_no_more_than_the_budget(encoder, state, coarse, budget):
@@ -236,6 +243,8 @@ def test_a_servers_error_is_retried_and_then_named(encoder, state):
         assert answer.answer == "yes" and len(server.rows) == 2
     said = fault(encoder, state, error(500, "overheated"), ConnectionError)
     assert 'failed after 1 attempt (status 500): "overheated"; ask again later' in said
+    said = fault(encoder, state, error(500, "overheated"), ConnectionError, models=["small", "large"])
+    assert said.endswith("into its log. It does not list m among its models (small, large).")
 
 
 def test_the_time_limit_is_named(encoder, state):
@@ -296,6 +305,8 @@ def test_addresses_that_cannot_be_meant_are_refused(url, message, encoder):
 
 
 def test_what_a_server_cannot_do_is_refused(encoder, state):
+    with pytest.raises(TypeError, match="`server` goes with a model's name there"):
+        VideoQAPipeline(stock("qwen3_vl").model, server="http://127.0.0.1:1/v1")
     model = ServedModel("http://127.0.0.1:1/v1", "m", encoder, **SETTINGS)
     with pytest.raises(ValueError, match="`num_beams` is not available with a model on a server"):
         model.answer([(state, QUESTION)], num_beams=2)

@@ -35,8 +35,8 @@ def folder(tmp_path_factory):
 def run(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
-    def run(*words, fails=False):
-        found = CliRunner().invoke(app, list(map(str, words)))
+    def run(*words, fails=False, stdin=None):
+        found = CliRunner().invoke(app, list(map(str, words)), input=stdin)
         assert (found.exit_code != 0) == fails, found.output
         return found.stderr if fails else found.stdout
 
@@ -158,6 +158,7 @@ def test_a_model_on_a_server_is_asked(run, server, monkeypatch):
     assert "WHICH ONE?" in printed and "345 tokens in the prompt, by the server's count" in printed
     assert "score " not in printed.partition("key frame")[0]
     run("encode", "a film.mp4", "-o", "served.safetensors", *there)
+    assert "TWO?" in run("chat", "served.safetensors", *there, stdin="one?\ntwo?\n/details\n")
     # With the processor of the model here, the same frames are chosen as for the model itself.
     words = ("served.safetensors", "which one?", "--max-visual-tokens", "200", "--max-new-tokens", "1", "--json")
     mine = json.loads(run("ask", *words, *there, "--processor", "vlm"))
