@@ -22,6 +22,7 @@ from .loading import (
     is_state,
     load_pipeline,
     load_state,
+    note_demo,
     rate_note,
     video_of_state,
 )
@@ -85,12 +86,13 @@ def run(request: Request) -> None:
     with quiet(request.verbose):
         state = load_state(request.video) if is_state(request.video) else None
         pipe = open_pipeline(request)
+        note_demo(request.model, "ask VIDEO QUESTION")
         if state is not None:
             check_made_by(state, pipe, request.video)
         result = {
             "video": shown_name(request.video),
             "question": request.question,
-            "model": request.model or DEFAULT_MODEL,
+            "model": request.model or f"{DEFAULT_MODEL} (demo)",
             **answer(pipe, request.video if state is None else state, request.question, request),
         }
         if request.plot is not None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from .ask import Setup, answer, check_plot, check_setup, draw, in_options, open_pipeline, plot_line, shown_name
 from .encode import encoding_bar
-from .loading import STATE_ENDING, check_made_by, is_state, load_state, rate_note, video_of_state
+from .loading import STATE_ENDING, check_made_by, is_state, load_state, note_demo, rate_note, video_of_state
 from .report import clock_time, print_report
 from .terminal import UserError, print_error, print_note, quiet, shown_warnings, spinner
 
@@ -35,6 +35,7 @@ def run(setup: Setup) -> None:
         film: str | None = setup.video
         state, hidden = (load_state(setup.video) if is_state(setup.video) else None), ""
         pipe = open_pipeline(setup)
+        note_demo(setup.model, "chat VIDEO")
         start = time.perf_counter()
         if state is None:
             state = _encoded(pipe, setup)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .ask import check_video
-from .loading import STATE_ENDING, check_sampling, is_state, load_pipeline, rate_note
+from .loading import STATE_ENDING, check_sampling, is_state, load_pipeline, note_demo, rate_note
 from .report import clock_time, counted
 from .terminal import UserError, print_note, quiet, shown_warnings, spinner
 from .wording import in_options
@@ -53,6 +53,7 @@ def run(request: Request) -> None:
                     request.trust_remote_code,
                     request.adoption,
                 )
+            note_demo(request.model, "encode VIDEO --out STATE")
             found = None if request.force else _finished(pipe, request, options)
             if found is None:
                 with shown_warnings(), encoding_bar() as report:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .loading import load_pipeline
+from .loading import load_pipeline, note_demo
 from .terminal import UserError, quiet, spinner
 
 
@@ -39,6 +39,8 @@ def run(
 
     def load(settings: EvalSettings, device: str | None) -> Any:
         given = {**adoption, "server": settings.server}
+        if benchmark != "synthetic":
+            note_demo(settings.model, f"eval {benchmark}")
         with spinner("Loading the model"), quiet(verbose):
             return load_pipeline(settings.model, device, settings.dtype, settings.revision, trust_remote_code, given)
 

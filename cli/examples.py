@@ -3,35 +3,33 @@
 # typer joins the lines of a paragraph, so each example is a separate paragraph.
 EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus ask holiday.mp4 "What is on the beach?"
-
 dynfocus ask lecture.mp4 "When does she draw the second graph?" --model Qwen/Qwen3-VL-4B-Instruct
 
 dynfocus find lecture.mp4 "a hand draws a curve" --top 5
 
-dynfocus chat holiday.mp4
+dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus encode lecture.mp4 -o lecture.safetensors
+dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct
 
 dynfocus synth --seed 1 --videos 50 --out test-set
 
 dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv
 
-dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
+dynfocus eval video_mme --videos Video-MME/videos --model Qwen/Qwen3-VL-4B-Instruct
 
 dynfocus push user/my-model --model my-model"""
 
 ASK_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus ask holiday.mp4 "What is on the beach?"
+dynfocus ask holiday.mp4 "What is on the beach?" --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus ask lecture.mp4 "Who speaks first?" --fps 0.5 --max-visual-tokens 400 --plot timeline.png
+dynfocus ask lecture.mp4 "Who is there first?" --model Qwen/Qwen3-VL-4B-Instruct --fps 0.5 --plot timeline.png
 
-dynfocus ask https://example.org/film.webm "How does it end?" --model some-user/some-model --json
+dynfocus ask https://example.org/film.webm "How does it end?" --model OpenGVLab/InternVL3-2B-hf --json
 
-dynfocus ask lecture.mp4 "Who speaks first?" --server http://localhost:8000/v1 --model Qwen/Qwen3-VL-4B-Instruct
+dynfocus ask lecture.mp4 "Who is there first?" --server http://localhost:8000/v1 --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus ask lecture.safetensors "When does she draw the second graph?\""""
+dynfocus ask lecture.safetensors "When does she draw the second graph?" --model Qwen/Qwen3-VL-4B-Instruct"""
 
 FIND_EXAMPLES = """[bold]Examples[/bold]
 
@@ -41,19 +39,19 @@ dynfocus find lecture.safetensors "a red car" --dual-encoder open_clip:MobileCLI
 
 CHAT_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus chat holiday.mp4
+dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus chat lecture.safetensors --max-visual-tokens 400
+dynfocus chat lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct --max-visual-tokens 2048
 
-dynfocus chat holiday.mp4 < questions.txt"""
+dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct < questions.txt"""
 
 ENCODE_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus encode lecture.mp4 -o lecture.safetensors
+dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus encode lecture.mp4 -o lecture.safetensors --fps 0.5 --half
+dynfocus encode lecture.mp4 -o lecture.safetensors --model user/my-dynfocus --fps 0.5 --half
 
-dynfocus encode film.mkv -o film.safetensors --key-frames --max-frames 2000"""
+dynfocus encode film.mkv -o film.safetensors --model user/my-dynfocus --key-frames --max-frames 2000"""
 
 SYNTH_EXAMPLES = """[bold]Examples[/bold]
 
@@ -76,9 +74,9 @@ torchrun --nproc_per_node 4 -m dynfocus.training.train my-recipe.yaml"""
 
 EVAL_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus eval video_mme --videos Video-MME/videos --model user/my-model
+dynfocus eval video_mme --videos Video-MME/videos --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus eval video_mme --videos Video-MME/videos --subtitles --limit 50 --out runs/first-look
+dynfocus eval video_mme --videos Video-MME/videos --model user/my-model --subtitles --limit 50 --out runs/first-look
 
 dynfocus eval synthetic --videos test-set
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dynfocus.checkpoints import embedded_model
 
-from .terminal import UserError
+from .terminal import UserError, print_note
 
 STATE_ENDING = ".safetensors"
 
@@ -108,6 +108,15 @@ def load_encoder(name: str | None, device: str | None, dtype: str | None) -> Any
     except (OSError, ValueError, ImportError) as error:
         words = str(error).strip().partition("\n")[0]
         raise UserError(f"--dual-encoder {name}: {words}") from error
+
+
+def note_demo(model: str | None, command: str) -> None:
+    """Prints on stderr what the demo model can answer, where no model was named; `command` is the one that was run."""
+    if model is None:
+        print_note(
+            "No --model was given: the included demo model answers, which has only seen generated shapes. For real "
+            f"videos: dynfocus {command} --model Qwen/Qwen3-VL-4B-Instruct"
+        )
 
 
 def check_kind(model: str, config: Any) -> None:
@@ -317,6 +326,7 @@ __all__ = [
     "load_pipeline",
     "load_state",
     "loading_errors",
+    "note_demo",
     "rate_note",
     "video_of_state",
 ]

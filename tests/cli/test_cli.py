@@ -415,7 +415,7 @@ def test_synth_refuses(tmp_path, events, words):
 
 def test_synth_leaves_other_folders_alone(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    assert_one_sentence(run("synth", "--out", tmp_path), "is no empty folder")
+    assert_one_sentence(run("synth", "--out", tmp_path), "is neither an empty folder nor one of a set")
 
 
 # The command
@@ -425,7 +425,7 @@ def test_synth_leaves_other_folders_alone(tmp_path):
 def test_help(arguments):
     done = run(*arguments)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert all(word in done.stdout for word in ("ask", "synth", "--version", "dynfocus ask holiday.mp4"))
+    assert all(word in done.stdout for word in ("ask", "synth", "--version", "dynfocus ask lecture.mp4"))
 
 
 def test_help_of_commands():

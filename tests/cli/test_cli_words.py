@@ -119,6 +119,19 @@ def test_more_frames_a_second_than_there_are(run, film, tmp_path):
     assert run("ask", film, QUESTION, "--fps", "2", "--json").stderr == ""
 
 
+DEMO = "note: No --model was given: the included demo model answers, which has only seen generated shapes."
+
+
+def test_the_demo_says_every_time_what_it_has_seen(film, tmp_path):
+    asked = CliRunner().invoke(app, ["ask", film, QUESTION, "--json"])
+    assert json.loads(asked.stdout)["model"] == "dynfocus-tiny (demo)"
+    chat = CliRunner().invoke(app, ["chat", film], input="")
+    encoded = CliRunner().invoke(app, ["encode", film, "--out", str(tmp_path / "s.safetensors")])
+    for done, command in ((asked, "ask VIDEO QUESTION"), (chat, "chat VIDEO"), (encoded, "encode VIDEO --out STATE")):
+        way_out = f" For real videos: dynfocus {command} --model Qwen/Qwen3-VL-4B-Instruct\n"
+        assert done.exit_code == 0 and done.stderr.count(DEMO + way_out) == 1
+
+
 def test_rate_note():
     times = [0.0, 0.5, 1.0, 1.5]
     assert rate_note(times, 2) is None and rate_note(times, None) is None and rate_note([0.0], 5) is None
