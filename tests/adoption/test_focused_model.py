@@ -192,7 +192,7 @@ def test_states_of_others_are_refused(focused, state, tmp_path):
         ("frame_times", lambda t: t - 1, "has `frame_times` that are NaN, infinite or negative"),
         ("frame_times", lambda t: None, "lacks the times or the numbers of its frames"),
         ("frame_indices", lambda t: None, "lacks the times or the numbers of its frames"),
-        ("frame_indices", lambda t: t.flip(1), "has `frame_indices` that do not rise"),
+        ("frame_indices", lambda t: t.flip(1), "has `frame_indices` that do not increase"),
         ("frame_mask", lambda t: t[:, :-1], "has `frame_embeddings` that is"),
     ],
 )
