@@ -11,7 +11,7 @@ from typing import Any
 
 from dynfocus.checkpoints import embedded_model
 
-from .terminal import UserError, print_note
+from .terminal import UserError, print_note, shown_warnings
 
 STATE_ENDING = ".safetensors"
 
@@ -104,7 +104,8 @@ def load_encoder(name: str | None, device: str | None, dtype: str | None) -> Any
     if device is not None:
         options["device"] = find_device(device)
     try:
-        return DualEncoder.from_pretrained(name, **options)
+        with shown_warnings():
+            return DualEncoder.from_pretrained(name, **options)
     except (OSError, ValueError, ImportError) as error:
         words = str(error).strip().partition("\n")[0]
         raise UserError(f"--dual-encoder {name}: {words}") from error
@@ -139,7 +140,8 @@ def check_stock_kind(model: str, config: Any) -> None:
 def load_dual_encoder(pipe: Any, name: str | None) -> None:
     """Load the dual encoder of a stock model; a `UserError` if it or the model cannot be used."""
     try:
-        pipe.video_qa.dual_encoder  # noqa: B018  # loads it
+        with shown_warnings():
+            pipe.video_qa.dual_encoder  # noqa: B018  # loads it
     except (OSError, ValueError, ImportError) as error:
         words = str(error).strip().partition("\n")[0]
         where = "" if name is None else f"--dual-encoder {name}: "

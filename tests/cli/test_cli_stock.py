@@ -11,6 +11,7 @@ from videos import barcode_frames, write_video
 
 from dynfocus.cli.app import app
 from dynfocus.cli.timeline import timeline_figure
+from dynfocus.towers import dual_encoder_check
 
 pytest.importorskip("openai")
 
@@ -58,6 +59,14 @@ def test_ask_encode_and_ask_the_state(run):
     uniform = json.loads(run("ask", "film.safetensors", *words, "--rule", "uniform", "--coarse", "none"))
     count = len(uniform["key_frames"])
     assert [one["index"] for one in uniform["key_frames"]] == [int((k + 0.5) * 12 / count) for k in range(count)]
+
+
+def test_a_dual_encoder_that_knows_no_shapes_is_named(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for words in (("ask", "a film.mp4", "a?", *STOCK), ("find", "a film.mp4", "red", "--dual-encoder", "siglip")):
+        monkeypatch.setattr(dual_encoder_check, "_FOUND", {})
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0 and done.stderr.startswith("warning: The dual encoder 'siglip' found only ")
 
 
 def test_the_timeline_shows_the_relevance_of_every_frame(run):
