@@ -60,11 +60,13 @@ class FocusCollator(RowCollator):
         self.processor: FocusProcessor = processor
         self.states = None if states is None else Path(states)
         self._known: dict[str, VideoState] = {}
+        self._last: VideoState | None = None
 
     def with_processor(self, processor: FocusProcessor, states: str | os.PathLike | None = None) -> "FocusCollator":
         """The same for another processor; bad rows are counted together."""
         found = copy.copy(self)
-        found.processor, found.states, found._known = processor, None if states is None else Path(states), {}
+        found.processor, found.states = processor, None if states is None else Path(states)
+        found._known, found._last = {}, None
         return found
 
     def choose(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,22 +93,31 @@ class FocusCollator(RowCollator):
 
     def look(self, video: Any) -> VideoState:
         """
-        What the dual encoder sees of a video; of one that is a file, kept for the next question about it.
+        What the dual encoder sees of a video; of a file by its path, kept for the next question about it.
 
         Raises:
             `ValueError`, `FileNotFoundError`: a video that cannot be read.
         """
         key = _key(video)
         if key is not None and key in self._known:
-            return self._known[key]
+            return self._as_last(self._known[key])
         save_to = None
         if self.states is not None and key is not None:
             self.states.mkdir(parents=True, exist_ok=True)
             save_to = self.states / f"{key}.safetensors"
         state = self.processor.look(video, save_to=save_to)
-        if key is not None:
-            state.event_cache["source"] = video
+        if key is None:
+            return state
+        state.event_cache["source"] = video
+        if not isinstance(video, bytes):
             self._known[key] = state
+        return self._as_last(state)
+
+    def _as_last(self, state: VideoState) -> VideoState:
+        """The state of a file; only the last one keeps the file open, and its frames in memory."""
+        if self._last is not None and self._last is not state:
+            self._last.event_cache.pop("frames", None)
+        self._last = state
         return state
 
     def estimate_length(self, row: Mapping[str, Any]) -> int:
@@ -143,6 +154,10 @@ class FocusCollator(RowCollator):
         if frames is None:
             return self._choose(row, messages)[0]
         videos = _videos(messages)
+        if len(frames) != len(videos):
+            raise ValueError(
+                f"`chosen_frames` are of {len(frames)} videos, and the row has {len(videos)}: choose again."
+            )
         return [
             ChosenFrames(whole_video(video, self.processor.fps), one["key_frames"], one["coarse"])
             for video, one in zip(videos, frames, strict=True)
@@ -182,10 +197,6 @@ class FocusCollator(RowCollator):
                     f"The row has {num_text} text tokens, but `max_length={self.max_length}`; {error} Shorten the "
                     "text, or raise `max_length`."
                 ) from error
-            finally:
-                if _key(video) is not None:
-                    # An opened file, and its frames in memory.
-                    state.event_cache.pop("frames", None)
             chosen.append(choice.frames)
             num_visual += choice.budget.plan(state.num_frames[0]).num_visual_tokens
         return chosen, num_text + num_visual
@@ -209,8 +220,8 @@ def _key(video: Any) -> str | None:
     """A short name for a video that can be read again: a path, URL or bytes."""
     if isinstance(video, (str, os.PathLike)):
         data = os.fspath(video).encode()
-    elif isinstance(video, (bytes, bytearray, memoryview)):
-        data = bytes(video)
+    elif isinstance(video, bytes):
+        data = video
     else:
         return None
     return hashlib.sha256(data).hexdigest()[:24]

@@ -505,6 +505,13 @@ class FocusProcessor:
         return sum(map(len, ids)) + self.processor.tokenizer.num_special_tokens_to_add()
 
     @property
+    def batches_need_one_length(self) -> bool:
+        """Whether all videos of a batch must show the same number of pictures, and may show different ones."""
+        is_one_length = self.num_key_frames is not None and self.coarse == "none"
+        can_pad = self.family.drops_empty_frames or self.family.layout != "video"
+        return not can_pad and not is_one_length and self._prompt.keeps_videos_apart
+
+    @property
     def tokenizer(self) -> Any:
         """Of the stock processor."""
         return self.processor.tokenizer

@@ -45,6 +45,11 @@ class StockPrompt:
         parted = self.placeholder.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
         return without_control_tokens(parted, self.processor.tokenizer)
 
+    @property
+    def keeps_videos_apart(self) -> bool:
+        """Whether stock pixels are `(videos, frames, 3, H, W)`, so that the videos of a batch have the same length."""
+        return any(torch.is_tensor(value) and value.ndim == 5 for value in self._probe().values())
+
     def time_word(self, times: Sequence[float]) -> str:
         """The text that DynFocus writes before a frame: nothing, or its time."""
         return f"{times[0]:.1f}s: " if self.time_words else ""

@@ -99,14 +99,15 @@ def _look(
     rows: Rows, missing: list[int], looking: FocusCollator, args: TrainingArguments, log: Callable[[str], None]
 ) -> None:
     """This process's share of the videos; those that cannot be read are met again when frames are chosen."""
-    videos: dict[Any, Any] = {}
+    videos: dict[str, None] = {}
     for index in missing:
         row = rows[index]
         try:
             media = media_of(as_messages(row, row.get("media_root")))
         except ValueError:
             continue
-        videos.update({value: value for kind, value in media if kind == "video" and isinstance(value, (str, bytes))})
+        # Other videos, such as bytes in a table, are looked at when frames are chosen.
+        videos.update({value: None for kind, value in media if kind == "video" and isinstance(value, str)})
     encoder = looking.processor.dual_encoder.name
     log(f"Looking at {len(videos):,} videos with {encoder}, once; interrupted, the same command goes on from there.")
     mine = list(videos)[args.process_index :: args.world_size]

@@ -41,6 +41,7 @@ _OF_DYNFOCUS = (
     "selection_noise",
     "model.preset",
     "model.seed",
+    "model.trust_remote_code",
     "data.num_frames",
     "data.max_frames",
     "data.num_prototypes",
@@ -246,13 +247,12 @@ def fit_arguments(args: TrainingArguments, recipe: Recipe, processor: FocusProce
     if recipe.lora is None:
         # Rows without a video leave the tower or the projector of some models out.
         args.ddp_find_unused_parameters = True
-    family, is_one_size = processor.family, processor.num_key_frames is not None and processor.coarse == "none"
-    if family.layout == "video" and not family.drops_empty_frames and not is_one_size:
+    if processor.batches_need_one_length:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(args, name) > 1:
                 raise ValueError(
-                    f"{family.name} takes only videos that show the same number of pictures in one batch: set "
-                    f"`training.{name}=1`, and a larger `training.gradient_accumulation_steps` instead."
+                    f"{processor.family.name} takes only videos that show the same number of pictures in one batch: "
+                    f"set `training.{name}=1`, and a larger `training.gradient_accumulation_steps` instead."
                 )
 
 
