@@ -1,5 +1,5 @@
 """
-Training batches for a stock video language model: rows of any form in, stock inputs with labels out.
+Training batches for a stock video language model: converts rows of any form into stock inputs with labels.
 
     processor = FocusProcessor.from_pretrained(model_id, dual_encoder=…, max_visual_tokens=4096)
     collator = FocusCollator(processor, media_root="videos")
@@ -29,23 +29,24 @@ from .video_frames import ChosenFrames
 
 class FocusCollator(RowCollator):
     """
-    Makes training batches for a stock model from rows of any form that [`as_messages`] reads, with labels on the
-    assistant's turns alone.
+    Makes training batches for a stock model from rows of any form that [`as_messages`] reads, with labels only on the
+    assistant's turns.
 
-    Frames are chosen for the last question of a row; where several turns are learned, for all its questions. That
-    needs the dual encoder, so it is done before training: [`choose`] returns what is to be added to a row. Rows
-    without it are looked at here, which data loaders' workers cannot do.
+    Frames are chosen for the last question of a row, or for all its questions if several turns are learned. This needs
+    the dual encoder, so it is done before training: [`choose`] returns the columns to add to a row. For rows without
+    them, frames are chosen here, which is not possible in data loaders' workers.
 
     Args:
-        processor ([`FocusProcessor`]): of the model; with its budget, rule and dual encoder.
-        states (path, *optional*): a folder in which is kept what was looked at, so that no video is looked at twice.
+        processor ([`FocusProcessor`]): the model's processor, with its budget, rule and dual encoder.
+        states (path, *optional*): a folder for the states of videos, so that no video is encoded twice.
         on_error, media_root, max_bad_fraction, learn_from: see [`DynFocusCollator`].
         max_length, on_too_long: the same; `"shrink"` gives a longer row a smaller budget of visual tokens.
 
     Returns a dict of tensors, padded on the right, `labels` being -100 outside the assistant's turns.
 
     Raises:
-        `ValueError`: for a row that cannot be used, with its index and `id`; or once too many rows were bad.
+        `ValueError`: for a row that cannot be used (the message names its index and `id`), or if too many rows were
+            bad.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class FocusCollator(RowCollator):
         self._last: VideoState | None = None
 
     def with_processor(self, processor: FocusProcessor, states: str | os.PathLike | None = None) -> "FocusCollator":
-        """The same for another processor; bad rows are counted together."""
+        """This collator with another processor; bad rows are counted together."""
         found = copy.copy(self)
         found.processor, found.states = processor, None if states is None else Path(states)
         found._known, found._last = {}, None
@@ -71,7 +72,7 @@ class FocusCollator(RowCollator):
 
     def choose(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Which frames of a row's videos are shown: the columns that its batches are made from.
+        Choose the frames of a row's videos; returns the columns that its batches need.
 
         Returns:
             `chosen_frames`, for each video `{"key_frames": [number, …], "coarse": [[number, …], …]}`; `num_tokens`,
@@ -96,7 +97,7 @@ class FocusCollator(RowCollator):
         What the dual encoder sees of a video; of a file by its path, kept for the next question about it.
 
         Raises:
-            `ValueError`, `FileNotFoundError`: a video that cannot be read.
+            `ValueError`, `FileNotFoundError`: for a video that cannot be read.
         """
         key = _key(video)
         if key is not None and key in self._known:
@@ -121,7 +122,7 @@ class FocusCollator(RowCollator):
         return state
 
     def estimate_length(self, row: Mapping[str, Any]) -> int:
-        """How many tokens `encode` gives for the row, at most; 0 for a row that cannot be used."""
+        """The largest number of tokens that `encode` may return for the row; 0 for a row that cannot be used."""
         return (row if "num_tokens" in row else self.choose(row))["num_tokens"]
 
     def decode(self, generated: torch.Tensor, prompts: torch.Tensor) -> list[str]:
@@ -164,7 +165,7 @@ class FocusCollator(RowCollator):
         ]
 
     def _choose(self, row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tuple[list[ChosenFrames], int]:
-        """The frames of each video, and the tokens of the row at most."""
+        """The frames of each video, and the largest number of tokens of the row."""
         processor, videos = self.processor, _videos(messages)
         num_text = processor.num_text_tokens(messages)
         if not videos:
@@ -217,7 +218,7 @@ def _videos(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _key(video: Any) -> str | None:
-    """A short name for a video that can be read again: a path, URL or bytes."""
+    """A short key for a video that can be read again: a path, URL or bytes."""
     if isinstance(video, (str, os.PathLike)):
         data = os.fspath(video).encode()
     elif isinstance(video, bytes):

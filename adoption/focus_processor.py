@@ -11,8 +11,8 @@ A stock processor of transformers that shows chosen frames of a video in fine de
     inputs = processor.show("What does she draw?", [chosen]).inputs
     model.generate(**inputs)                                   # the stock model, as it is
 
-Only inputs are made here: the model is neither changed nor wrapped. Chat template, picture processing and the way
-times are written are those of the stock processor, so that with all frames in full the inputs are its own.
+Only inputs are made here: the model is neither changed nor wrapped. Chat template, picture processing and the format
+of times are those of the stock processor, so that with all frames in full the inputs equal its own.
 """
 
 import copy
@@ -67,7 +67,7 @@ from .stock_prompt import StockPrompt
 from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
 
 Coarse = Literal["low", "panels", "none"]
-#: Beside a saved stock processor: with which settings its model was trained, see [`saved_settings`].
+#: File beside a saved stock processor with the settings of its model's training, see [`saved_settings`].
 SETTINGS_FILE = "focus_config.json"
 _SAVED = (
     "fps",
@@ -84,12 +84,12 @@ _SAVED = (
 @dataclass(frozen=True)
 class Shown:
     """
-    What a batch of prompts became.
+    The inputs of a batch of prompts.
 
     Args:
         inputs: stock inputs, padded on the left: `model.generate(**inputs)`; with `labels`, `model(**inputs).loss`.
-        num_visual_tokens: for each prompt, and in it for each video, its tokens in `input_ids`: visual features,
-            time words and marks.
+        num_visual_tokens: for each prompt and each video, its tokens in `input_ids`: visual features, time words and
+            marks.
         entries: for each prompt and each video, what is shown of it, in order.
     """
 
@@ -107,7 +107,7 @@ class Choice:
         key_frames: sorted places among the sampled frames, int64 `(K,)`.
         relevance: of all sampled frames, float32 `(T,)`.
         frames: to show.
-        budget: within which they were chosen.
+        budget: the budget within which they were chosen.
     """
 
     key_frames: torch.Tensor
@@ -118,34 +118,34 @@ class Choice:
 
 class FocusProcessor:
     """
-    Shows chosen frames of videos to a stock video language model, within a number of tokens.
+    Shows chosen frames of videos to a stock video language model, within a token budget.
 
     Args:
         processor: the stock processor of the model.
-        config: of the model; needed where positions depend on it (Qwen2-VL, Qwen2.5-VL).
+        config: the model's configuration; needed if positions depend on it (Qwen2-VL, Qwen2.5-VL).
         dual_encoder (`str` or [`DualEncoder`], *optional*):
-            what looks at the frames of a file; by default `google/siglip2-base-patch16-224`, loaded when it is needed.
+            the encoder of frames of a file; by default `google/siglip2-base-patch16-224`, loaded when it is needed.
         rule (`str` or callable, defaults to `"peaks"`): the rule of choice, by its name in `selecting/rules.py`.
-        fps (`float`, defaults to 1.0): frames a second that are looked at.
+        fps (`float`, defaults to 1.0): sampled frames a second.
         max_visual_tokens (`int`, defaults to 4096):
-            tokens of all videos of a prompt at most, time words and marks included. Pictures that stand beside videos
-            in a chat are not counted. Several videos share it equally.
+            tokens of all videos of a prompt at most, time words and marks included. Pictures beside videos in a chat
+            are not counted. Several videos share it equally.
         tokens_per_key_frame (`int`, defaults to 256):
-            visual tokens of a key frame at most, where frames keep their own size. Elsewhere the model says what a
-            frame costs.
+            visual tokens of a key frame at most, in families whose frames keep their own size. In others the cost of a
+            frame is fixed by the model.
         tokens_per_coarse_frame (`int`, defaults to 16): the same for a small coarse frame.
         coarse (`str`, *optional*):
             how the other frames are shown: `"low"`, small; `"panels"`, 2 x 2 frames in one picture; `"none"`, not at
-            all. By default `"low"` where frames keep their own size, else `"panels"`.
+            all. By default `"low"` if frames keep their own size, else `"panels"`.
         coarse_per_key_frame (`int`, defaults to 8): coarse pictures for each key frame at most.
         num_key_frames (`int`, *optional*): key frames at most; by default as many as the budget allows.
         time_words (`bool`, defaults to `False`):
             write the time before each frame (`12.5s: `) for a model whose own processor writes none.
         family ([`Family`], *optional*): how the model takes frames; by default the row of its processor's class. A
-            processor of no row is tried on four made-up frames.
+            processor without a row is tested on four made-up frames.
 
     Raises:
-        `ValueError`: a processor of no known family, or settings that the family cannot take.
+        `ValueError`: for a processor of an unknown family, or settings that the family does not support.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class FocusProcessor:
         family: Family | None = None,
     ):
         if family is None:
-            # This tries processors of this class, so that it cannot be imported before it.
+            # Imported here, because this module uses the class itself.
             family = known_family(processor) or import_module("dynfocus.adoption.self_test").tried_family(processor)
         if coarse not in (None, "low", "panels", "none"):
             raise ValueError(f"`coarse` must be 'low', 'panels' or 'none', got {coarse!r}.")
@@ -203,7 +203,7 @@ class FocusProcessor:
         self.time_words = time_words
         self._prompt = StockPrompt(processor, family, time_words)
         self._token: str = processor.image_token if family.layout == "images" else processor.video_token
-        # Where the tower merges pairs, the second frame is what the stock processor would have sampled next.
+        # If the tower merges pairs, the second frame is the one that the stock processor would have sampled next.
         is_paired = frames_per_block(family, processor) == 2
         self.pair_seconds = 1.0 / (processor.video_processor.fps or 2.0) if is_paired else None
 
@@ -212,32 +212,33 @@ class FocusProcessor:
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None, **options: Any):
         """
-        In front of the stock processor of a model: with the settings that were saved with it, if any.
+        Load the stock processor of a model, with the settings that were saved with it, if any.
 
         Args:
             name: Hub id or folder of the model.
-            revision: on the Hub.
-            options: of the class, which take precedence.
+            revision: branch, tag or commit on the Hub.
+            options: arguments of the class, which take
+                precedence.
 
         Raises:
-            `ValueError`, `OSError`: there is no such processor, or it is of no known family.
+            `ValueError`, `OSError`: there is no such processor, or its family is unknown.
         """
         processor: Any = AutoProcessor.from_pretrained(name, revision=revision)
         config = AutoConfig.from_pretrained(name, revision=revision)
         return cls(processor, **{"config": config, **saved_settings(name, revision), **options})
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save the stock processor, and beside it the settings that the pipeline then takes for its own."""
+        """Save the stock processor, and beside it the settings, which the pipeline then uses."""
         self.processor.save_pretrained(folder)
         self.save_settings(folder)
 
     def save_settings(self, folder: str | os.PathLike[str]) -> None:
-        """Save the settings alone, as `focus_config.json`."""
+        """Save only the settings, as `focus_config.json`."""
         Path(folder, SETTINGS_FILE).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes this processor, beside the stock one. `ValueError` for a rule without a name."""
+        """The settings of this processor, without the stock processor. `ValueError` for a rule without a name."""
         rule = next((name for name, known in RULES.items() if known is self.rule), None)
         if rule is None:
             raise ValueError("A rule of your own cannot be saved: take one of those in `selecting/rules.py`.")
@@ -248,7 +249,7 @@ class FocusProcessor:
         return {"dual_encoder": encoder, "rule": rule, **{name: getattr(self, name) for name in _SAVED}}
 
     def with_dual_encoder(self, encoder: DualEncoder) -> "FocusProcessor":
-        """The same, with a dual encoder that is loaded already."""
+        """This processor with a dual encoder that is already loaded."""
         found = copy.copy(self)
         found._dual_encoder = encoder
         return found
@@ -259,11 +260,11 @@ class FocusProcessor:
         self, video: VideoFrames, candidates: Sequence[int], max_visual_tokens: int | None = None
     ) -> FrameBudget:
         """
-        What showing frames of this video costs.
+        The budget for showing frames of a video.
 
         Args:
-            candidates: sorted numbers of the frames to choose from; the dearest time words among them count.
-            max_visual_tokens: of this video; by default the processor's.
+            candidates: sorted numbers of the frames to choose from; the longest of their time words count.
+            max_visual_tokens: budget of this video; by default the processor's.
 
         Raises:
             `ValueError`: not even one key frame fits.
@@ -271,9 +272,9 @@ class FocusProcessor:
         limit = self.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
         fine, coarse = (self._visual_tokens(video, is_key) for is_key in (True, False))
         times = [self._entry(video, (number,), is_key=True).times for number in candidates]
-        # The number of pictures is a word of its own in some prompts; up to 40 the longest have been seen.
+        # Some prompts contain the number of pictures; with up to 40 the longest such words are covered.
         words, fixed = self._prompt.word_prices(times, video.duration, max(40, limit // fine + 1))
-        # A small frame that is as dear as a key frame would only look like less.
+        # A small frame that costs as much as a key frame would be useless.
         has_coarse = self.coarse == "panels" or (self.coarse == "low" and coarse < fine)
         return FrameBudget(
             max_visual_tokens=limit,
@@ -297,10 +298,10 @@ class FocusProcessor:
         max_visual_tokens: int | None = None,
     ) -> ChosenFrames:
         """
-        Key frames, and beside them as many coarse pictures as the plan has, spread over the other candidates.
+        The given key frames, and as many coarse pictures as the plan has, spread over the other candidates.
 
         Args:
-            key_frames: sorted numbers, no more than `plan(...)` says.
+            key_frames: sorted numbers, at most as many as in `plan(...)`.
             candidates: sorted numbers of all frames that may be shown.
 
         Raises:
@@ -357,7 +358,7 @@ class FocusProcessor:
         return draw(chosen.video, entries, sizes, stock)
 
     def runs_of_pictures(self, text: str) -> list[str]:
-        """The runs of marks that stand for visual features in a text."""
+        """The runs of placeholders of visual features in a text."""
         return self._prompt.run.findall(text)
 
     # -------------------------------------------------------------------------------------- from a file and a question
@@ -366,14 +367,14 @@ class FocusProcessor:
         self, video: Any = None, question: str | None = None, *, messages: Sequence[Any] | None = None, **options: Any
     ) -> BatchFeature:
         """
-        Stock inputs for a question about a video: looks at a frame a second, and shows those that fit the question.
+        Stock inputs for a question about a video, with the frames that fit the question.
 
         Args:
-            video: a file, URL, bytes, or decoded frames; for a further question what [`look`] gave; a list of these.
-            question: what is asked.
-            messages: a chat instead, as in [`show`]; its videos may stand in it (`{"type": "video", "video": …}`),
-                with their sampling (`fps`, `num_frames`, `max_frames`, `min_frames`, `video_start`, `video_end`).
-                What the user said last chooses the frames.
+            video: a file, URL, bytes, or decoded frames; the result of [`look`]; or a list of these.
+            question: the question.
+            messages: a chat instead, as in [`show`]; it may contain the videos (`{"type": "video", "video": …}`), with
+                their sampling (`fps`, `num_frames`, `max_frames`, `min_frames`, `video_start`, `video_end`). Frames
+                are chosen by the text of the last user turn.
             options: `labels`, as in [`show`].
 
         Raises:
@@ -391,7 +392,7 @@ class FocusProcessor:
         return self.messages(chat, chosen, **options)
 
     def look(self, video: Any, *, save_to: str | os.PathLike[str] | None = None) -> VideoState:
-        """Looks at a video once, whatever the questions are; `save_to` as in [`VideoQA.encode_video`]."""
+        """Encode a video once, for any questions; `save_to` as in [`VideoQA.encode_video`]."""
         return look(open_frames(video, self.dual_encoder, fps=self.fps), self.dual_encoder, save_to=save_to)
 
     def choose_for(
@@ -408,9 +409,9 @@ class FocusProcessor:
         What is shown of one video for a question.
 
         Args:
-            state ([`VideoState`]): what [`look`] gave.
+            state ([`VideoState`]): the result of [`look`].
             options, use_options: of a multiple-choice question, see [`texts_of`].
-            max_visual_tokens, rule: by default the processor's.
+            max_visual_tokens, rule: by default those of the processor.
         """
         video, numbers = frames_of(state), frame_numbers(state)
         assert state.frame_embeddings is not None
@@ -425,7 +426,7 @@ class FocusProcessor:
 
     @property
     def dual_encoder(self) -> DualEncoder:
-        """What looks at frames; loaded when it is first asked for."""
+        """The encoder of frames, loaded when it is first needed."""
         if not isinstance(self._dual_encoder, DualEncoder):
             self._dual_encoder = DualEncoder.from_pretrained(self._dual_encoder)
         return self._dual_encoder
@@ -472,15 +473,15 @@ class FocusProcessor:
             chats:
                 a question, or a chat (a list of messages with `role` and `content`), or a list of these. Contents are
                 strings, or lists of `{"type": "text", "text": …}`, `{"type": "image", "image": …}` and
-                `{"type": "video"}`; a chat that does not say where its videos stand has them before the first
-                user's words.
+                `{"type": "video"}`; in a chat without such places, videos come before the user's first words.
             videos: the chosen frames of the prompt's videos, in order; for a list of prompts, a list for each.
-            labels: add `labels`: the assistant's turns; all else is -100. The chat then ends with its answer.
+            labels: whether to add `labels`: the assistant's turns, and -100 elsewhere. The chat must end with its
+                answer.
             learn_from: with `labels`, `"all"` turns of the assistant, or the `"last"`.
             padding_side: of a batch; `generate` needs `"left"`.
 
         Raises:
-            `ValueError`: more tokens than the budget, a chat that the template refuses, or videos that the model
+            `ValueError`: for more tokens than the budget, a chat that the template refuses, or videos that the model
                 cannot take together.
         """
         is_single = isinstance(chats, str) or (len(chats) > 0 and is_message(chats[0]))
@@ -494,7 +495,7 @@ class FocusProcessor:
         return Shown(inputs, [r.num_visual_tokens[0] for r in rows], [r.entries[0] for r in rows])
 
     def collate(self, rows: Sequence[BatchFeature], padding_side: Literal["left", "right"] = "left") -> BatchFeature:
-        """A batch of the inputs of single prompts; see [`show`]."""
+        """Batch the inputs of single prompts; see [`show`]."""
         return collate(rows, self.processor.tokenizer.pad_token_id or 0, self.family, padding_side)
 
     def num_text_tokens(self, chat: str | Sequence[Any]) -> int:
@@ -513,12 +514,12 @@ class FocusProcessor:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the stock processor."""
+        """The stock processor's tokenizer."""
         return self.processor.tokenizer
 
     @property
     def placeholder_ids(self) -> set[int]:
-        """The tokens that stand for visual features."""
+        """The ids of placeholder tokens of visual features."""
         vocabulary = self.tokenizer.get_added_vocab()
         return {number for token, number in vocabulary.items() if self._prompt.placeholder.fullmatch(token)}
 
@@ -529,12 +530,12 @@ class FocusProcessor:
         One prompt for a server that speaks OpenAI's protocol: frames as pictures, and their times as the stock
         processor writes them.
 
-        Where the stock processor takes pairs of frames, the first of each is sent. What a server then does with the
-        size of pictures, and so what they cost, is set there.
+        If the stock processor takes pairs of frames, the first of each is sent. The server may resize pictures, and so
+        determines their cost.
 
         Args:
             chat, videos: of one prompt, as in [`show`].
-            image_format: of the pictures; PNG keeps every value.
+            image_format: format of the pictures; PNG is lossless.
         """
         parsed = read_chat(chat, len(videos), self._prompt.plain)
         pictures, chosen = iter(parsed.images), iter(videos)
@@ -554,7 +555,7 @@ class FocusProcessor:
 
     def _video_parts(self, chosen: ChosenFrames, image_format: ImageFormat) -> list[dict[str, Any]]:
         entries = self.entries(chosen)
-        # Of a pair the first is sent, so that its time is that of the picture.
+        # The first frame of a pair is sent, so that its time is that of the picture.
         times = [entry.times[:1] * len(entry.times) for entry in entries]
         words = self._prompt.words(times, chosen.video.duration)
         parts: list[dict[str, Any]] = []
@@ -586,7 +587,7 @@ class FocusProcessor:
         Args:
             text: with one mark of the stock processor for each video and picture.
             videos: the chosen frames.
-            chat: what the text was made of.
+            chat: the chat of the text.
             learned: the spans of the text whose tokens become `labels`.
         """
         entries = [self.entries(video) for video in videos]
@@ -603,7 +604,7 @@ class FocusProcessor:
             times = [[entry.times[0] for entry in shown] for shown in entries]
             inputs["position_ids"] = explicit_positions(inputs, times, self.family, self.config)
         if learned is not None:
-            # Molmo 2 puts a token ahead of the text.
+            # Molmo 2 adds a token before the text.
             ahead = marks[0]["span"][0] - text.index(marks[0]["text"]) if marks else 0
             grown = [(mark["span"], mark["new_span"][1] - mark["new_span"][0]) for mark in marks]
             spans = [(moved(start, moves) + ahead, moved(end, moves) + ahead) for start, end in learned]
@@ -620,7 +621,7 @@ class FocusProcessor:
         has_images = self.family.layout == "images"
         stock = {"type": "image"} if has_images else {"type": "video", **self.family.video_content}
         marks = {"video": self._token, "image": self.processor.image_token}
-        # Templates take lists, or strings, or both; some leave out without a word what they do not take.
+        # Templates take lists, or strings, or both; some silently leave out parts that they do not take.
         as_lists = with_lists(messages, stock)
         for form in (as_lists, with_strings(messages, marks)):
             try:
@@ -634,7 +635,7 @@ class FocusProcessor:
         raise ValueError("The chat template leaves out parts of this chat: use another `chat_template`.")
 
     def _video_placeholders(self, entries: Sequence[Entry]) -> str:
-        """What stands for a video in the text that the stock processor is given."""
+        """The text of a video in the input of the stock processor."""
         if self.family.layout == "video":
             return self._token
         return self.family.joint.join(self._prompt.time_word(entry.times) + self._token for entry in entries)
@@ -684,7 +685,7 @@ def saved_settings(name: str | os.PathLike[str], revision: str | None = None) ->
     try:
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{SETTINGS_FILE} of {name} is no JSON file: save the model again.") from error
+        raise ValueError(f"{SETTINGS_FILE} of {name} is not a JSON file: save the model again.") from error
     if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - {"dual_encoder", "rule", *_SAVED})):
         what = f"has unknown settings {', '.join(unknown)}" if isinstance(settings, dict) else "is no JSON object"
         raise ValueError(f"{SETTINGS_FILE} of {name} {what}: it was saved by another version, or changed.")

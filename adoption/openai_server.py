@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server: its address and key, retries, and one sentence for whatever goes wrong."""
+"""An OpenAI-compatible server: address, key, retries, and one-sentence errors."""
 
 import importlib
 import json
@@ -9,19 +9,19 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 _OPENAI = "https://api.openai.com/v1"
-_QUOTED = 200  # characters of what a server says, in a message
-_NAMES = 8  # models that a message lists
+_QUOTED = 200  # longest quote of a server in a message, in characters
+_NAMES = 8  # most models in a message
 
 
 class ServerError(ConnectionError):
     """
-    A server that could not be reached or did not answer as it should, after all attempts.
+    Raised if a server could not be reached or did not answer correctly, after all attempts.
 
     Args:
         message: one sentence.
-        quote: what the server or the connection said.
-        status: of the reply; `None` where none came.
-        code: that the server gave the error, such as `"content_filter"`.
+        quote: the message of the server or the connection.
+        status: status of the reply; `None` if there was none.
+        code: the server's code of the error, such as `"content_filter"`.
     """
 
     def __init__(self, message: str, quote: str, status: int | None = None, code: str | None = None):
@@ -32,14 +32,14 @@ class ServerError(ConnectionError):
 @dataclass(frozen=True)
 class Reply:
     """
-    What a model said.
+    The reply of a model.
 
     Args:
-        text: its words, possibly empty.
-        refusal: its words where it refused, or the server did.
-        is_cut: whether it stopped at its greatest length.
-        served_model: what the server calls the model, often more exact than the name it was asked for.
-        log_probs: of the tokens, where the server gives them.
+        text: the text, possibly empty.
+        refusal: the refusal of the model or the server, if any.
+        is_cut: whether the text ends at its largest length.
+        served_model: the server's name of the model, often more exact than the requested name.
+        log_probs: logarithms of the tokens' probabilities, if the server returns them.
         num_prompt_tokens, num_image_tokens: of the whole prompt, and of its pictures, where the server counts them.
     """
 
@@ -56,18 +56,19 @@ class OpenAIServer:
     """
     An OpenAI-compatible server.
 
-    Redirects are not followed: neither the key nor what is asked goes to another host.
+    Redirects are not followed, so that neither the key nor the question is sent to another host.
 
     Args:
-        base_url: up to `/v1`; by default `OPENAI_BASE_URL`, or OpenAI's own.
-        owner: whose server it is, as messages begin, such as `"The judge"`.
-        api_key: by default `OPENAI_API_KEY`. It is written nowhere. A server other than OpenAI's may need none.
+        base_url: address up to `/v1`; by default `OPENAI_BASE_URL`, or OpenAI's own.
+        owner: the server's user, with which messages begin, such as `"The judge"`.
+        api_key: by default `OPENAI_API_KEY`. It is never written to a file. A server other than OpenAI's may need
+            none.
         max_retries: further attempts after a rate limit (as late as `Retry-After` says, up to 2 minutes), a server's
             error or a timeout, with growing pauses.
         timeout: seconds that one attempt may take.
 
     Raises:
-        `ValueError` for an address that is none or holds a password, or a key that is missing or cannot be one;
+        `ValueError` for an address that is invalid or holds a password, or a key that is missing or invalid;
         `ImportError` without `openai`.
     """
 
@@ -90,7 +91,7 @@ class OpenAIServer:
                 f"{owner}'s base URL holds a user name or password: give the key by OPENAI_API_KEY instead."
             )
         if parts.query or parts.fragment:
-            raise ValueError(f"{owner}'s base URL goes on after a ? or #: give one like http://localhost:8000/v1.")
+            raise ValueError(f"{owner}'s base URL has a ? or #: give one like http://localhost:8000/v1.")
         #: Host and port, and the whole address; neither holds a secret.
         self.address = parts.netloc
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path}"
@@ -101,7 +102,7 @@ class OpenAIServer:
             raise ValueError(
                 f"{owner}'s key holds characters that no key has, such as a line break: set OPENAI_API_KEY again."
             )
-        # The client insists on a key, where a server of one's own does not.
+        # The client requires a key, even if the server needs none.
         self._client = self._openai.OpenAI(
             api_key=self._key or "none",
             base_url=base_url,
@@ -112,15 +113,15 @@ class OpenAIServer:
 
     def chat(self, model: str, messages: Sequence[Any], request: Mapping[str, Any]) -> Reply:
         """
-        One reply; may be called from several threads.
+        Request one reply; may be called from several threads.
 
         Args:
             model: its name on the server.
-            messages: as the protocol has them.
+            messages: in the form of the protocol.
             request: further fields, such as `max_tokens`.
 
         Raises:
-            `ValueError` for a key or a model that the server does not take; [`ServerError`] for all else.
+            `ValueError` for a key or a model that the server does not accept; [`ServerError`] for all other errors.
         """
         openai = self._openai
         try:
@@ -137,10 +138,10 @@ class OpenAIServer:
 
     def models(self) -> list[str] | None:
         """
-        The names of its models; `None` where it does not list them.
+        The names of its models; `None` if it does not list them.
 
         Raises:
-            `ValueError` for a key that it does not take; [`ServerError`] where it cannot be reached.
+            `ValueError` for a key that it does not accept; [`ServerError`] if it cannot be reached.
         """
         openai = self._openai
         try:
@@ -151,8 +152,8 @@ class OpenAIServer:
             return None
 
     def clean(self, text: object) -> str:
-        """`text` as it may be written: servers repeat the key in their errors."""
-        # What is shorter stands for no secret ("none", "EMPTY"), and may well be a word of the reply.
+        """`text` without the key, which servers repeat in their errors."""
+        # Shorter keys are placeholders ("none", "EMPTY"), and may be words of the reply.
         return str(text).replace(self._key, "[key]") if len(self._key) >= 8 else str(text)
 
     def _reply(self, response: Any) -> Reply:
@@ -172,7 +173,7 @@ class OpenAIServer:
         )
 
     def _error(self, error: Exception, model: str = "") -> Exception:
-        """What a failed request means, in one sentence."""
+        """The error of a failed request, in one sentence."""
         openai, server = self._openai, f"{self.owner}'s server {self.url}"
         if isinstance(error, openai.APITimeoutError):
             return ServerError(
@@ -182,7 +183,7 @@ class OpenAIServer:
             )
         if isinstance(error, openai.APIConnectionError):
             return ServerError(
-                f"{server} cannot be reached ({_reason(error)}): start it, or give the address of one that runs.",
+                f"{server} cannot be reached ({_reason(error)}): start it, or give the address of a running one.",
                 self.clean(error),
             )
         if not isinstance(error, openai.APIStatusError):
@@ -195,7 +196,7 @@ class OpenAIServer:
             wanted = f" for {model}" if model else ""
             return ValueError(
                 f"{self.owner}'s server {self.address} refuses the key (status {status}): set OPENAI_API_KEY to one "
-                f"that it takes{wanted}."
+                f"that it accepts{wanted}."
             )
         if 300 <= status < 400:
             target = _public(error.response.headers.get("location", ""))
@@ -212,7 +213,7 @@ class OpenAIServer:
 
     def _unknown(self, model: str, error: Exception) -> ValueError:
         names = self._names()
-        start = f"{self.owner}'s server {self.address} knows no {model}"
+        start = f"{self.owner}'s server {self.address} has no model {model}"
         if names and model not in names:
             return ValueError(f"{start}: it offers {_listed(names)}.")
         return ValueError(f"{start}, or the base URL is wrong: {self._quoted(_said(error))}.")
@@ -244,7 +245,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _public(url: str) -> str:
-    """An address without what may be secret in it."""
+    """An address without its secret parts."""
     parts = _split(url)
     if parts is None or not parts.hostname:
         return ""
@@ -264,7 +265,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _said(error: Any) -> object:
-    """What a server says of an error, in any of the usual forms."""
+    """The server's message in an error, in any of the usual forms."""
     body = error.body
     while isinstance(body, dict):
         body = next((body[name] for name in ("message", "error", "detail") if body.get(name)), json.dumps(body))
@@ -277,7 +278,7 @@ def _image_tokens(usage: Any) -> int | None:
 
 
 def _log_probs(choice: Any) -> list[float] | None:
-    """Those of the tokens of a reply, where all are there."""
+    """The logarithms of probabilities of a reply's tokens, if all are there."""
     try:
         found = [float(token.logprob) for token in choice.logprobs.content]
     except (AttributeError, TypeError, ValueError):

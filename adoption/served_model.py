@@ -1,6 +1,6 @@
 """
-A video language model on an OpenAI-compatible server, behind the interface `VideoQA`: frames are chosen here, and the
-server (vLLM, SGLang, `transformers serve`, a hosted one) is sent a chat with pictures and their times.
+A video language model on an OpenAI-compatible server, with the interface `VideoQA`: frames are chosen locally, and the
+server (vLLM, SGLang, `transformers serve`, a hosted one) gets a chat with pictures and their times.
 
     model = ServedModel("http://localhost:8000/v1", "Qwen/Qwen3-VL-4B-Instruct")
     state = model.encode_video("lecture.mp4")
@@ -40,7 +40,7 @@ from .openai_server import OpenAIServer, Reply, ServerError
 _AT_ONCE = 8  # requests; servers make batches of them
 # A picture costs more tokens than these, and a token of text seldom has more bytes.
 _LEAST_PER_PICTURE, _MOST_BYTES = 12, 4
-# What chat templates write between turns and for pictures. A server's own tokens are not known here.
+# Texts of chat templates between turns and for pictures. The server's own template is not known here.
 _MARKS = (
     *("<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>", "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>"),
     *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|start_header_id|>", "<|end_header_id|>"),
@@ -56,30 +56,30 @@ _ABOUT_LENGTH = re.compile(r"context|too long|too large|maximum.{0,20}(?:length|
 
 
 class DoubtfulAnswer(UserWarning):
-    """What a server sent for an answer is empty, a refusal, or does not rest on the pictures."""
+    """Warns about an answer of a server that is empty, a refusal, or not based on the pictures."""
 
 
 class ServedModel(FocusedModel):
     """
-    A model on an OpenAI-compatible server, for which frames are chosen here; see [`FocusedModel`].
+    A model on an OpenAI-compatible server, for which frames are chosen locally; see [`FocusedModel`].
 
-    The key is that of `OPENAI_API_KEY` alone. What the server does with the size of pictures is set there, so that it
-    decides what they cost: the budget counts what is sent.
+    The key is read from `OPENAI_API_KEY` only. The server may resize pictures, so it determines their real cost; the
+    budget counts the pictures as they are sent.
 
     Args:
         server (`str`): its address up to `/v1`.
         model (`str`): the model's name there.
         dual_encoder, use_options, keep_frames: see [`FocusedModel`].
         processor (`str` or processor, *optional*):
-            the model's stock processor, or its folder or Hub id. Frames are then sized and counted, and their times
-            written, as for the model itself. By default frames are sized in steps of 28 pixels, a square of 28 x 28
-            pixels and a byte of text count as a token, and `12.5s: ` stands before each frame.
+            the model's stock processor, or its folder or Hub id. Sizes, token counts and times of frames are then
+            those of the model. By default sizes are multiples of 28 pixels, a square of 28 x 28 pixels and a byte of
+            text count as one token each, and `12.5s: ` is written before each frame.
         max_retries, timeout: see [`OpenAIServer`]; the first request to some servers loads the model.
-        options: of [`FocusProcessor`], such as `max_visual_tokens`. Without `processor`, `coarse` is `"panels"` by
-            default: servers enlarge small pictures.
+        options: options of [`FocusProcessor`], such as `max_visual_tokens`. Without `processor`, `coarse` is
+            `"panels"` by default, because servers enlarge small pictures.
 
     Raises:
-        `ValueError`: an address that is none, or options that make no sense. `ImportError`: `openai` is missing.
+        `ValueError`: for an invalid address or invalid options. `ImportError`: `openai` is missing.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ServedModel(FocusedModel):
     ):
         self._server = OpenAIServer(server, owner="The model", max_retries=max_retries, timeout=timeout)
         self.name = model
-        #: Of the server, without secrets.
+        #: The server's address, without secrets.
         self.url = self._server.url
         config = None
         if processor is None:
@@ -115,7 +115,7 @@ class ServedModel(FocusedModel):
 
     @property
     def device(self) -> torch.device:
-        """Of the dual encoder: nothing else is computed here."""
+        """The device of the dual encoder, which is all that is computed locally."""
         return self.dual_encoder.device
 
     def models(self) -> list[str] | None:
@@ -123,7 +123,7 @@ class ServedModel(FocusedModel):
         The names of the server's models; `None` where it does not list them.
 
         Raises:
-            `ConnectionError`, `ValueError`: it cannot be reached, or does not take the key.
+            `ConnectionError`, `ValueError`: the server cannot be reached, or does not accept the key.
         """
         return self._server.models()
 
@@ -137,7 +137,7 @@ class ServedModel(FocusedModel):
         return _AT_ONCE
 
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
-        """Chats for the server, `{"messages": […]}`, and what each row shows; its tokens are for the server to say."""
+        """Chats for the server, `{"messages": […]}`, and what each row shows; only the server can count its tokens."""
         chats, chosen, shown = self.chosen_for(rows, rule)
         for one in shown:
             one.num_visual_tokens = one.num_dense_tokens = None
@@ -174,7 +174,7 @@ class ServedModel(FocusedModel):
             try:
                 return self._server.chat(self.name, messages, {**request, "logprobs": True})
             except ServerError as error:
-                # Some servers refuse what they do not have, others leave it out.
+                # Some servers refuse unknown fields, others ignore them.
                 if error.status not in (400, 422) or "logprob" not in error.quote:
                     raise
                 self._gives_log_probs = False
@@ -184,7 +184,7 @@ class ServedModel(FocusedModel):
         if _ABOUT_LENGTH.search(quote):
             return " Spend fewer tokens (`max_visual_tokens`)."
         if _ABOUT_PICTURES.search(quote):
-            return f" Frames are sent as pictures: {self.name} must take them, {num_pictures} in this prompt."
+            return f" Frames are sent as pictures: {self.name} must accept them, {num_pictures} in this prompt."
         return ""
 
     def _warn(self, reply: Reply, least_tokens: int) -> None:
@@ -192,11 +192,11 @@ class ServedModel(FocusedModel):
         if reply.refusal is not None:
             message = f"{self.name} refused to answer."
         elif not reply.text.strip():
-            cut = " after its greatest length: raise `max_new_tokens`" if reply.is_cut else ""
-            message = f"{self.name} gave an empty answer{cut}."
+            cut = " at its largest length: raise `max_new_tokens`" if reply.is_cut else ""
+            message = f"{self.name} returned an empty answer{cut}."
         elif reply.num_prompt_tokens is not None and reply.num_prompt_tokens < least_tokens:
             message = (
-                f"{self.name} seems to take no pictures: its server counts fewer tokens than they would cost, so that "
+                f"{self.name} seems to ignore pictures: its server counts fewer tokens than they would cost, so that "
                 "it answered from the words alone."
             )
         else:
@@ -212,7 +212,7 @@ def _request(given: Mapping[str, Any]) -> dict[str, Any]:
             request["max_tokens"] = value
         elif name == "do_sample":
             if value and "temperature" not in given:
-                del request["temperature"]  # the server's own
+                del request["temperature"]  # the server's default
         elif name in ("temperature", "top_p"):
             request[name] = value
         else:
@@ -236,8 +236,8 @@ _PICTURES = Family("pictures", (), "images", native=True)
 
 class _PicturesAlone:
     """
-    What [`FocusProcessor`] asks of a stock processor, for a model of which nothing is known but that it takes
-    pictures: a token is 28 x 28 pixels, or a byte of text.
+    Stands in for the stock processor of an unknown model that accepts pictures: a token is 28 x 28 pixels, or a byte
+    of text.
     """
 
     image_token, chat_template = "<image>", None

@@ -53,7 +53,7 @@ def load_pipeline(
     given = {name: value for name, value in (adoption or {}).items() if value is not None}
     if "server" in given:
         if revision is not None:
-            raise UserError(f"--revision {revision}: which weights it loads is for the server to say; leave it out.")
+            raise UserError(f"--revision {revision}: the server decides which weights it loads; leave it out.")
         return VideoQAPipeline(_served(model, device, dtype, given))
     if "processor" in given:
         raise UserError(f"--processor {given['processor']}: goes with --server; a model here brings its own.")

@@ -1,4 +1,4 @@
-"""Evaluation by generation while training: the model answers, and the answers are compared with the right ones."""
+"""Evaluation by generation during training: compares the model's answers with the right ones."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ def generate_answers(
     max_new_tokens: int,
 ) -> list[tuple[int, str, str]]:
     """
-    What the model answers to the last question of each row, without sampling; rows are shared among the processes.
+    The model's answers to the last question of each row, without sampling; the processes share the rows.
 
     Args:
         model: in eval mode, with `generate`.
         rows: with answers. A row whose video cannot be read is left out.
-        collator: makes prompts of the rows.
+        collator: makes prompts from the rows.
         batch_size: rows at a time in each process.
-        max_new_tokens: of an answer.
+        max_new_tokens: largest number of tokens of an answer.
 
     Returns:
         `list[tuple[int, str, str]]`: the row's index, the answer and the right answer, in order, in every process.
@@ -45,7 +45,7 @@ def generate_answers(
         if not kept and state.num_processes == 1:
             continue
         if not kept:
-            # Of these rows no video can be read, but the others wait for this process to generate.
+            # None of these rows can be read, but the other processes wait for this one to generate.
             batch = {name: torch.ones(1, 1, dtype=torch.long) for name in ("input_ids", "attention_mask")}
         moved = in_dtype({name: value.to(device) for name, value in batch.items()}, model.dtype)
         with torch.no_grad():
@@ -65,7 +65,7 @@ def in_dtype(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def answer_accuracy(answered: Sequence[tuple[int, str, str]], num_rows: int) -> float:
-    """The part of all rows whose answer is right after `normalize_answer`; what was not answered is not right."""
+    """The share of rows whose answer is right after `normalize_answer`; rows without an answer count as wrong."""
     right = sum(normalize_answer(text) == normalize_answer(wanted) for _, text, wanted in answered)
     return right / max(1, num_rows)
 

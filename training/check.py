@@ -1,4 +1,4 @@
-"""What a recipe would do, found out without training: rows as the model sees them, lengths, and memory."""
+"""Checks a recipe without training: shows rows as the model reads them, lengths, and memory."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ from .train import describe_model, describe_run
 @dataclass(frozen=True)
 class RowLength:
     """
-    Tokens of a row (`text` and `visual`), those of them that are learned, and frames of its videos: the sampled ones,
-    or, of a stock model, those that are shown.
+    Tokens of a row (`text` and `visual`), the number of learned ones, and frames of its videos: the sampled ones or,
+    for a stock model, the shown ones.
     """
 
     text: int
@@ -59,15 +59,15 @@ class MemoryEstimate:
 @dataclass(frozen=True)
 class Check:
     """
-    What was found.
+    The result of a check.
 
     Args:
         model, run (`str`): a line each on the model's parts, and on rows, processes and batches.
         lengths (`list[RowLength]`): of the rows that were read.
-        bad_rows (`list[str]`): why others could not be read.
+        bad_rows (`list[str]`): why other rows could not be read.
         examples (`list[list[tuple[str, bool]]]`): the tokens of the first rows, and whether each is learned.
         memory ([`MemoryEstimate`]).
-        steps (`int`): of the optimizer.
+        steps (`int`): number of optimizer steps.
     """
 
     model: str
@@ -80,7 +80,7 @@ class Check:
     warnings: list[str] = field(default_factory=list)
 
     def median(self, name: str) -> float:
-        """Of a field of the rows' lengths."""
+        """Median of a field of the rows' lengths."""
         return median(getattr(one, name) for one in self.lengths)
 
 
@@ -94,17 +94,17 @@ def check_recipe(
         recipe ([`Recipe`]).
         num_rows: rows that are read, videos included.
         num_examples: rows that are shown token by token.
-        on_row: is called with (rows read, rows to read).
+        on_row: progress callback, called with (rows read, rows to read).
 
     Raises:
-        `ValueError`, `OSError`: for what would keep the run from starting, or if none of these rows can be read.
+        `ValueError`, `OSError`: for mistakes that would prevent the run, or if none of these rows can be read.
     """
     args = training_arguments(recipe)
     model, processor = load_model(recipe)
     data = load_data(recipe, processor, bad_rows="raise")
     if is_stock(model):
         fit_arguments(args, recipe, processor)
-        # Nothing is kept of what is looked at.
+        # States of videos are not kept.
         data.collator = with_dual_encoder(data.collator, args.device)
         data.eval_collator = data.collator
     model = with_lora(model, recipe)
@@ -155,7 +155,8 @@ def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> 
     again = bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
     def of_layers(tokens: int, width: int, inner: int, layers: int) -> int:
-        # What a layer keeps of each token: norms, query, key, value and attention's output, and the MLP's inner width.
+        # Values that a layer keeps of each token: norms, query, key, value, attention's output, and the MLP's inner
+        # width.
         whole = tokens * (10 * width + 4 * inner) * size
         return layers * tokens * width * size + whole if again else layers * whole
 
@@ -172,9 +173,9 @@ def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> 
 
 
 def _bytes_of_parts(config: Any, longest: RowLength, size: int, of_layers: Callable[[int, int, int, int], int]) -> int:
-    """What the parts of a DynFocus model keep for a row, beside its language model."""
+    """Bytes that the parts of a DynFocus model besides its language model keep for a row."""
     question, vision = config.question_config, config.vision_config
-    # The question encoder reads the question beside every frame; 32 tokens stand for a long one.
+    # The question encoder reads the question with every frame; 32 tokens is a long one.
     read = longest.frames * (config.num_question_queries + 32)
     found = of_layers(read, 2 * question.hidden_size, question.intermediate_size, question.num_hidden_layers)
     tokens_of_frame = config.pooling_grid**2 + sum(config.spatial_clusters)
@@ -204,7 +205,7 @@ def _length(encoded: dict[str, torch.Tensor], processor: Any, row: Mapping[str, 
 
 
 def _with_frames(collator: RowCollator, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row, for a stock model with the frames that are shown of its videos."""
+    """A row; for a stock model with the chosen frames of its videos."""
     return {**row, **collator.choose(row)} if isinstance(collator, FocusCollator) else row
 
 

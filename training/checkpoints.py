@@ -1,4 +1,4 @@
-"""Going on after an interruption: the last whole checkpoint, the same recipe, and a clean stop on a signal."""
+"""Continuing after an interruption: the last complete checkpoint, the same recipe, and a clean stop on a signal."""
 
 import json
 import os
@@ -40,7 +40,7 @@ _FREE = (
 
 
 def last_checkpoint(folder: Path, num_processes: int = 1) -> Path | None:
-    """The last checkpoint that all processes wrote to its end; one that a kill cut short is passed over."""
+    """The last checkpoint that all processes finished writing; incomplete ones are skipped."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True):
         try:
@@ -56,7 +56,9 @@ def last_checkpoint(folder: Path, num_processes: int = 1) -> Path | None:
 
 
 def claim_run(recipe: Recipe) -> None:
-    """Note the recipe in its `output_dir`, or check that the run there is of the same one: see [`claim_folder`]."""
+    """
+    Write the recipe into its `output_dir`, or check that the run there has the same recipe: see [`claim_folder`].
+    """
     folder = recipe.output_dir
     is_same = claim_folder(
         folder / RECIPE_FILE,
@@ -67,7 +69,7 @@ def claim_run(recipe: Recipe) -> None:
         free=_FREE,
     )
     if not is_same:
-        # Of a run that broke off before anything was trained.
+        # Of a run that ended before anything was trained.
         for name in ("base", STATES):
             shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -75,7 +77,7 @@ def claim_run(recipe: Recipe) -> None:
 class SaveOnSignal(TrainerCallback):
     """
     On Ctrl-C or a termination signal the step is finished, a checkpoint is written, and training stops. A second
-    signal stops at once. A context manager: outside of it, signals do what they did before.
+    signal stops at once. A context manager: outside of it, signals are handled as before.
 
     Attributes:
         stopped (`bool`): whether that happened.
@@ -119,12 +121,13 @@ class SaveOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.stopped and not float(state.epoch or 0).is_integer():
-            # Trainer takes the break for the end of the epoch: what falls due there comes after the continuation.
+            # Trainer takes the stop for the end of the epoch: actions at the end of an epoch happen after the
+            # continuation.
             control.should_evaluate = control.should_save = control.should_log = False
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A worker of the data loader, which inherited this: the process that it works for ends it.
+            # A worker of the data loader, which inherited this handler: it is ended by its main process.
             return
         if self._asked:
             raise KeyboardInterrupt

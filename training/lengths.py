@@ -1,4 +1,4 @@
-"""Tokens of each row, visual and text together, found without decoding, and kept between runs."""
+"""Number of tokens of each row, visual and text, computed without decoding and cached between runs."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ _WORKERS = 8
 
 def row_lengths(rows: Rows, collator: DynFocusCollator, cache: Path, log: Callable[[str], None] = print) -> list[int]:
     """
-    The number of tokens of each row; 0 for one that cannot be read, which training will find for itself.
+    The number of tokens of each row; 0 for a row that cannot be read, which training reports.
 
     Args:
         rows ([`Rows`]).
-        collator ([`DynFocusCollator`]): knows the token plan.
-        cache: a file in which they are kept; it is used again for the same number of rows and the same settings.
-        log: called with a message where this takes long.
+        collator ([`DynFocusCollator`]): computes the token plan.
+        cache: a cache file, which is used again for the same number of rows and the same settings.
+        log: called with a message if this takes long.
     """
     key = _key(rows, collator)
     try:
@@ -47,7 +47,7 @@ def row_lengths(rows: Rows, collator: DynFocusCollator, cache: Path, log: Callab
 
 
 def _key(rows: Rows, collator: DynFocusCollator) -> str:
-    """Of the rows and of all settings on which lengths depend."""
+    """Key of the rows and of all settings on which lengths depend."""
     tables = [[table._fingerprint, media_root] for table, media_root in rows.parts]
     settings = [tables, collator.max_length, collator.on_too_long, collator.processor.to_dict()]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Before a stock model is trained, its videos are looked at, once, and frames are chosen for each row's question."""
+"""Before a stock model is trained: encodes all videos once, and chooses frames for each row's question."""
 
 import hashlib
 import json
@@ -18,17 +18,17 @@ from dynfocus.towers.dual_encoder import DualEncoder
 
 from .rows import Rows
 
-#: In the folder of a run: what the dual encoder saw of its videos.
+#: Folder in a run's folder with the states of its videos.
 STATES = "videos"
 
 
 class ChosenRows(torch.utils.data.Dataset):
     """
-    Rows with what [`FocusCollator.choose`] adds to them.
+    Rows with the columns from [`FocusCollator.choose`].
 
     Args:
-        rows: as they are in their files.
-        chosen: of each row, as JSON, which takes little memory.
+        rows: the rows of the files.
+        chosen: the columns of each row as JSON, which takes little memory.
     """
 
     def __init__(self, rows: Rows, chosen: list[str]):
@@ -42,7 +42,7 @@ class ChosenRows(torch.utils.data.Dataset):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row, at most."""
+        """Largest number of tokens of each row."""
         return [json.loads(one)["num_tokens"] for one in self.chosen]
 
 
@@ -50,14 +50,14 @@ def choose_ahead(
     rows: Rows, collator: FocusCollator, cache: Path, args: TrainingArguments, log: Callable[[str], None] = print
 ) -> ChosenRows:
     """
-    Look at the videos of all rows, and choose what is shown of them. The processes share the work, and an interrupted
-    run does not do it again: what was seen is kept in the folder `videos`, what was chosen in `cache`.
+    Encode the videos of all rows, and choose the frames that are shown. The processes share the work, and it is not
+    repeated after an interruption: states are kept in the folder `videos`, choices in `cache`.
 
     Args:
         rows ([`Rows`]).
-        collator ([`FocusCollator`]): of the run.
+        collator ([`FocusCollator`]): the run's collator.
         cache: a file, read again for the same rows and the same settings.
-        args: say on which device the dual encoder runs.
+        args: their device is used for the dual encoder.
         log: called with a message where this takes long.
 
     Raises:
@@ -85,7 +85,7 @@ def choose_ahead(
 
 
 def with_dual_encoder(collator: FocusCollator, device: torch.device, states: Path | None = None) -> FocusCollator:
-    """A collator whose dual encoder is loaded. Raises `ValueError` where it cannot be."""
+    """A collator whose dual encoder is loaded. Raises a `ValueError` if it cannot be loaded."""
     name = collator.processor.settings["dual_encoder"]
     try:
         encoder = DualEncoder.from_pretrained(name, device=device)
@@ -98,7 +98,7 @@ def with_dual_encoder(collator: FocusCollator, device: torch.device, states: Pat
 def _look(
     rows: Rows, missing: list[int], looking: FocusCollator, args: TrainingArguments, log: Callable[[str], None]
 ) -> None:
-    """This process's share of the videos; those that cannot be read are met again when frames are chosen."""
+    """Encode this process's share of the videos. Those that cannot be read are reported when frames are chosen."""
     videos: dict[str, None] = {}
     for index in missing:
         row = rows[index]
@@ -109,7 +109,7 @@ def _look(
         # Other videos, such as bytes in a table, are looked at when frames are chosen.
         videos.update({value: None for kind, value in media if kind == "video" and isinstance(value, str)})
     encoder = looking.processor.dual_encoder.name
-    log(f"Looking at {len(videos):,} videos with {encoder}, once; interrupted, the same command goes on from there.")
+    log(f"Looking at {len(videos):,} videos with {encoder}, once; after an interruption the same command continues.")
     mine = list(videos)[args.process_index :: args.world_size]
     for video in tqdm(mine, disable=args.disable_tqdm or args.process_index > 0, unit="video"):
         try:
@@ -119,7 +119,7 @@ def _look(
 
 
 def _kept(cache: Path, key: str, num_rows: int, retry: bool = True) -> list[str | None]:
-    """What is known of each row; with `retry`, rows that could not be read are tried again."""
+    """The cached choice of each row; with `retry`, rows that could not be read are tried again."""
     try:
         first, *kept = cache.read_text(encoding="utf-8").split("\n")
         if json.loads(first)["key"] == key and len(kept) == num_rows:
@@ -130,7 +130,7 @@ def _kept(cache: Path, key: str, num_rows: int, retry: bool = True) -> list[str 
 
 
 def _key(rows: Rows, collator: FocusCollator) -> str:
-    """Of the rows, and of all settings on which the choice depends."""
+    """Key of the rows and of all settings on which the choice depends."""
     tables = [[table._fingerprint, media_root] for table, media_root in rows.parts]
     settings = [tables, collator.max_length, collator.on_too_long, collator.learn_from, collator.processor.settings]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

@@ -17,13 +17,13 @@ PARTS: dict[str, tuple[str, ...]] = {
     "selector": ("model.event_prototypes",),
     "encoder": ("model.cooperative_encoder",),
 }
-#: What DynFocus adds to its backbones: the question encoder, DPE's selector, and CCE's rods and cones.
+#: The parts that DynFocus adds to its backbones: the question encoder, DPE's selector, and CCE's rods and cones.
 NEW_PARTS = ("question_encoder", "selector", "encoder")
 
 
 def parts_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """
-    The modules of each part of a model, however wrapped: `PARTS` of a DynFocus model; of a stock video language model
+    The modules of each part of a model, wrapped or not: `PARTS` of a DynFocus model; of a stock video language model
     `vision_tower`, `language_model` (with its head) and, if anything else has parameters, `projector`.
     """
     inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
@@ -48,25 +48,25 @@ def is_stock(model: Any) -> bool:
 
 
 def plain_name(parameter: str) -> str:
-    """A parameter's name in the model itself, without what peft and distributed wrappers put into it."""
+    """A parameter's name in the model itself, without the additions of peft and distributed wrappers."""
     parameter = parameter.removeprefix("module.").removeprefix("base_model.model.")
     return re.sub(r"\.(modules_to_save\.[^.]+|original_module|base_layer)(?=\.)", "", parameter)
 
 
 def names_in(model: nn.Module, pattern: str) -> set[str]:
     """
-    The parameters that a name stands for: a part of the model, see `parts_of`; a module such as
+    The parameters that a name refers to: a part of the model, see `parts_of`; a module such as
     `model.language_model.layers.0`, or a pattern such as `*.layers.[01].*`.
 
     Raises:
-        `ValueError`: where it stands for none.
+        `ValueError`: if it refers to none.
     """
     parts = parts_of(model)
     modules = parts.get(pattern, (pattern.removesuffix("."),))
     found = set()
     for name, _ in model.named_parameters():
         plain = plain_name(name)
-        # A head that is tied to the embeddings has no parameters of its own, and is named once.
+        # A head that is tied to the embeddings has no parameters of its own, and is listed once.
         if any(plain == module or plain.startswith(f"{module}.") or fnmatchcase(plain, module) for module in modules):
             found.add(name)
     if not found:
@@ -79,14 +79,14 @@ def names_in(model: nn.Module, pattern: str) -> set[str]:
 
 def freeze(model: Any, patterns: Iterable[str]) -> None:
     """
-    Take the named parts out of training, and let everything else train, the vision tower included.
+    Freeze the named parts, and make everything else trainable, including the vision tower.
 
     Args:
         model ([`DynFocusForConditionalGeneration`], or a stock video language model).
         patterns: see `names_in`.
 
     Raises:
-        `ValueError`: for a name that stands for nothing, or where nothing is left to train.
+        `ValueError`: for a name that refers to nothing, or if nothing is left to train.
     """
     frozen = set().union(*(names_in(model, pattern) for pattern in patterns), set())
     model.requires_grad_(True)
@@ -97,19 +97,19 @@ def freeze(model: Any, patterns: Iterable[str]) -> None:
         if name in frozen:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("Nothing is left to train: take something out of `freeze`.")
+        raise ValueError("Nothing is left to train: remove something from `freeze`.")
 
 
 def split_by_learning_rate(
     optimizer: torch.optim.Optimizer, model: nn.Module, learning_rates: Mapping[str, float]
 ) -> None:
     """
-    Give the named parts learning rates of their own, in place; where names overlap, the later one wins.
+    Set separate learning rates for the named parts, in place; if names overlap, the later one wins.
 
     Args:
         optimizer: new, without a schedule.
         model: whose parameters it optimizes.
-        learning_rates: by the names of `names_in`.
+        learning_rates: learning rates by names of `names_in`.
     """
     rate_of: dict[int, float] = {}
     parameters = dict(model.named_parameters())
@@ -120,7 +120,7 @@ def split_by_learning_rate(
         by_rate: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             by_rate.setdefault(rate_of.get(id(parameter), group["lr"]), []).append(parameter)
-        # What has the general rate comes first: it is the rate that is logged.
+        # The group with the general rate comes first, because its rate is logged.
         rates = sorted(by_rate, key=lambda rate: rate != group["lr"])
         groups += [{**group, "params": by_rate[rate], "lr": rate} for rate in rates]
     optimizer.param_groups[:] = groups
@@ -166,7 +166,7 @@ def part_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
     sizes = {part: [0, 0] for part in parts}
     for name, parameter in model.named_parameters():
         if ".original_module." in name:
-            # What peft keeps of a part before training; it is not used.
+            # The original weights that peft keeps of a part; they are not used.
             continue
         plain = plain_name(name)
         for part, modules in parts.items():

@@ -23,7 +23,7 @@ class _Settings(BaseModel):
 
 class ModelSettings(_Settings):
     """
-    What is trained: either `checkpoint`, or `vision` and `language_model`, from which a DynFocus model is made.
+    The model to train: either `checkpoint`, or `vision` and `language_model`, from which a DynFocus model is made.
 
     Args:
         checkpoint: folder or Hub id of a DynFocus model, or of a stock video language model such as Qwen3-VL.
@@ -31,14 +31,13 @@ class ModelSettings(_Settings):
         vision, language_model: see [`from_backbones`].
         vision_revision, language_model_revision: of the backbones on the Hub.
         preset: `default` or `released_code`.
-        dtype: of the weights: `float32` (right for training in mixed precision), `bfloat16`, or `auto`.
-        seed: of the weights of the new parts.
+        dtype: dtype of the weights: `float32` (for training in mixed precision), `bfloat16`, or `auto`.
+        seed: seed of the weights of new parts.
         trust_remote_code: run code that comes with the language model.
         config: further fields of the model's configuration.
         processor: further settings of [`DynFocusProcessor`], or, for a stock model, of [`FocusProcessor`], such as
             `tokens_per_key_frame`.
-        dual_encoder: of a stock model: folder or id of what looks at the frames of its videos; as in
-            [`FocusProcessor`] by default.
+        dual_encoder: for a stock model: folder or Hub id of the dual encoder; by default as in [`FocusProcessor`].
     """
 
     checkpoint: str | None = None
@@ -65,20 +64,20 @@ class ModelSettings(_Settings):
 
 class DataSettings(_Settings):
     """
-    What is learned from, and how videos become tokens.
+    The training data, and how videos become tokens.
 
     Args:
         train, eval: paths, Hub ids, or [`Source`]s, one or several.
-        media_root: of the sources that name none.
+        media_root: for sources without one.
         streaming: read rows while they are used; needs `training.max_steps`.
         shuffle_buffer: rows among which a stream is shuffled.
         fps, num_frames, max_frames, max_visual_tokens, num_prototypes, key_ratio: see [`DynFocusProcessor`]; as the
             model was saved by default. A stock model takes `fps` and `max_visual_tokens`.
-        rule, coarse: of a stock model: the rule of choice, and the form of coarse frames; see [`FocusProcessor`].
+        rule, coarse: for a stock model: the rule of choice, and the form of coarse frames; see [`FocusProcessor`].
         max_length: tokens of a row at most, visual ones included.
         on_too_long: `shrink` gives longer rows fewer visual tokens, `raise` counts them as bad.
         learn_from: `all` turns of the assistant, or the `last`.
-        max_bad_fraction: more rows than that which cannot be read stop the run.
+        max_bad_fraction: the run stops if a larger share of the rows cannot be read.
     """
 
     train: list[Source] = Field(default_factory=list)
@@ -142,7 +141,9 @@ class LoraSettings(_Settings):
 
 
 class EvaluationSettings(_Settings):
-    """Rows of `data.eval` that are answered at each evaluation, and tokens of an answer at most."""
+    """
+    Number of rows of `data.eval` that are answered at each evaluation, and largest number of tokens of an answer.
+    """
 
     generate_rows: int = Field(default=200, ge=0)
     max_new_tokens: int = Field(default=32, ge=1)
@@ -154,10 +155,10 @@ class Recipe(_Settings):
 
     Args:
         model, data, selection_noise, lora, evaluation: see their classes.
-        freeze: parts, modules or patterns that stay as they are, see `dynfocus.training.parts.names_in`.
-        learning_rates: of parts, modules or patterns; `training.learning_rate` holds for the others.
+        freeze: parts, modules or patterns that are not trained, see `dynfocus.training.parts.names_in`.
+        learning_rates: learning rates of parts, modules or patterns; `training.learning_rate` is used for the others.
         training: fields of transformers' `TrainingArguments`.
-        push_to_hub: name on the Hub to which the trained model is pushed in the end.
+        push_to_hub: name on the Hub to which the trained model is pushed at the end.
         private: whether a new repository there is private.
     """
 
@@ -171,7 +172,7 @@ class Recipe(_Settings):
     training: dict[str, Any]
     push_to_hub: str | None = None
     private: bool | None = None
-    #: Settings that a recipe of the package suggests; all others were given by the user.
+    #: Settings that come from a recipe of the package; all others were given by the user.
     _suggested: frozenset[str] = PrivateAttr(default=frozenset())
 
     @field_validator("training")
@@ -186,7 +187,7 @@ class Recipe(_Settings):
                 raise ValueError(f"`{name}` is no field of TrainingArguments{_suggestion(name, known)}")
             if isinstance(training[name], str) and name in numbers:
                 raise ValueError(f"`{name}` takes a number, not {training[name]!r}")
-        # YAML takes `no` for false.
+        # YAML reads `no` as false.
         training = {
             name: "no" if value is False and name.endswith("_strategy") else value for name, value in training.items()
         }
@@ -218,49 +219,49 @@ class Recipe(_Settings):
 
     def refuse(self, settings: Sequence[str], why: str) -> None:
         """
-        `ValueError` where the user gave one of these settings, such as `data.key_ratio`; what only a recipe of the
-        package suggests is passed over.
+        Raises a `ValueError` if the user gave one of these settings, such as `data.key_ratio`. Settings that come from
+        a recipe of the package are ignored.
 
         Args:
-            why: the rest of the sentence, behind their names.
+            why: the rest of the sentence after their names.
         """
         given = [name for name in settings if not self.is_suggested(name) and _is_given(self, name)]
         if given:
             raise ValueError(f"{', '.join(f'`{name}`' for name in given)} {'are' if given[1:] else 'is'} {why}")
 
     def is_suggested(self, setting: str) -> bool:
-        """Whether only a recipe of the package gives this setting, such as `data.max_frames`."""
+        """Whether this setting, such as `data.max_frames`, comes only from a recipe of the package."""
         return setting in self._suggested
 
 
 _OF_EVALUATION = ("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model")
-#: Fields of TrainingArguments that would work against the recipe's own.
+#: Fields of TrainingArguments that would conflict with settings of the recipe.
 _OURS = {
     "push_to_hub": "`push_to_hub` of the recipe itself",
-    "resume_from_checkpoint": "the command: a run goes on where its `output_dir` stopped",
+    "resume_from_checkpoint": "the command: a run continues in its `output_dir`",
     "label_smoothing_factor": "nothing here: it needs the logits of all visual tokens",
 }
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
-    A recipe from a YAML file, or one of those in `training/recipes/` by its name.
+    Load a recipe from a YAML file, or one in `training/recipes/` by its name.
 
     Args:
         name: a file, or a name such as `"lora"`.
         overrides: such as `"training.max_steps=100"`; the value is read as YAML.
 
     Raises:
-        `FileNotFoundError`: where there is no such file.
-        `ValueError`: for what is no recipe; the message names the key.
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: for an invalid recipe; the message names the key.
     """
     path = recipe_path(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no YAML file: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: is no recipe, which has the keys {', '.join(Recipe.model_fields)}.")
+        raise ValueError(f"{path}: is not a recipe, which has the keys {', '.join(Recipe.model_fields)}.")
     if path.parent == RECIPES:
         settings = _suited(settings, overrides)
     suggested = {*settings, *(f"{key}.{name}" for key, below in settings.items() for name in _names(below))}
@@ -288,7 +289,7 @@ def recipe_path(name: str | Path) -> Path:
     built_in = RECIPES / f"{name}.yaml"
     if built_in.is_file():
         return built_in
-    raise FileNotFoundError(f"{name}: is no file, and none of the recipes {', '.join(recipe_names())}.")
+    raise FileNotFoundError(f"{name}: is neither a file nor one of the recipes {', '.join(recipe_names())}.")
 
 
 def recipe_names() -> list[str]:
@@ -313,8 +314,10 @@ def _override(settings: dict[str, Any], override: str) -> None:
 
 
 def _suited(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recipe of the package without what the user's settings replace: its checkpoint where backbones are given, and
-    its evaluation where there are no rows for it."""
+    """
+    A recipe of the package without the settings that the user's settings replace: its checkpoint if backbones are
+    given, and its evaluation if there are no rows for it.
+    """
     given = {override.partition("=")[0] for override in overrides}
     model, training = dict(settings["model"]), dict(settings["training"])
     if {"model.vision", "model.language_model"} & given and "model.checkpoint" not in given:
@@ -331,7 +334,7 @@ def _names(settings: Any) -> list[str]:
 
 
 def _is_given(recipe: Recipe, name: str) -> bool:
-    """Whether a setting, such as `freeze` or `data.key_ratio`, is another one than by default."""
+    """Whether a setting, such as `freeze` or `data.key_ratio`, differs from the default."""
     found: Any = recipe
     for key in name.split("."):
         if key not in found.model_fields_set:
@@ -342,7 +345,7 @@ def _is_given(recipe: Recipe, name: str) -> bool:
 
 
 def _numbers(value: Any) -> Any:
-    """YAML takes `1e-4` for text; here it is a number."""
+    """Converts `1e-4`, which YAML reads as text, to a number."""
     if isinstance(value, Mapping):
         return {key: _numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -362,7 +365,7 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _why_invalid(error: ValidationError) -> str:
-    """The first fault, by its key."""
+    """The first mistake, with its key."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

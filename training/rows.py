@@ -1,4 +1,4 @@
-"""Rows of questions and answers from files, folders and the Hub, as `Trainer` takes them."""
+"""Rows of questions and answers from files, folders and the Hub, for `Trainer`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 from dynfocus.eval.rows import undecoded
 
-#: Readers of `datasets` by the ends of files, and their settings. "NA" is an answer.
+#: Readers of `datasets` by file endings, with their settings. "NA" is an answer.
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
@@ -26,16 +26,16 @@ _FORMS = "`messages`, `conversations` (LLaVA), or `video`, `question` and `answe
 @dataclass(frozen=True)
 class Source:
     """
-    Where rows come from.
+    A source of rows.
 
     Args:
         path (`str`): a json, jsonl, csv, tsv or parquet file; a folder that holds one such file (or one called
             `train`, `questions` or `metadata`), or one that `datasets` saved; or a data set's id on the Hub.
         split (`str`, defaults to `"train"`), name (`str`, *optional*), revision (`str`, *optional*): of a data set on
             the Hub.
-        media_root (`str`, *optional*): what the paths of videos and images start from; the folder of a local file by
-            default.
-        limit (`int`, *optional*): take the first so many rows.
+        media_root (`str`, *optional*): folder of relative paths of videos and images; by default the folder of a local
+            file.
+        limit (`int`, *optional*): take only the first rows, up to this number.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Source:
 
 
 class Rows(torch.utils.data.Dataset):
-    """The rows of several sources, one source after another; each row knows its `media_root`."""
+    """The rows of several sources, one source after another, each with its `media_root`."""
 
     def __init__(self, parts: Sequence[tuple[Any, str | None]]):
         self.parts = list(parts)
@@ -68,15 +68,15 @@ def load_rows(sources: Sequence[Source]) -> Rows:
     All rows of the sources.
 
     Raises:
-        `FileNotFoundError`: where a file, folder, data set or media root is not there.
-        `ValueError`: where a source is empty or of a form that cannot be read.
+        `FileNotFoundError`: if a file, folder, data set or media root does not exist.
+        `ValueError`: if a source is empty or of a form that cannot be read.
     """
     return Rows([_load(source, streaming=False) for source in sources])
 
 
 def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -> Any:
     """
-    The rows of the sources without an end, an `IterableDataset` of `datasets`: read while they are used, shuffled
+    The rows of the sources as an endless `IterableDataset` of `datasets`: read while they are used, and shuffled
     within a buffer of `buffer_size` rows.
 
     Raises: see `load_rows`.
@@ -86,7 +86,7 @@ def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -
     streams = []
     for source in sources:
         rows, media_root = _load(source, streaming=True)
-        # Shuffled after it was repeated: each time round in another order.
+        # Shuffled after it was repeated, so that the order differs in each round.
         streams.append(rows.map(_WithRoot(media_root)).repeat(None).shuffle(seed=seed, buffer_size=buffer_size))
     if len(streams) == 1:
         return streams[0]
@@ -158,14 +158,14 @@ def _table_in(folder: Path) -> Path:
 
 
 def _text_columns(file: Path, sep: str) -> Any:
-    """Every column of a table as text: an answer "007" is not 7."""
+    """Every column of a table as text, because an answer "007" is not 7."""
     import pandas
     from datasets import Features, Value
 
     try:
         names = pandas.read_csv(file, sep=sep, nrows=0, encoding="utf-8").columns
     except UnicodeDecodeError as error:
-        raise ValueError("it is not in UTF-8; save it so.") from error
+        raise ValueError("it is not UTF-8; save it as UTF-8.") from error
     if len(names) == 1 and ";" in names[0]:
         raise ValueError(f"its columns are separated by semicolons; they should be by {sep!r}.")
     return Features({name: Value("string") for name in names})
@@ -205,14 +205,14 @@ class _named_errors:
 
         if isinstance(error, DatasetNotFoundError):
             raise FileNotFoundError(
-                f"{self.path}: is neither a file here nor a data set on the Hub (if private: `hf auth login`)."
+                f"{self.path}: is neither a local file nor a data set on the Hub (if private: `hf auth login`)."
             ) from error
         if isinstance(error, (DatasetGenerationError, ValueError, OSError)):
             cause = str(error.__cause__ or error).splitlines()[0]
             if "corresponds to no data" in cause:
                 raise ValueError(f"{self.path}: holds no rows to train on.") from error
             if "Error tokenizing data" in cause:
-                cause += " (texts that hold a comma have to stand in quotes)"
+                cause += " (texts with a comma must be in quotes)"
             raise ValueError(f"{self.path}: cannot be read as rows: {cause}") from error
 
 

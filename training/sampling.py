@@ -8,11 +8,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
-    transformers' sampler, whose order depends on seed and epoch alone: an interrupted epoch is taken up in its order.
+    transformers' sampler with an order that depends only on seed and epoch, so that an interrupted epoch continues in
+    its order.
 
     Args:
         batch_size (`int`): rows of an optimizer's step.
-        lengths (`list[int]`): of each row, visual and text tokens together.
+        lengths (`list[int]`): number of tokens of each row, visual and text.
         seed (`int`).
     """
 

@@ -1,4 +1,4 @@
-"""The noise of perturbed top-K while training: how much of it, and which."""
+"""The noise of perturbed top-K in training: its size over time, and its random numbers."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 class SeededSelectionNoise:
     """
-    Noise that depends on the seed, the step and a video's place in the global batch, and on nothing else.
+    Noise that depends only on the seed, the step and a video's place in the global batch.
 
-    So it differs from process to process, and stays the same after an interruption, on another device, and whether a
-    batch is spread over processes, over accumulated gradients, or over neither (as long as each row has one video).
+    So it differs between processes, and is the same after an interruption, on another device, and for any distribution
+    of a batch over processes and accumulation steps (if each row has one video).
 
     Args:
-        seed (`int`): of the run.
+        seed (`int`): the run's seed.
         rank (`int`, defaults to 0), world_size (`int`, defaults to 1): this process, and how many there are.
     """
 
@@ -49,8 +49,8 @@ class SelectionNoiseSchedule(TrainerCallback):
     """
     Lets the standard deviation of the selection noise fall linearly over training, to a hard choice at its end.
 
-    Perturbed top-K blends the features of several events in training, and never afterwards; noise that vanishes
-    closes the gap between the two. The noise is [`SeededSelectionNoise`], so that a resumed run goes on exactly.
+    Perturbed top-K mixes the features of several events in training, but not afterwards; reducing the noise to zero
+    closes this gap. The noise is [`SeededSelectionNoise`], so that a resumed run continues exactly.
 
     Args:
         start (`float`, *optional*): sigma at the first step, on scores normalised to [0, 1]; the configuration's
@@ -108,9 +108,9 @@ class SelectionNoiseSchedule(TrainerCallback):
 
 
 def selector(model: nn.Module) -> Any:
-    """The [`DynFocusModel`] in a model, however wrapped: with a head, by peft, by a distributed strategy."""
+    """The [`DynFocusModel`] in a model that may be wrapped: with a head, by peft, by a distributed strategy."""
     for module in model.modules():
-        # Not by class: one that came from a Hub repository is another.
+        # Not by class, because the class of a Hub repository is a different one.
         if "selection_sigma" in vars(module):
             return module
     raise ValueError(f"A {type(model).__name__} holds no DynFocus model: selection noise is for those only.")

@@ -1,4 +1,4 @@
-"""From a recipe to what `Trainer` takes: model, processor, rows, collator and arguments."""
+"""Makes the inputs of `Trainer` from a recipe: model, processor, rows, collator and arguments."""
 
 import os
 from dataclasses import dataclass, fields
@@ -25,18 +25,18 @@ from .rows import load_rows, stream_rows
 
 logger = logging.get_logger(__name__)
 
-#: What every run needs, unless its recipe says otherwise.
+#: Defaults of every run.
 _ARGUMENTS: dict[str, Any] = {
     "remove_unused_columns": False,
     "label_names": ["labels"],
-    # Every parameter has a gradient in every step, videos or not: there is nothing to look for.
+    # Every parameter has a gradient in every step, with or without videos, so unused ones need not be searched.
     "ddp_find_unused_parameters": False,
-    # The inputs of videos and of text have different lengths: a batch cannot be cut into the shares of processes.
+    # The inputs of videos and of text have different lengths, so a batch cannot be split between processes.
     "accelerator_config": {"dispatch_batches": False},
     "report_to": "none",
 }
 _OF_FRAMES = ("fps", "num_frames", "max_frames")
-#: Settings that have a meaning on one of the two roads only.
+#: Settings of only one of the two roads.
 _OF_DYNFOCUS = (
     "selection_noise",
     "model.preset",
@@ -53,10 +53,10 @@ _OF_STOCK = ("model.dual_encoder", "data.rule", "data.coarse")
 @dataclass
 class Data:
     """
-    What is learned from.
+    The training and evaluation data.
 
     Args:
-        train: [`Rows`], or a stream; of a stock model [`ChosenRows`].
+        train: [`Rows`], or a stream; for a stock model [`ChosenRows`].
         eval: the same, *optional*.
         collator, eval_collator ([`DynFocusCollator`], or [`FocusCollator`] of a stock model): each counts its own
             rows.
@@ -70,14 +70,14 @@ class Data:
 
 def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
     """
-    The model and the processor with which a run starts, frozen as the recipe says, without LoRA. The processor is a
-    [`DynFocusProcessor`], or, of a stock model, a [`FocusProcessor`].
+    Load the model and the processor with which a run starts, with the recipe's frozen parts and without LoRA. The
+    processor is a [`DynFocusProcessor`] or, for a stock model, a [`FocusProcessor`].
 
     Args:
-        base (`Path`, *optional*): a folder where the model, if made of backbones, was kept by `keep_base`.
+        base (`Path`, *optional*): folder of a model from backbones that `keep_base` saved.
 
     Raises:
-        `ValueError`, `OSError`: where they cannot be loaded, or settings do not fit.
+        `ValueError`, `OSError`: if they cannot be loaded, or settings do not fit.
     """
     try:
         model, processor = _loaded(recipe, base)
@@ -85,7 +85,7 @@ def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
         raise ValueError(f"`model.config` or `model.processor`: {error}") from error
     if not is_stock(model):
         for name, value in recipe.data.processor_kwargs.items():
-            # Kept with the processor: the trained model is asked as it was trained.
+            # Saved with the processor, so that the trained model is used with the settings of its training.
             setattr(processor.video_processor if name in _OF_FRAMES else processor, name, value)
         processor.token_budget()
         check_fit(model, processor)
@@ -138,7 +138,7 @@ def _loaded_stock(recipe: Recipe, start: str, config: Any) -> tuple[Any, FocusPr
     recipe.refuse(_OF_DYNFOCUS, f"for DynFocus models, and {start} is a {config.model_type} model: leave it out.")
     recipe.refuse(
         ["data.streaming"],
-        "not possible with a stock model, whose videos are looked at before its training: leave it out.",
+        "not possible with a stock model, whose videos are encoded before training: leave it out.",
     )
     recipe.refuse(["push_to_hub"], f"for DynFocus models: upload {recipe.output_dir / 'model'} with `hf upload`.")
     given = {"fps": data.fps, "max_visual_tokens": data.max_visual_tokens, "rule": data.rule, "coarse": data.coarse}
@@ -152,19 +152,19 @@ def _loaded_stock(recipe: Recipe, start: str, config: Any) -> tuple[Any, FocusPr
         config=model.config,
         **{**settings.processor, **{name: value for name, value in given.items() if value is not None}},
     )
-    # A budget that is too small for any video is known before hours of looking.
+    # A budget that is too small for any video is found before hours of encoding.
     side = token_side(processor.processor) if processor.family.native else 1
     processor.plan(VideoFrames.decoded(np.zeros((1, side, side, 3), np.uint8), [0.0]), [0])
     return model, processor
 
 
 def resolve_checkpoint(name: str) -> str:
-    """The folder of the default model for its name; any other name as it is."""
+    """The folder of the default model for its name; other names are returned unchanged."""
     return str(embedded_model()) if name == DEFAULT_MODEL else name
 
 
 def check_fit(model: Any, processor: Any) -> None:
-    """`ValueError` where a processor does not belong to the model: placeholder, vocabulary, numbers of tokens."""
+    """Raises a `ValueError` if a processor does not fit the model: placeholder, vocabulary, numbers of tokens."""
     config, size = model.config, len(processor.tokenizer)
     if processor.video_token_id != config.video_token_id:
         raise ValueError(
@@ -183,7 +183,7 @@ def check_fit(model: Any, processor: Any) -> None:
 
 
 def with_lora(model: Any, recipe: Recipe) -> Any:
-    """The model with LoRA, if the recipe has it: all else frozen but the new parts."""
+    """The model with LoRA, if the recipe has it; everything else except the new parts is frozen."""
     if recipe.lora is None:
         return model
     from peft import get_peft_model
@@ -198,20 +198,22 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
         ]
     wrapped = get_peft_model(model, config)
     for name, parameter in wrapped.named_parameters():
-        # peft lets all of a part train again that it saves in full.
+        # peft makes all parameters of a fully saved part trainable again.
         if ".modules_to_save." in name and plain_name(name) not in trained:
             parameter.requires_grad_(False)
     return wrapped
 
 
 def learning_rates(recipe: Recipe, model: Any) -> dict[str, float]:
-    """Those of the recipe, but for parts that a recipe of the package names and a stock model does not have."""
+    """
+    The recipe's learning rates, without those of the package's recipes for parts that a stock model does not have.
+    """
     of_dynfocus = {name for name in NEW_PARTS if is_stock(model) and recipe.is_suggested(f"learning_rates.{name}")}
     return {name: rate for name, rate in recipe.learning_rates.items() if name not in of_dynfocus}
 
 
 def load_data(recipe: Recipe, processor: Any, bad_rows: str = "skip") -> Data:
-    """The rows of a recipe, and the collator. Raises as [`load_rows`] does."""
+    """Load the rows of a recipe, and make the collator. Raises the errors of [`load_rows`]."""
     settings = recipe.data
     kind: Any = FocusCollator if isinstance(processor, FocusProcessor) else DynFocusCollator
     collator, eval_collator = (
@@ -236,16 +238,17 @@ def load_data(recipe: Recipe, processor: Any, bad_rows: str = "skip") -> Data:
 
 def fit_arguments(args: TrainingArguments, recipe: Recipe, processor: FocusProcessor) -> None:
     """
-    Change, in place, what a stock model needs otherwise.
+    Adapt arguments to a stock model, in place.
 
     Raises:
-        `ValueError`: several rows a batch for a model whose videos must then all show the same number of pictures.
+        `ValueError`: for several rows in a batch with a model whose videos must then all show the same number of
+            pictures.
     """
     if "per_device_eval_batch_size" not in recipe.training:
-        # The library's own default is 8, whatever fits in training.
+        # The library's default is 8, even if training allows fewer.
         args.per_device_eval_batch_size = args.per_device_train_batch_size
     if recipe.lora is None:
-        # Rows without a video leave the tower or the projector of some models out.
+        # Rows without a video do not use the tower or the projector of some models.
         args.ddp_find_unused_parameters = True
     if processor.batches_need_one_length:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
@@ -261,7 +264,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     `TrainingArguments` of a recipe.
 
     Raises:
-        `ValueError`: where the values of its fields do not fit one another or this machine.
+        `ValueError`: if the values of its fields do not fit each other or this machine.
     """
     settings = {**_ARGUMENTS, **recipe.training}
     if not settings.get("use_cpu") and torch.accelerator.current_accelerator(check_available=True) is None:
@@ -270,16 +273,16 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     settings["dataloader_num_workers"] = min(workers, os.cpu_count() or workers)
     known = {field.name for field in fields(TrainingArguments)}
     for suffix in ("", "_kwargs"):
-        # The newer name of what versions of transformers before 5.20 know by the older one only.
+        # The newer name; versions of transformers before 5.20 have only the older one.
         old, new = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
         if old in settings and new in known:
             settings[new] = settings.pop(old)
-    # The score before training, to which that after it is compared.
+    # The score before training, for comparison with the score after it.
     settings.setdefault("eval_on_start", bool(recipe.data.eval))
     # Started once, not for each epoch.
     settings.setdefault("dataloader_persistent_workers", settings["dataloader_num_workers"] > 0)
     if settings.get("load_best_model_at_end") and settings.get("save_total_limit") == 1:
-        # Trainer would delete the last checkpoint in the end, and a stopped run could not go on.
+        # Trainer would delete the last checkpoint at the end, and a stopped run could not continue.
         settings["save_total_limit"] = 2
     try:
         args = TrainingArguments(**settings)
@@ -287,7 +290,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         raise ValueError(f"`training`: {error}") from error
     if args.n_gpu > 1:
         logger.warning(f"One of {args.n_gpu} GPUs is used: for all of them, start the run with torchrun.")
-        # DataParallel would cut the videos of a batch elsewhere than its text.
+        # DataParallel would split the videos of a batch differently from its text.
         args._n_gpu = 1
     return args
 

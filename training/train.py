@@ -47,18 +47,18 @@ logger = logging.get_logger(__name__)
 
 def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
     """
-    Carry out a recipe, or go on where it was interrupted.
+    Run a recipe, or continue an interrupted run.
 
     Args:
         recipe ([`Recipe`]).
         log: called with each message, in the main process.
 
     Returns:
-        `Path`: the folder with the trained model, complete for the Hub; `None` where a signal stopped the run before
-        its end.
+        `Path`: the folder with the trained model, complete for the Hub; `None` if a signal stopped the run before its
+        end.
 
     Raises:
-        `ValueError`, `OSError`: for what does not fit, or cannot be read or written.
+        `ValueError`, `OSError`: for settings that do not fit, and for files that cannot be read or written.
     """
     args = training_arguments(recipe)
     folder = recipe.output_dir
@@ -82,7 +82,7 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
         if data.eval is not None:
             data.eval = choose_ahead(data.eval, data.eval_collator, folder / "frames-eval.jsonl", args, log)
     checkpoint = last_checkpoint(folder, args.world_size)
-    # LoRA starts at random, and so may what follows.
+    # LoRA starts at random, and later steps may use random numbers, too.
     set_seed(args.seed)
     model = with_lora(model, recipe)
     log(describe_model(model))
@@ -120,7 +120,7 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
             "`data.max_visual_tokens`, or set `training.gradient_checkpointing`; `dynfocus train … --check` estimates."
         ) from error
     if stop.stopped:
-        log(f"Stopped after step {trainer.state.global_step}. The same command goes on from there.")
+        log(f"Stopped after step {trainer.state.global_step}. The same command continues from there.")
         return None
     counted = gather_object([(data.collator.rows_seen, data.collator.rows_bad)])
     seen, bad = (sum(numbers) for numbers in zip(*counted, strict=True))
@@ -163,7 +163,7 @@ def _push(recipe: Recipe, args: TrainingArguments, result: Path, log: Callable[[
 
 
 def describe_model(model: Any) -> str:
-    """One line on how large the parts are, and which of them are trained."""
+    """One line with the sizes of the parts, and which of them are trained."""
     sizes = part_sizes(model)
     total = sum(all_of_it for all_of_it, _ in sizes.values())
     trained = [f"{part} {_millions(learned)}" for part, (_, learned) in sizes.items() if learned]
@@ -172,7 +172,7 @@ def describe_model(model: Any) -> str:
 
 
 def describe_run(recipe: Recipe, args: TrainingArguments, data: Data) -> str:
-    """One line on rows, processes and batches."""
+    """One line with rows, processes and batches."""
     rows = "streamed rows" if recipe.data.streaming else f"{len(data.train):,} row{'s' * (len(data.train) != 1)}"
     held_out = f", {len(data.eval):,} to evaluate" if data.eval is not None else ""
     of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -181,7 +181,7 @@ def describe_run(recipe: Recipe, args: TrainingArguments, data: Data) -> str:
 
 
 def _without_traceback(message: str) -> str:
-    """The message of an error from a worker of the data loader, which comes with a whole traceback in front."""
+    """The message of an error from a worker of the data loader, without the traceback before it."""
     return re.split(r"\n(?:\w+\.)*\w*Error: ", message)[-1].strip()
 
 
@@ -196,7 +196,7 @@ def _discard(text: str) -> None:
 def _start(recipe: Recipe, args: TrainingArguments) -> tuple[Any, Any]:
     if recipe.lora is None or recipe.model.checkpoint is not None:
         return load_model(recipe)
-    # Adapters say on which model they rest: one that was put together here is kept.
+    # Adapters name their base model, so a model that was made here is saved.
     base = recipe.output_dir / "base"
     with args.main_process_first(local=False, desc="putting the model together"):
         model, processor = load_model(recipe, base)
@@ -219,7 +219,7 @@ def _lengths(args: TrainingArguments, data: Data, folder: Path, log: Callable[[s
 
 
 def _keep_tower_whole(trainer: DynFocusTrainer) -> None:
-    """Set for DeepSpeed what `_no_split_modules` sets for others: weights that are gathered all at once."""
+    """Sets for DeepSpeed what `_no_split_modules` sets for others: the tower's weights are gathered all at once."""
     if trainer.is_deepspeed_enabled:
         from deepspeed.utils import set_z3_leaf_modules
 
@@ -238,10 +238,10 @@ def _save_result(trainer: DynFocusTrainer, recipe: Recipe, processor: Any) -> No
     trainer.save_model(str(saved))
     if trainer.is_world_process_zero():
         if trainer.is_deepspeed_enabled:
-            # Otherwise what this process loads alone would be sharded, too, and wait for the others.
+            # Otherwise the model that only this process loads would be sharded as well, and wait for the others.
             unset_hf_deepspeed_config()
         if recipe.lora or trainer.is_deepspeed_enabled:
-            # Anew on the CPU: the one in training may be sharded, and DeepSpeed gives weights other names.
+            # Loaded again on the CPU: the trained one may be sharded, and DeepSpeed renames weights.
             _load_trained(recipe, saved).save_pretrained(writing)
             processor.save_pretrained(writing)
         for path in {saved, writing}:
@@ -261,7 +261,7 @@ def _load_trained(recipe: Recipe, saved: Path) -> Any:
     """The trained model, from its folder or from its adapter's, which is merged into the base."""
     if recipe.lora is None:
         model: Any = AutoModelForImageTextToText.from_pretrained(saved)
-        # transformers gives weights their old names back when it saves, and here these are DeepSpeed's.
+        # transformers restores the old names of weights when it saves, which here are DeepSpeed's.
         model._weight_conversions = []
         return model
     from peft import PeftModel
@@ -277,7 +277,7 @@ def _load_trained(recipe: Recipe, saved: Path) -> Any:
 
 
 def _check_login(repo_id: str) -> None:
-    """That the push in the end can work, before hours of training."""
+    """Check before hours of training that the push at the end can work."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils import validate_repo_id
@@ -286,25 +286,25 @@ def _check_login(repo_id: str) -> None:
         validate_repo_id(repo_id)
         HfApi().whoami()
     except HFValidationError as error:
-        raise ValueError(f"push_to_hub: {repo_id} is no name on the Hub; one looks like user/name.") from error
+        raise ValueError(f"push_to_hub: {repo_id} is not a name on the Hub; names look like user/name.") from error
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise ValueError(
-            f"push_to_hub: {repo_id}: the Hub does not know you: `hf auth login` with a token that may write."
+            f"push_to_hub: {repo_id}: you are not logged in to the Hub: `hf auth login` with a token that may write."
         ) from error
 
 
 def _part() -> None:
     """
-    Part from the other processes: one whose threads still hold gradients when the interpreter ends may abort
+    Disconnect from the other processes: one whose threads still hold gradients when the interpreter ends may abort
     (https://github.com/pytorch/pytorch/pull/179291).
     """
-    # The trainer's model, which holds the group, too, stands in cycles.
+    # The trainer's model, which also holds the group, is part of reference cycles.
     gc.collect()
     PartialState().destroy_process_group()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of one of many processes; see the module's docstring."""
+    """The command line of one of several processes; see the module's docstring."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())

@@ -1,4 +1,4 @@
-"""`Trainer` with what fine-tuning DynFocus needs beyond it; the plain one works, too."""
+"""`Trainer` with additions for fine-tuning DynFocus; the plain one works, too."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ from .selection_noise import selector
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells a sampler the epoch: accelerate does not, where several processes take one up in its middle."""
+    """Sets the epoch of a sampler, because accelerate does not if several processes continue in the middle of one."""
 
     def __init__(self, sampler: EpochLengthGroupedSampler):
         self.sampler = sampler
@@ -30,7 +30,7 @@ class _SetEpoch(TrainerCallback):
 
 
 def _start_worker(before: Callable[[int], None] | None, number: int) -> None:
-    """A signal to all processes of a run must not end the workers before the last checkpoint is written."""
+    """Makes workers ignore signals, which must not end them before the last checkpoint is written."""
     os.setpgrp()
     if before is not None:
         before(number)
@@ -38,19 +38,19 @@ def _start_worker(before: Callable[[int], None] | None, number: int) -> None:
 
 class DynFocusTrainer(Trainer):
     """
-    transformers' `Trainer` with learning rates for single parts, logits of the answers alone, rows grouped by visual
+    transformers' `Trainer` with learning rates for single parts, logits only of the answers, rows grouped by visual
     and text tokens, and evaluation by generation. For DynFocus models, and for stock video language models.
 
     Args:
-        learning_rates (`dict[str, float]`, *optional*): of parts or parameters, by the names of
+        learning_rates (`dict[str, float]`, *optional*): learning rates of parts or parameters, by names of
             `dynfocus.training.parts.names_in`; the others have `args.learning_rate`.
         lengths (`list[int]`, *optional*): tokens of each training row, for
             `train_sampling_strategy="group_by_length"`.
-        generate_rows (`int`, defaults to 200): the first so many rows of the evaluation set are also answered, which
-            gives the metric `eval_accuracy`: the part of exact answers. 0 answers none.
-        max_new_tokens (`int`, defaults to 32): of such an answer.
-        eval_collator (*optional*): of the evaluation set; `data_collator` by default.
-        kwargs: of `Trainer`. `data_collator` has to be a [`DynFocusCollator`], or, for a stock model, a
+        generate_rows (`int`, defaults to 200): number of first rows of the evaluation set that are also answered, for
+            the metric `eval_accuracy`: the share of exact answers. 0 answers none.
+        max_new_tokens (`int`, defaults to 32): largest number of tokens of such an answer.
+        eval_collator (*optional*): collator of the evaluation set; by default `data_collator`.
+        kwargs: arguments of `Trainer`. `data_collator` must be a [`DynFocusCollator`] or, for a stock model, a
             [`FocusCollator`].
     """
 
@@ -84,7 +84,7 @@ class DynFocusTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.lengths is not None and self.args.train_sampling_strategy == "group_by_length":
-            # Of all processes: they wait for the one with the longest rows.
+            # Over all processes, because they wait for the one with the longest rows.
             rows_of_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             sampler = EpochLengthGroupedSampler(rows_of_step, self.lengths, self.args.seed)
             self.add_callback(_SetEpoch(sampler))
@@ -98,7 +98,7 @@ class DynFocusTrainer(Trainer):
         return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        # With a collator of its own, which counts its own rows.
+        # With a separate collator, which counts its own rows.
         collator, self.data_collator = self.data_collator, self.eval_collator
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -106,18 +106,19 @@ class DynFocusTrainer(Trainer):
             self.data_collator = collator
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Trainer looks at the number of steps only after a step: a finished run would get another one.
+        # Trainer checks the number of steps only after a step, so a finished run would get another one.
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
-        # In order, whatever the order of training: that one may go by lengths, which are not known here.
+        # In order, independent of the order of training, which may use lengths that are not known here.
         return None
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.label_smoother is not None or self.compute_loss_func is not None or self.compute_metrics is not None:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        # Visual tokens and questions have no loss: with large vocabularies their logits cost more than anything else.
+        # Visual tokens and questions have no loss; with large vocabularies their logits would cost more than anything
+        # else.
         length = inputs["labels"].shape[1]
         learned = (inputs["labels"] != -100).any(0).nonzero()
         first = int(learned[0]) if len(learned) else length - 1

@@ -180,11 +180,11 @@ def test_a_server_that_refuses_log_probs_is_asked_without(encoder, state):
 @pytest.mark.parametrize(
     ("reply", "usage", "message"),
     [
-        ({"message": {"content": ""}, "finish_reason": "length"}, {}, "empty answer after its greatest length: raise"),
-        ({"message": {"content": None}}, {}, "m gave an empty answer."),
+        ({"message": {"content": ""}, "finish_reason": "length"}, {}, "empty answer at its largest length: raise"),
+        ({"message": {"content": None}}, {}, "m returned an empty answer."),
         ({"message": {"content": None, "refusal": "No."}}, {}, "m refused to answer."),
         ({"message": {"content": ""}, "finish_reason": "content_filter"}, {}, "m refused to answer."),
-        ("red", {"prompt_tokens": 23}, "m seems to take no pictures: .* fewer tokens than"),
+        ("red", {"prompt_tokens": 23}, "m seems to ignore pictures: .* fewer tokens than"),
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none_is_a_warning(encoder, state, reply, usage, message):
@@ -221,7 +221,7 @@ def test_what_no_retry_can_mend_is_said_at_once(encoder, state):
     assert "knows no m, or the base URL is wrong" in fault(encoder, state, error(404, "no m"), ValueError)
     said = fault(encoder, state, error(400, f"{KEY} At most 0 image(s) may be given." + " x" * 400))
     assert 'refuses the request (status 400): "[key] At most 0 image(s)' in said and '…".' in said
-    assert re.search(r"Frames are sent as pictures: m must take them, \d+ in this prompt\.$", said)
+    assert re.search(r"Frames are sent as pictures: m must accept them, \d+ in this prompt\.$", said)
     said = fault(encoder, state, error(400, "the prompt is too long for the context of 2048 tokens"))
     assert said.endswith("Spend fewer tokens (`max_visual_tokens`).")
 
@@ -263,7 +263,7 @@ def test_a_server_that_is_not_there_is_named(encoder, state):
             call()
         assert re.fullmatch(
             r"The model's server http://127.0.0.1:\d+/v1 cannot be reached \(.*refused.*\): start it, or give the "
-            "address of one that runs.",
+            "address of a running one.",
             str(raised.value),
         )
 
@@ -283,7 +283,7 @@ def test_names_of_models_are_asked_for_with_the_key(encoder):
         assert served(server, encoder).models() == ["a", "b"]
     with ChatServer(lambda content, _: "yes", models=401) as server:
         with pytest.raises(
-            ValueError, match="refuses the key .status 401.: set OPENAI_API_KEY to one that it takes.$"
+            ValueError, match="refuses the key .status 401.: set OPENAI_API_KEY to one that it accepts.$"
         ):
             served(server, encoder).models()
 
@@ -295,7 +295,7 @@ def test_names_of_models_are_asked_for_with_the_key(encoder):
         ("ftp://host/v1", "has no host"),
         ("http://[::1/v1", "has no host"),
         ("http://me:sk-two@host/v1", "holds a user name or password: give the key by OPENAI_API_KEY"),
-        ("http://host/v1?key=sk-two", "goes on after a . or #"),
+        ("http://host/v1?key=sk-two", "has a . or #"),
     ],
 )
 def test_addresses_that_cannot_be_meant_are_refused(url, message, encoder):

@@ -178,7 +178,7 @@ def test_a_model_on_a_server_is_asked(run, server, monkeypatch):
     ("words", "message"),
     [
         ((), "/v1: name one of its models by --model; it offers big, small."),
-        (("--model", "big", "--revision", "main"), "--revision main: which weights it loads is for the server to say"),
+        (("--model", "big", "--revision", "main"), "--revision main: the server decides which weights it loads"),
         (("--model", "big", "--processor", "no/such"), "The processor 'no/such' cannot be used: "),
         (("--model", "big", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
         (

@@ -557,7 +557,7 @@ def test_a_model_on_a_server_is_evaluated(world, tmp_path, monkeypatch):
     assert [line["output"] for line in run.answers] == ["A", "A", "A", ""] and run.result["total"] == 4
     assert [line["num_visual_tokens"] for line in run.answers] == [None] * 4
     assert run.result["mean_visual_tokens"] is None and all(line["key_frames"] for line in run.answers)
-    assert told == ["big gave an empty answer. (1 of the answers)"]
+    assert told == ["big returned an empty answer. (1 of the answers)"]
     recorded = run.settings
     assert recorded["model"] == {"id": "big", "revision": None, "weights": None} and recorded["dtype"] is None
     assert (recorded["choice"]["server"], recorded["choice"]["rule"]) == (server.url, "topk")

@@ -419,7 +419,7 @@ def test_a_model_whose_two_sides_differ_in_width_is_refused(tmp_path):
     )
     name = save_dual_encoder("siglip", tmp_path / "siglip")
     transformers.SiglipModel(config).save_pretrained(name)
-    with pytest.raises(ValueError, match="gives 32 numbers for a frame and 40 for a text, which cannot be compared"):
+    with pytest.raises(ValueError, match="returns 32 numbers for a frame and 40 for a text, which cannot be compared"):
         DualEncoder.from_pretrained(name, device="cpu")
 
 

@@ -35,7 +35,7 @@ def test_from_the_hub_to_the_hub(tmp_path, streaming):
 
         if not streaming:
             status, said = train("hf_unknown")
-            assert status == 1 and "push_to_hub: user/mine: the Hub does not know you" in said
+            assert status == 1 and "push_to_hub: user/mine: you are not logged in to the Hub" in said
             assert not (tmp_path / "run").exists(), "it is known before anything is trained"
         status, said = train("hf_user")
         assert status == 0, said

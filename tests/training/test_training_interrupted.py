@@ -122,7 +122,7 @@ def test_signals(rows, start, tmp_path, number, workers):
         assert process.wait() == (-number if number == signal.SIGKILL else 130), process.output
         said = process.output
     if number != signal.SIGKILL:
-        assert "The same command goes on from there." in said and "Traceback" not in said
+        assert "The same command continues from there." in said and "Traceback" not in said
         assert said.count("Stopping after this step") == 1
         step = int(said.partition("Stopped after step ")[2].partition(".")[0])
         assert last_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"

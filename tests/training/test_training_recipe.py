@@ -103,7 +103,7 @@ def test_bad_settings(settings, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere.yaml"], "nowhere.yaml: is no file, and none of the recipes align, full_fsdp2, full_zero3,"),
+        (["nowhere.yaml"], "nowhere.yaml: is neither a file nor one of the recipes align, full_fsdp2, full_zero3,"),
         (["{recipe}", "max_steps"], "'max_steps': a setting is changed by KEY=VALUE"),
         (["{recipe}", "training.max_steps.x=3"], "`max_steps` has no settings below it"),
         (["{recipe}", "data.train=nothing.csv"], "nothing.csv: there is no such file or folder with rows"),
@@ -293,7 +293,7 @@ def test_several_sources_with_their_roots(rows, tmp_path):
         ("rows.json", '{"a": [', "cannot be read as rows"),
         ("rows.csv", "video;question;answer\na;b;c\n", "its columns are separated by semicolons"),
         ("rows.csv", "video,question,answer\n", "rows.csv: holds no rows"),
-        ("rows.csv", "video,question,answer\na,b,c\na,b,c,d\n", "texts that hold a comma have to stand in quotes"),
+        ("rows.csv", "video,question,answer\na,b,c\na,b,c,d\n", "texts with a comma must be in quotes"),
         ("rows.csv", "film,text\na,b\n", "rows need `messages`.*these have the columns film"),
         ("rows.txt", "hello", "rows are read from .json, .jsonl"),
     ],
