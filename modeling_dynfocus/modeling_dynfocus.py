@@ -63,8 +63,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
         self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
         #: Standard deviation of the selection noise while training; a schedule may lower it, 0 selects hard.
         self.selection_sigma = config.selection_sigma
-        #: Where that noise comes from: called with the numbers of events `(V,)` and of samples, it gives standard
-        #: normal `(V, samples, max L)`. `None` draws from torch's own generator.
+        #: Source of that noise: called with the numbers of events `(V,)` and of samples, it returns standard normal
+        #: `(V, samples, max L)`. `None` uses torch's global generator.
         self.selection_noise: Callable[[torch.Tensor, int], torch.Tensor] | None = None
         self.post_init()
 
@@ -86,28 +86,28 @@ class DynFocusModel(DynFocusPreTrainedModel):
         **sampling: Any,
     ) -> VideoState:
         """
-        Everything that can be known of videos before a question is asked, to be asked later.
+        Encode videos before any question, for questions later.
 
-        With `processor`, one video is read, prepared and encoded chunk by chunk (`frames_per_chunk` of the vision
-        tower), however long it is. A frame takes `(g² + fine + coarse groups)·D` numbers, 38·D by default, and 31
-        bytes more. Without it, `video` is pixels.
+        With `processor`, one video of any length is read, prepared and encoded chunk by chunk (`frames_per_chunk` of
+        the vision tower). A frame takes `(g² + fine + coarse groups)·D` numbers, 38·D by default, and 31 bytes more.
+        Without it, `video` is pixels.
 
         Args:
             video: a video in any form (a path, a URL, bytes, an array, …) with `processor`, else `pixel_values_videos`
                 (`torch.Tensor` of shape `(V, T, 3, H, W)`).
             video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames of pixels; all by
                 default.
-            processor ([`DynFocusProcessor`], *optional*): what reads and prepares the video.
+            processor ([`DynFocusProcessor`], *optional*): reads and prepares the video.
             save_to, progress: see [`encode_stream`].
-            dtype (`torch.dtype`, *optional*): of the state's features, such as `torch.float16`; the model's by
-                default.
+            dtype (`torch.dtype`, *optional*): dtype of the state's features, such as `torch.float16`; by default the
+                model's.
             sampling: `fps`, `num_frames`, `max_frames`, `sampling`, `decoder`, `on_truncated`, …: settings of the
                 video processor for this call.
 
         Raises:
-            `ValueError`: where a pixel is NaN or infinite, a video has no frames or cannot be read, or an interrupted
+            `ValueError`: if a pixel is NaN or infinite, a video has no frames or cannot be read, or an interrupted
                 encoding in `save_to` is of another video, sampling or model.
-            `FileNotFoundError`: for a video that is not there. `OSError`: where `save_to` cannot be written.
+            `FileNotFoundError`: if a video does not exist. `OSError`: if `save_to` cannot be written.
         """
         if processor is not None:
             if video_frame_mask is not None:
@@ -132,7 +132,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         progress: Progress = False,
         dtype: torch.dtype | None = None,
     ) -> VideoState:
-        """As `encode_video`, of one video that is open already: a `FrameStream` of the video processor."""
+        """`encode_video` for one video that is already open: a `FrameStream` of the video processor."""
         weight = next(self.vision_tower.parameters())
         # Weights that accelerate has offloaded are on meta until their own module runs.
         device = torch.device("cpu") if weight.is_meta else weight.device
@@ -153,7 +153,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
     def encode_pixels(
         self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
     ) -> VideoState:
-        """As `encode_video`, of pixels alone and without a fingerprint: what training does at each step."""
+        """`encode_video` for pixels, without a fingerprint, as in each training step."""
         return self._encode_pixels(pixel_values_videos, video_frame_mask)[0]
 
     def _encode_pixels(
@@ -163,7 +163,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         mask = checked_frame_mask(pixel_values_videos, video_frame_mask)
 
         def chunks() -> Iterator[torch.Tensor]:
-            # The pixels of a long video are never held twice.
+            # The pixels of a long video are never in memory twice.
             for places in mask.nonzero().split(self.config.vision_config.frames_per_chunk):
                 yield finite_pixels(pixel_values_videos[places[:, 0], places[:, 1]])
 
@@ -181,10 +181,10 @@ class DynFocusModel(DynFocusPreTrainedModel):
 
     def video_fingerprint(self, processor: Any = None) -> str | None:
         """
-        Of the tower's weights and of all settings on which a state depends, with `processor` also those of pixels;
-        `None` where not all weights are here.
+        Fingerprint of the tower's weights and of all settings on which a state depends, with `processor` also those of
+        pixels; `None` if not all weights are in this process.
 
-        It is the same in any precision. States carry it, and a model with another one refuses them.
+        It does not depend on the precision. States carry it, and a model with another one refuses them.
         """
         config = self.config
         vision = config.vision_config
@@ -201,8 +201,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
 
     def check_state(self, state: VideoState, processor: Any = None) -> None:
         """
-        `ValueError` unless `state` is whole and was encoded by a model like this one, with `processor` from pixels
-        like its own. `get_video_features` checks every state that it is given.
+        Raises a `ValueError` if `state` is damaged or was encoded by a different model or, with `processor`, from
+        different pixels. `get_video_features` checks every state.
         """
         config = self.config
         vision, groups = config.vision_config, config.spatial_clusters
@@ -214,7 +214,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
             "grouped_tokens": (sum(groups), vision.hidden_size),
             "parent_of_token": (sum(groups),),
         }
-        # A state may have patches that this model does not look at.
+        # A state may have patches that this model does not use.
         if state.patches is not None:
             expected["patches"] = (vision.num_patches, vision.hidden_size)
         elif config.question_context == "patches":
@@ -222,7 +222,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
         state.check(expected, num_groups=groups[1])
 
     def _columns(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The patches `(n, P, D)` of n frames, pooled and grouped, and themselves where the model looks at them."""
+        """
+        The patches `(n, P, D)` of n frames, pooled and grouped; also the patches themselves if the model uses them.
+        """
         config = self.config
         pooled = pool_patches(patches, config.vision_config.grid_size, config.pooling_grid)
         grouped, parents = group_patches(patches, config.spatial_clusters, config.spatial_neighbors)
@@ -230,7 +232,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         return {**columns, "patches": patches} if config.question_context == "patches" else columns
 
     def _columns_to_keep(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
-        """As `_columns`, in fewer bytes: a group's number fits into one but in configurations of another kind."""
+        """`_columns` in fewer bytes: a group's number usually fits into one byte."""
         columns = self._columns(patches)
         if self.config.spatial_clusters[1] <= 256:
             columns["parent_of_token"] = columns["parent_of_token"].to(torch.uint8)
@@ -249,26 +251,26 @@ class DynFocusModel(DynFocusPreTrainedModel):
         **kwargs,
     ) -> DynFocusVideoFeatures:
         """
-        The visual tokens of videos for their questions: choose frames, then show them. Pixels or a state goes in.
+        The visual tokens of videos, given as pixels or as a state, for their questions: choose frames, then show them.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`, *optional*).
-            video_state (`VideoState`, *optional*): what `encode_video` gave for these videos.
+            video_state (`VideoState`, *optional*): the result of `encode_video` for these videos.
             video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames; all by default.
             video_token_plan (`torch.Tensor` of shape `(V, 3)`, int64):
-                L events, K key frames and R rod groups of each video, as the processor planned them.
+                L events, K key frames and R rod groups of each video, from the processor's plan.
             question_input_ids (`torch.Tensor` of shape `(V, Q)`): the question for each video.
             question_attention_mask (`torch.Tensor` of shape `(V, Q)`, *optional*): 0 on its padding.
             choose (`Callable`, *optional*):
-                the rule of choice, called as `choose(estimator, state, queries, plan, sigma=…, noise=…)`; gives a
+                the rule of choice, called as `choose(estimator, state, queries, plan, sigma=…, noise=…)`; returns a
                 [`Focus`]. By default [`EventPrototypeEstimator.choose`].
 
             output_hidden_states, output_attentions (`bool`, *optional*): of the vision tower, where pixels go in.
 
-        Questions and masks may also be lists of rows of different lengths, as vLLM gives those of several requests.
+        Questions and masks may also be lists of rows of different lengths, as vLLM passes those of several requests.
 
         Raises:
-            `ValueError`: where inputs are missing, or the plan does not fit the videos.
+            `ValueError`: if inputs are missing, or the plan does not fit the videos.
         """
         state, queries, plan, seen = self._prepare(
             pixel_values_videos,
@@ -301,7 +303,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         question_attention_mask: torch.Tensor | None = None,
         choose: Callable[..., Focus] | None = None,
     ) -> Focus:
-        """Which frames are chosen for questions about the videos of a state; arguments as of `get_video_features`."""
+        """Choose frames for questions about the videos of a state; arguments as of `get_video_features`."""
         state, queries, plan, _ = self._prepare(
             None, video_state, None, video_token_plan, question_input_ids, question_attention_mask
         )
@@ -332,7 +334,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         else:
             state, seen = video_state, BaseModelOutput()
             self.check_state(state)
-        # The features go where the weights are, in their precision (`device_map`, half precision), which a quantised
+        # Features are moved to the device and dtype of the weights (`device_map`, half precision), which a quantised
         # layer would not report.
         reference = self.question_encoder.query_tokens
         # Weights that accelerate has offloaded are on meta until their own module runs.
@@ -343,8 +345,8 @@ class DynFocusModel(DynFocusPreTrainedModel):
         if question_attention_mask is None:
             question_attention_mask = [torch.ones_like(row) for row in question_input_ids]
         check_token_plan(plan, questions, state)
-        # Only what a chunk of frames needs is moved, cast and encoded at a time. Not with gradients, which keep all of
-        # it anyway; and weights that are sharded are gathered once, for all frames.
+        # Frames are moved, cast and encoded in chunks. Not with gradients, which keep everything anyway, and not with
+        # sharded weights, which are then gathered once for all frames.
         is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
         is_long = int(state.frame_mask.sum()) > self.question_encoder.frames_per_chunk
         in_chunks = is_long and not torch.is_grad_enabled() and not is_sharded
@@ -380,7 +382,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
     ) -> torch.Tensor:
-        """Where visual tokens go, `(batch, tokens, 1)`; a `ValueError` where there are not `num_features` places."""
+        """The places of visual tokens, `(batch, tokens, 1)`; a `ValueError` if there are not `num_features` places."""
         if input_ids is not None:
             mask = input_ids == self.config.video_token_id
         else:
@@ -443,7 +445,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
                 return_dict=True,
                 **{name: kwargs[name] for name in _CAPTURED if name in kwargs},
             )
-        # Before the words are embedded, too: sharded weights are gathered in the order of the modules.
+        # Also before the words are embedded, because sharded weights are gathered in the order of the modules.
         blank = self._blank_video() if features is None and self._others_may_have_videos(cache) else None
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -471,19 +473,19 @@ class DynFocusModel(DynFocusPreTrainedModel):
         )
 
     def _others_may_have_videos(self, cache: Cache | None) -> bool:
-        """Whether other processes may wait for this one to run the modules of videos, which it does not need."""
+        """Whether other processes may wait for this one to run the modules for videos, although it has no videos."""
         if self.training and torch.is_grad_enabled():
             return True
         is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
-        # While an answer is generated, videos are read with the prompt.
+        # During generation, videos are processed with the prompt only.
         return is_sharded and (cache is None or cache.get_seq_length() == 0)
 
     def _blank_video(self) -> torch.Tensor:
         """
         The sum of a blank frame's visual tokens, a scalar.
 
-        Added with weight 0 to a batch without videos: every process then runs the same modules and has gradients of
-        the same parameters, without which training on many of them hangs.
+        It is added with weight 0 to a batch without videos, so that every process runs the same modules and has
+        gradients of the same parameters. Otherwise training on several processes would hang.
         """
         side = self.config.vision_config.image_size
         features = self.get_video_features(
@@ -496,7 +498,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
 
 
 class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin):
-    """[`DynFocusModel`] with a language-modelling head: videos and a question in, an answer out."""
+    """[`DynFocusModel`] with a language-modelling head, which generates answers to questions about videos."""
 
     def __init__(self, config: DynFocusConfig):
         super().__init__(config)
@@ -587,8 +589,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
                 the token that follows each position, instead of `labels`: what sequence parallelism gives, where the
                 next token may be in another process.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
-                the last n positions, or these; 0 keeps all. The loss too is that of these alone.
-            num_items_in_batch (`int`, *optional*): what the summed loss is divided by, instead of the labels here.
+                the last n positions, or the given ones; 0 keeps all. The loss is also computed from these only.
+            num_items_in_batch (`int`, *optional*): divisor of the summed loss, instead of the number of labels here.
             The others: see [`DynFocusModel.forward`].
         """
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch",) if name in kwargs}
@@ -618,7 +620,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         if shift_labels is not None:
             targets = shift_labels[:, kept]
             if not (targets != -100).any():
-                # Nothing to learn from: a loss of 0, not the mean of nothing.
+                # No labels: a loss of 0 instead of the mean of nothing, NaN.
                 loss_kwargs["num_items_in_batch"] = 1
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(
@@ -635,23 +637,25 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
 
     @torch.no_grad()
     def generate(self, *args, video_state: VideoState | None = None, **kwargs):
-        """As `GenerationMixin.generate`; `video_state` or `mm_encoder_outputs` may replace `pixel_values_videos`."""
+        """
+        `GenerationMixin.generate`, in which `video_state` or `mm_encoder_outputs` may replace `pixel_values_videos`.
+        """
         if video_state is not None:
-            # `generate` encodes pixels once by itself, but knows nothing of states.
+            # `generate` encodes pixels once by itself, but does not support states.
             names = ("video_token_plan", "question_input_ids", "question_attention_mask")
             inputs = {name: kwargs.pop(name, None) for name in names}
             kwargs["mm_encoder_outputs"] = {"video": self.get_video_features(video_state=video_state, **inputs)}
         elif (features := kwargs.get("mm_encoder_outputs")) is not None:
-            # `generate` multiplies the features for beams in place: the caller's own must serve again.
+            # `generate` repeats the features for beams in place, and the caller's must not change.
             kwargs["mm_encoder_outputs"] = {name: replace(output) for name, output in features.items()}
         return super().generate(*args, **kwargs)
 
-    # The two methods below fix what `generate` of transformers before 5.23 does wrong with videos; they can go when
-    # 5.23 is the oldest version that is supported.
+    # The two methods below correct errors of `generate` with videos in transformers before 5.23. They can be removed
+    # when 5.23 is the oldest supported version.
 
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, *args, **kwargs):
-        # transformers 5.18 repeats the videos of a prompt one by one, out of their order: as one tensor a prompt they
-        # stay together.
+        # transformers 5.18 repeats the videos of a prompt one by one, which changes their order; as one tensor for
+        # each prompt they stay together.
         features = mm_encoder_output.get("video")
         if features is not None:
             tokens = torch.cat(features.pooler_output)

@@ -2,10 +2,10 @@
 The comparison of ways to choose frames and to spend visual tokens: `python benchmarks/focus --work runs/focus`.
 
 Trains the vision tower, the model from which all rows start, then each row for each seed, and asks each the test sets.
-Whatever is finished stays in the work folder, so a stopped run goes on, several processes may share the rows
-(`--row NAME --seed N`), and `python benchmarks/focus/table.py --rows runs/focus/rows` draws what is there. With
-`--start benchmarks/focus/shared_start.safetensors` rows start from weights that were kept, and nothing that they share
-is trained.
+Finished parts stay in the work folder: a stopped run continues, several processes may share the rows (`--row NAME
+    --seed N`), and `python benchmarks/focus/table.py --rows runs/focus/rows` draws the finished rows. With `--start
+    benchmarks/focus/shared_start.safetensors`, rows start from the included weights, and the shared training is
+    skipped.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from sets import encode_test_set
 from sizes import SIZES, Part
 from transformers import SiglipVisionModel
 
-#: Of this seed, and these rows, all numbers of key frames are asked.
+#: This seed of these rows is tested with all numbers of key frames.
 FIRST_SEED = 1
 SWEPT = ("dynfocus", "uniform")
 #: The parts of a model that choose frames.
@@ -54,13 +54,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="weights from which all rows start (default: trained in WORK)")
     parser.add_argument("--base-only", action="store_true", help="stop before the rows")
     parser.add_argument(
-        "--checkpoint", type=Path, help="no rows: train the model for users from the shared start, and save it here"
+        "--checkpoint", type=Path, help="no rows: train the demo checkpoint from the shared start, and save it here"
     )
-    parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tries that all of it runs")
+    parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tests that everything runs")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     if args.start and not args.start.exists():
-        parser.error(f"There is no file {args.start}; leave out --start to train what all rows start from.")
+        parser.error(f"There is no file {args.start}; leave out --start to train the shared start.")
     return args
 
 
@@ -70,7 +70,7 @@ def weights_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 class Comparison:
-    """All that the rows share."""
+    """Everything that the rows share."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.work, self.device = args, args.work, args.device
@@ -90,7 +90,7 @@ class Comparison:
         return self.work / f"{name}.safetensors"
 
     def _tower(self) -> SiglipVisionModel:
-        """The vision tower: of the base where there is one."""
+        """The vision tower, from the base if it exists."""
         if not self.base_path.exists():
             return train_vision(
                 self.work,
@@ -142,7 +142,7 @@ class Comparison:
         seed: int,
         guidance: Guidance | None = None,
     ) -> float:
-        """`train` for as many steps as the parts have."""
+        """`train` for the sum of the parts' steps."""
         return train(
             model,
             draw,
@@ -157,7 +157,7 @@ class Comparison:
         )
 
     def aligned(self) -> Any:
-        """A model whose language model has learnt to read, and whose other parts are aligned with its words."""
+        """A model whose language model has learned to read, and whose other parts are aligned with its words."""
         model = self.new_model()
         self.compiled(model)
         naming = Naming(model, self.tokenizer, 1)
@@ -204,7 +204,7 @@ class Comparison:
             weights |= renamed
         dropped = ["question_scorer"] * (layout.selector == "blind") + ["cluster_gate"] * layout.released
         if not layout.relevance:
-            # Nothing of what the base's selector was taught.
+            # Without anything that the base's selector has learned.
             dropped += ["event_prototypes", "score_embedding"]
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
@@ -215,14 +215,14 @@ class Comparison:
         """Load the weights of `path`, which may lack only the `allowed` parts."""
         missing, _ = model.load_state_dict(weights, strict=False)
         if wrong := [one for one in missing if not any(part in one for part in allowed)]:
-            raise ValueError(f"{path} lacks {wrong[0]}: remove it, to train it anew.")
+            raise ValueError(f"{path} lacks {wrong[0]}: delete it to train it again.")
 
     def make_checkpoint(self, base: dict[str, torch.Tensor], out: Path) -> None:
-        """The question-aware model, trained for longer than a row, as `from_pretrained` wants it."""
+        """Train the question-aware model longer than a row, and save it for `from_pretrained`."""
         model = self.start(ROWS["dynfocus"], base)
         self.compiled(model)
         self._round(model, CHECKPOINT, self.sizes.checkpoint, seed=FIRST_SEED)
-        # The small batches of long videos make the selector worse, so it stays what it was.
+        # The small batches of long videos make the selector worse, so its weights are restored.
         selector = {name: weight for name, weight in base.items() if any(part in name for part in SELECTOR)}
         model.load_state_dict(selector, strict=False)
         model.save_pretrained(out)
@@ -230,7 +230,7 @@ class Comparison:
         log(f"saved {out}")
 
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
-        """Trains and asks one row; its result stands in `rows/NAME-SEED.json`."""
+        """Train and test one row; the result is `rows/NAME-SEED.json`."""
         folder = self.work / "rows"
         folder.mkdir(exist_ok=True)
         result = folder / f"{layout.name}-{seed}.json"

@@ -1,4 +1,4 @@
-"""Asks a trained row the questions of a test set; one record a question."""
+"""Tests a trained row on the questions of a test set, with one record for each question."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def answer_set(
 ) -> list[dict[str, Any]]:
     """
     `{"video", "kind", "right", "found"}` of each question: whether the greedy answer is the expected one, and whether
-    every asked event has a key frame (`None` where no event is asked for). A greedy answer is right just where each of
-    its tokens is the likeliest after the right ones before it.
+    every asked event has a key frame (`None` if no event is asked for). A greedy answer is right exactly if each of
+    its tokens is the most likely one after the right ones before it.
     """
     model.eval()
     choose_attention(model)

@@ -2,8 +2,9 @@
 Time to the first token of each row against the dense one, from the video's state on:
 `python benchmarks/focus/first_token.py`.
 
-The question encoder, DPE, CCE and the language model's reading of the prompt are timed, in turn in one process; the
-tower's work is the same for all rows, and is shown beside it. Weights are random: they do not change the time.
+The question encoder, DPE, CCE and the language model's pass over the prompt are timed; rows take turns in one process.
+The tower's time is the same for all rows, and is printed separately. Weights are random, which does not change the
+time.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from measuring import Report, Spread, in_turn
 
 
 def bars(ratios: dict[str, Spread], tokens: dict[str, int], title: str) -> Figure:
-    """How many times as fast as the first row each is, with the lowest and the highest round."""
+    """How many times as fast as the first row each row is, with the lowest and the highest round."""
     figure = Figure(figsize=(8, 0.6 + 0.5 * len(ratios)), layout="constrained")
     axes = figure.add_subplot()
     spreads = list(ratios.values())
@@ -49,8 +50,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", nargs="+", default=["dense", "dynfocus", "uniform", "rods_only", "pooled"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the results here, too")
-    parser.add_argument("--plot", type=Path, help="draw them as a picture")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--plot", type=Path, help="draw the results into this file")
     args = parser.parse_args()
     settings = {"frames": args.frames, "key_frames": args.key_frames, "rounds": args.rounds}
     report = Report("first_token", settings, args.device)
@@ -80,7 +81,7 @@ def main() -> None:
 
         def first_token(model: Any = model, text: Any = text, inputs: Any = inputs, choice: Any = choice) -> None:
             with torch.no_grad():
-                # What a state remembers of its events would be of use to a second question only.
+                # Cached events of a state would speed up later questions only.
                 inputs["video_state"].event_cache.clear()
                 found = video_features(model, choice, inputs)
                 model(**text, mm_encoder_outputs={"video": found}, logits_to_keep=1).logits.argmax(-1)

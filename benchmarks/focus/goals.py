@@ -1,4 +1,4 @@
-"""What the comparison was to show, and whether it does."""
+"""The goals of the comparison, and whether they are met."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -7,16 +7,16 @@ from sizes import Sizes
 
 from dynfocus.eval.statistics import Interval
 
-#: Rows that spend as many tokens as DynFocus, or as near as they can.
+#: Rows with the same number of tokens as DynFocus, or as close as possible.
 RIVALS = ("uniform", "blind", "rods_only")
 AGAINST_DENSE, TOKENS, GAIN, LOSS, RECALL, FAR_RECALL, AGAINST_ORACLE = -1.0, 0.37, 15.0, -2.0, 0.95, 0.03, -5.0
 
 
 def goals(at: Callable[[int], Mapping[str, Asked]], sizes: Sizes) -> Iterator[tuple[str, bool]]:
     """
-    Each goal in words with what was measured, and whether it is met; those whose rows are missing are left out.
+    Each goal in words with the measured value, and whether it is met; goals whose rows are missing are left out.
 
-    at: from the frames of a video to the rows at the tables' number of key frames.
+    at: returns, for a number of frames, the rows at the tables' number of key frames.
     """
     near, far = (sorted(sizes.test)[place] for place in (-2, -1))
     rows = at(near)

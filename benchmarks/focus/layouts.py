@@ -26,7 +26,7 @@ class Layout:
     A row of the comparison.
 
     Args:
-        name, says (`str`): in tables, and in words.
+        name, says (`str`): the name in tables, and a description.
         selector (`str`): `"aware"` and `"blind"` learn to choose; `"uniform"`, `"random"`, `"oracle"` (the frames of
             the asked events, then random ones) and `"all"` are given; `"none"` has no key frames.
         rods, cones (`bool`): which tokens are kept.
@@ -50,11 +50,11 @@ class Layout:
 
     @property
     def embeds_scores(self) -> bool:
-        """Whether how well they fit the question is embedded into its tokens."""
+        """Whether the events' scores are embedded into the tokens."""
         return self.selector == "aware"
 
     def plan(self, num_frames: int, num_key: int, prototypes: int = 64) -> TokenPlan:
-        """The plan of a video; where nothing is learned, the choice is among all frames."""
+        """The plan of a video; without a learned selector, the choice is among all frames."""
         num_prototypes = min(num_frames, 80 if self.released else prototypes) if self.learns else num_frames
         num_key = num_frames if self.selector == "all" else min(num_key, num_prototypes)
         tokens = RODS * self.rods * num_frames + CONES * self.cones * num_key
@@ -83,14 +83,14 @@ ROWS = {
 }
 
 
-#: What the model from which all rows start keeps: the parts of all rows, so that both selectors learn.
+#: Layout of the model from which all rows start, with the parts of all rows, so that both selectors learn.
 BASE = Layout("base", "has the layouts of all rows by turns", "oracle")
 
 
 @dataclass
 class Choice:
     """
-    The rule of choice of a layout, for `get_video_features(choose=…)`; it keeps the scores on which it rests.
+    The rule of choice of a layout, for `get_video_features(choose=…)`; it keeps its scores.
 
     Args:
         layout (`Layout`).
@@ -98,7 +98,7 @@ class Choice:
 
     Attributes:
         aware, blind (`torch.Tensor` of shape `(V, L)`, *optional*):
-            scores of the events by the question-aware and by the question-blind selector, where the layout has them.
+            scores of the events by the question-aware and by the question-blind selector, if the layout has them.
     """
 
     layout: Layout
@@ -133,7 +133,7 @@ class Choice:
         focus = Focus.on_events(
             events, scores, num_key, num_groups, sigma=sigma, num_samples=estimator.num_samples, noise=noise
         )
-        # Only what the question-aware selector found is embedded into the tokens.
+        # Only scores of the question-aware selector are embedded into the tokens.
         return focus if self.layout.embeds_scores else replace(focus, scores=None)
 
 
@@ -143,7 +143,7 @@ def choice_of(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> C
 
 
 def frame_scores(layout: Layout, asked: torch.Tensor, num_key: int, seed: Any) -> torch.Tensor | None:
-    """Scores of the frames where the layout does not learn to choose; `asked` `(V, T)` marks the asked events."""
+    """Scores of the frames if the layout does not learn to choose; `asked` `(V, T)` marks the asked events."""
     if layout.learns:
         return None
     videos, num_frames = asked.shape
@@ -179,7 +179,7 @@ def video_features(
 
 
 def _kept(layout: Layout, key_frames: list[int], num_tokens: int) -> torch.Tensor:
-    """Which of a video's tokens are of the kind that is kept: a key frame's cones come before its rods."""
+    """Mask of a video's tokens that the layout keeps: a key frame's cones come before its rods."""
     is_cone = torch.zeros(num_tokens, dtype=torch.bool)
     for slot, frame in enumerate(key_frames):
         start = RODS * frame + CONES * slot
@@ -188,7 +188,9 @@ def _kept(layout: Layout, key_frames: list[int], num_tokens: int) -> torch.Tenso
 
 
 def lay_out(model: DynFocusForConditionalGeneration, layout: Layout) -> None:
-    """Leave `model` the parts that a layout uses, in place; the base keeps those of all, and a second selector."""
+    """
+    Remove the parts of `model` that a layout does not use, in place; the base keeps all, and gets a second selector.
+    """
     inner = model.model
     if layout.name == BASE.name:
         inner.event_prototypes.blind_scorer = EventScorer(model.config.vision_config.hidden_size).to(model.device)

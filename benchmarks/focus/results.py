@@ -1,4 +1,4 @@
-"""What the rows' files say: shares, differences with intervals, and what is shown of them."""
+"""Results of the rows: shares, differences with intervals, and their text."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 from dynfocus.eval.statistics import Interval, paired_difference
 
-#: Questions whose answer needs a close look.
+#: The kind of questions on details.
 DETAIL = "number"
 
 
@@ -35,7 +35,7 @@ class Asked:
         return found
 
     def mean(self, kind: str | None = None, name: str = "right") -> float:
-        """Mean of the `shares` over the seeds; NaN where there are none."""
+        """Mean of the `shares` over the seeds; NaN if there are none."""
         shares = self.shares(kind, name)
         return sum(shares) / len(shares) if shares else float("nan")
 
@@ -45,7 +45,10 @@ class Asked:
 
 
 def write_row(path: Path, row: str, seed: int, seconds: float, answers: Sequence[dict[str, Any]]) -> None:
-    """One row of one seed; its records as one list a field, with 1 and 0 for true and false: a third as long."""
+    """
+    Write one row of one seed. Records are stored as one list for each field, with 1 and 0 for true and false, a third
+    as long.
+    """
 
     def short(value: Any) -> Any:
         return int(value) if isinstance(value, bool) else value
@@ -61,7 +64,7 @@ def write_row(path: Path, row: str, seed: int, seconds: float, answers: Sequence
 
 
 def read_rows(folder: Path) -> dict[tuple[str, int, int], Asked]:
-    """All that `write_row` wrote into `folder`, by row, frames and key frames."""
+    """Read the results of `write_row` in `folder`, by row, frames and key frames."""
     found: dict[tuple[str, int, int], Asked] = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))

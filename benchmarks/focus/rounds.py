@@ -1,6 +1,6 @@
 """
-The rounds in which the model is trained from which all rows start, in the layouts of all rows by turns, and the one
-that makes the checkpoint of it.
+The rounds that train the model from which all rows start, in the layouts of all rows by turns, and the round that
+makes the demo checkpoint from it.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from row_training import Guidance
 class Round:
     """
     Args:
-        name (`str`): of the file that keeps what is unfinished.
-        mixture (`dict`): the share of the steps in the layout of each row, so that none is new to the rows.
+        name (`str`): name of the file with the unfinished training.
+        mixture (`dict`): share of the steps in the layout of each row, so that no layout is new to the rows.
         kinds, later (`dict`): how often each kind is asked, in the first turn and in the later ones.
-        settings (`AnswerTraining`), guidance (`Guidance`): of the training.
+        settings (`AnswerTraining`), guidance (`Guidance`): settings of the training.
     """
 
     name: str
@@ -42,9 +42,9 @@ MIXTURE = {
     "pooled": 0.05,
 }
 
-#: Afterwards the layouts have these shares: with more of what the selector found, and less of what is told.
+#: Shares of the layouts in later rounds: more with key frames of the selector, and less with given ones.
 MIXTURE_AFTERWARDS = {**MIXTURE, "dynfocus": 0.3, "random": 0.05, "oracle": 0.15}
-#: What takes longest is asked most.
+#: Kinds that take longest to learn are asked most.
 KINDS_AFTERWARDS = {**KIND_WEIGHTS, "color": 2.0, "shape": 2.0, "order": 2.5, "motion": 1.0, "locating": 2.5}
 LATER_AFTERWARDS = {
     **DETAIL_WEIGHTS,
@@ -59,8 +59,8 @@ LATER_AFTERWARDS = {
 SETTINGS_AFTERWARDS = AnswerTraining(
     learning_rate=1e-3, matrix_learning_rate=3e-3, score_rate=10.0, warm_up=50, save_every=100
 )
-#: The selector's question is asked alone in half of the steps of the layouts whose tokens tell how well they fit it:
-#: among the other questions of a chat, that misleads.
+#: In layouts with embedded scores, half of the steps have only the question of the selector: for the other questions
+#: of a chat the scores would be misleading.
 GUIDANCE_AFTERWARDS = Guidance(alone=0.5)
 
 ROUNDS = (
@@ -77,7 +77,7 @@ ROUNDS = (
     ),
 )
 
-#: From the shared start to the checkpoint for users: in its layout alone, with more of what long videos make hard.
+#: From the shared start to the demo checkpoint: only in its layout, with more questions that are hard in long videos.
 CHECKPOINT = Round(
     "checkpoint",
     {"dynfocus": 1.0},

@@ -20,20 +20,20 @@ from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
-#: Longer chats are not guided.
+#: Longest chat with guidance of the attention.
 MOST_GUIDED_TOKENS = 1600
 
 
 @dataclass(frozen=True)
 class Guidance:
     """
-    What the shared start and the checkpoint are taught besides, and rows are not: chats also ask whatever the key
-    frames answer.
+    Additional training of the shared start and the checkpoint, but not of rows: chats also ask all questions that the
+    key frames answer.
 
     Args:
-        weight (`float`): of the loss on where to look.
-        alone (`float`): the share of the steps, where tokens tell how well they fit the first question of a chat, that
-            ask nothing else, of twice as many videos.
+        weight (`float`): weight of the loss on the attention.
+        alone (`float`): in layouts with embedded scores, the share of steps that ask only the first question of a
+            chat, for twice as many videos.
     """
 
     weight: float = 0.5
@@ -53,10 +53,10 @@ def at_random(
     layouts: Mapping[Layout, float], lessons: Sequence[tuple[Part, QuestionBatches]], longest_dense: int
 ) -> Callable[..., Lesson]:
     """
-    Layouts by their shares, parts by their steps.
+    Returns a function that draws layouts by their shares, and parts by their steps.
 
-    longest_dense: videos longer than this are not kept in full: the first part takes their place. Among other layouts
-        a full one has fewer videos a step.
+    longest_dense: longest videos for the dense layout; for longer ones the first part is used. In a mixture of
+        layouts, the dense one has fewer videos in a step.
     """
     shares = np.array([part.steps for part, _ in lessons]) / sum(part.steps for part, _ in lessons)
     weights = np.array(list(layouts.values())) / sum(layouts.values())
@@ -87,10 +87,11 @@ def train(
     guidance: Guidance | None = None,
 ) -> float:
     """
-    Trains `model`, which has the layout, in place for `total` steps; `partial` is continued. Returns the seconds it
+    Train `model`, which has the layout, in place for `total` steps; `partial` is continued. Returns the seconds it
     took.
 
-    longest_position: so far the tokens of a video are put apart (see `spread_positions`); 0 leaves them together.
+    longest_position: largest position when gaps are left between the tokens of a video (see `spread_positions`); 0
+        leaves no gaps.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
@@ -98,7 +99,7 @@ def train(
     started, window = time.monotonic(), defaultdict(list)
     model.train()
     while step < total:
-        # All follows from the step alone: every row sees the same questions about the same videos.
+        # Everything depends only on the step: every row sees the same questions about the same videos.
         rng = np.random.default_rng((seed, step))
         torch.manual_seed(seed * 1_000_003 + step)
         set_learning_rates(optimizers, settings, step, total)
@@ -156,7 +157,7 @@ def step_losses(
         chats = batches.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
         inputs: dict[str, Any] = chats.inputs(device)
         num_tokens, before = inputs["input_ids"].shape[1], len(batches.writer.before)
-        # Which of thousands of tokens are looked at takes much memory to show.
+        # Attention weights over thousands of tokens take much memory.
         guided = guidance is not None and num_tokens <= MOST_GUIDED_TOKENS
         if guided:
             choose_attention(model, shown=True)
@@ -175,7 +176,7 @@ def step_losses(
     for name, scores in (("relevance", choice.aware), ("blind relevance", choice.blind)):
         if scores is not None:
             relevance = relevance_loss(scores, medoids, asked)
-            # A weight of 0 is still looked at.
+            # Also computed with a weight of 0.
             losses[name] = layout.relevance * relevance if layout.relevance else relevance.detach()
     return losses
 

@@ -1,4 +1,4 @@
-"""The test sets of the comparison: real files, decoded and encoded as a user's would be."""
+"""The test sets of the comparison: video files, decoded and encoded like those of users."""
 
 from collections.abc import Callable
 from pathlib import Path

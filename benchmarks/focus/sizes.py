@@ -1,4 +1,4 @@
-"""How large a comparison is: videos, steps, key frames."""
+"""The size of a comparison: videos, steps, key frames."""
 
 from dataclasses import dataclass
 
@@ -20,17 +20,17 @@ class Part:
 class Sizes:
     """
     Args:
-        vision_steps, vision_pool, reading_steps, alignment_steps (`int`): of what all rows share; frames drawn for the
-            tower.
-        training (`dict`): training videos by their frames. Test videos come from other seeds, textures and pairs.
-        base (`tuple`): the parts of each of `ROUNDS`, of which each step draws one.
-        rows (`tuple`): the same of each row's own training.
-        checkpoint (`tuple`): the same of the training from the shared start to the checkpoint.
-        longest_position (`int`): up to this position of the language model tokens are put apart in training.
-        test (`dict`): test videos by their frames.
-        key_frames (`dict`): key frames at which a row is asked, by the frames of the video; the first is the one of
-            the tables, the others are asked of the first seed and of some rows alone.
-        longest_dense (`int`): frames of the longest video that is asked with all its tokens.
+        vision_steps, vision_pool, reading_steps, alignment_steps (`int`): steps of the shared training, and number of
+            frames drawn for the tower.
+        training (`dict`): training videos by number of frames. Test videos have other seeds, textures and pairs.
+        base (`tuple`): parts of each of `ROUNDS`; each step draws one.
+        rows (`tuple`): parts of each row's own training.
+        checkpoint (`tuple`): parts of the training from the shared start to the checkpoint.
+        longest_position (`int`): largest position when gaps are left between tokens in training.
+        test (`dict`): number of test videos by their frames.
+        key_frames (`dict`): numbers of key frames in the test, by the frames of the video. The first is that of the
+            tables, the others are tested only for the first seed of some rows.
+        longest_dense (`int`): frames of the longest video that is tested with all its tokens.
     """
 
     vision_steps: int

@@ -1,8 +1,8 @@
 """
 The tables and plots of the comparison: `python benchmarks/focus/table.py --rows runs/focus/rows --docs docs`.
 
-Prints markdown, from the rows that are there, and puts it into `results.md`. By default from the answers that are kept
-here, of rows from `shared_start.safetensors`.
+Prints markdown from the finished rows, and puts it into `results.md`; by default from the included answers of rows
+that start from `shared_start.safetensors`.
 """
 
 import argparse
@@ -61,13 +61,16 @@ def difference_table(rows: dict[str, Asked]) -> str:
 def curves(
     found: dict[tuple[str, int, int], Asked], frames: int, kind: str | None, title: str, of: str = "right"
 ) -> Figure:
-    """Accuracy, or the share of questions whose event is among the key frames, against visual tokens, a line a row."""
+    """
+    Accuracy, or the share of questions whose event is among the key frames, against visual tokens, with one line for
+    each row.
+    """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for number, name in enumerate(ROWS):
         some = sorted((one for key, one in found.items() if key[:2] == (name, frames)), key=lambda one: one.tokens)
         means = [100 * one.mean(kind, of) for one in some]
-        # Rows without key frames find none.
+        # Rows without key frames have no such share.
         if not means or isnan(means[0]):
             continue
         style = {"marker": "o" if number < 10 else "s", "color": f"C{number % 10}", "label": name}
@@ -77,7 +80,7 @@ def curves(
             axes.plot([one.tokens] * 2, [min(shares), max(shares)], color=style["color"], linewidth=1)
     label = "right answers in %" if of == "right" else "asked event among the key frames, in %"
     axes.set(xscale="log", xlabel="visual tokens of a video", ylabel=label, title=title)
-    # Powers of two, written out: a decade has too few of a logarithmic axis' own ticks.
+    # Ticks at powers of two, because a logarithmic axis has too few of its own.
     low, high = axes.get_xlim()
     axes.set_xticks([2**power for power in range(4, 16) if low <= 2**power <= high])
     axes.xaxis.set_major_formatter("{x:.0f}")
@@ -88,7 +91,7 @@ def curves(
 
 
 def kinds_plot(rows: dict[str, Asked], title: str) -> Figure:
-    """Accuracy by kind of question, a bar a row."""
+    """Accuracy by kind of question, with one bar for each row."""
     kinds = next(iter(rows.values())).kinds
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -118,7 +121,7 @@ def tables(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) 
 
 
 def goal_list(found: dict[tuple[str, int, int], Asked], sizes: Sizes) -> str:
-    """The goals, one a line."""
+    """The goals, one on each line."""
     each = goals(lambda frames: at_main_budget(found, sizes, frames), sizes)
     return "\n".join(f"- {'met' if met else 'MISSED'}: {text}" for text, met in each)
 

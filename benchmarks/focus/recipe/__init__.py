@@ -1,1 +1,1 @@
-"""The stages by which `checkpoints/dynfocus-tiny` is trained; `benchmarks/focus` puts them together."""
+"""The training stages of `checkpoints/dynfocus-tiny`; `benchmarks/focus` runs them."""

@@ -3,9 +3,9 @@ Stage 4 of the tiny recipe: align the new parts with language, before any answer
 
 The selector learns which events a question asks about, and the tokens learn to carry words: a frame's rod that the
 question attends to and its cones become sums of the embeddings of what the frame shows, so that "the red star" of a
-question meets a token with "red" and "star" in it. In the same way the question encoder's queries learn to carry what
-the question names, where the score multiplies them with the frame's tokens. A tower trained on captions brings much of
-this along; ours was trained on labels.
+question meets a token with "red" and "star" in it. In the same way the question encoder's queries learn to carry the
+words that the question names, because the score multiplies them with the frame's tokens. A tower trained on captions
+already has much of this; ours was trained on labels.
 """
 
 import time
@@ -26,7 +26,7 @@ from .data import QuestionBatches
 from .naming import Naming, named_in
 from .progress import learning_rate_at, load_progress, relevance_loss, save_progress
 
-#: How often each kind is asked: most often what the selector finds last, never what asks for no event.
+#: How often each kind is asked: most often the kinds that the selector learns last, never kinds without an event.
 SELECTION_WEIGHTS = {
     "color": 1.0,
     "shape": 1.0,
@@ -56,7 +56,7 @@ def align(
     partial = out / "alignment.partial"
     naming = naming.to(device)
     inner = model.model
-    # Its rows are many and short: there the fused kernels are slow on a CPU, backwards above all.
+    # It has many short rows, for which fused kernels are slow on a CPU, above all in the backward pass.
     inner.question_encoder.qformer.set_attn_implementation("eager")
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes, inner.cooperative_encoder, naming])
     parameters = [parameter for parameter in parts.parameters() if parameter.requires_grad]
@@ -111,7 +111,7 @@ def alignment_losses(
         scores = estimator(events, queries, state.grouped_tokens, state.frame_mask)
         gated = encoder.cluster_gate(state.grouped_tokens, state.parent_of_token)
         rods = encoder.rods(gated, queries.all_frames)
-        # Any frame's cones must name what it shows: these are some, whatever the question.
+        # The cones of any frame must name its content: these are some frames, independent of the question.
         chances = torch.rand(scores.shape, device=device).masked_fill(~events.mask, -1)
         key_events = chances.topk(int(num_key.max())).indices.sort().values
         of_keys = events.medoids.gather(1, key_events)

@@ -1,4 +1,4 @@
-"""How answers are trained: settings, optimizers, and what counts as a right answer."""
+"""Training on answers: settings, optimizers, and the test for right answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ class AnswerTraining:
     Args:
         learning_rate, weight_decay: of AdamW, after a warm-up of `warm_up` steps, with cosine decay.
         matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
-        score_rate: by how much faster the score embedding learns; it starts at zero, and is soon as long as a token.
+        score_rate: factor of the learning rate of the score embedding, which starts at zero and must soon be as long
+            as a token.
         sigma: selection noise at the start; it falls linearly to 0.
         log_every, save_every: steps.
     """
@@ -61,7 +62,7 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
 def set_learning_rates(
     optimizers: Sequence[torch.optim.Optimizer], settings: AnswerTraining, step: int, total: int
 ) -> None:
-    """Of what `build_optimizers` made, for one step."""
+    """Set the learning rates of the optimizers for one step."""
     share = learning_rate_at(step, total, 1.0, settings.warm_up)
     for optimizer, peak in zip(optimizers, (settings.learning_rate, settings.matrix_learning_rate), strict=True):
         for group in optimizer.param_groups:
@@ -70,7 +71,7 @@ def set_learning_rates(
 
 def exact_answers(logits: torch.Tensor, labels: torch.Tensor) -> list[bool]:
     """
-    Whether greedy answers are exact: just where every token is the likeliest after the right ones before it.
+    Whether greedy answers are exact, that is, every token is the most likely one after the right ones before it.
 
     Args:
         logits (`torch.Tensor` of shape `(B, tokens, vocabulary)`), labels (`(B, tokens)`, -100 beside the answers).

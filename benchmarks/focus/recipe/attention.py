@@ -16,10 +16,13 @@ CAUSAL, SHOWN = "causal_without_mask", "causal_without_mask_shown"
 def causal(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`query`, `key`, `value` `(B, heads, L, d)`. No token sees a later one, so none sees the padding after it."""
+    """
+    `query`, `key`, `value` `(B, heads, L, d)`. No token attends to a later one, so none attends to the padding after
+    it.
+    """
     dtype = query.dtype
     if query.device.type == "cpu":
-        # There the backward pass takes 1.4 times as long in bfloat16.
+        # On a CPU the backward pass takes 1.4 times as long in bfloat16.
         query, key, value = query.float(), key.float(), value.float()
     seen = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=module.scaling)
     return seen.transpose(1, 2).contiguous().to(dtype), None
@@ -28,7 +31,7 @@ def causal(
 def causal_shown(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, with the weights of the first head `(B, 1, L, L)` in the layers that are guided; empty elsewhere."""
+    """`causal` with the weights of the first head `(B, 1, L, L)` in guided layers; empty elsewhere."""
     seen, _ = causal(module, query, key, value, mask)
     if module.layer_idx not in GUIDED_LAYERS:
         return seen, query.new_zeros(0)
@@ -47,7 +50,10 @@ for _name, _attention in ((CAUSAL, causal), (SHOWN, causal_shown)):
 
 
 def choose_attention(model: DynFocusForConditionalGeneration, shown: bool = False) -> None:
-    """Half the work of attention with a mask; with `shown`, `output_attentions` gives what guidance needs."""
+    """
+    Use this attention, with half the work of attention with a mask; with `shown`, `output_attentions` returns the
+    weights for guidance.
+    """
     model.model.question_encoder.qformer.set_attn_implementation("eager")
     model.model.language_model.set_attn_implementation(SHOWN if shown else CAUSAL)
 

@@ -1,4 +1,4 @@
-"""Chats about a video as the language model reads them, with labels on the answers."""
+"""Chats about a video for the language model, with labels on the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 from dynfocus.eval.synthetic.questions import Question
 from dynfocus.processing import DynFocusProcessor
 
-#: Chats, and the questions that the selector reads, are padded to a multiple of so many tokens: buffers and kernels
+#: Chats, and the questions of the selector, are padded to a multiple of this many tokens, because buffers and kernels
 #: are kept for every new shape.
 MULTIPLE, QUESTION_MULTIPLE = 32, 8
-#: Kinds whose answer does not rest on the frames of a few events.
+#: Kinds whose answer does not depend on the frames of a few events.
 SEEN_NOWHERE = ("count", "story")
 
 
@@ -24,7 +24,7 @@ class Chats:
     Args:
         input_ids, attention_mask, labels (`torch.Tensor` of shape `(B, L)`): labels are -100 beside the answers.
         turn_of_token (`torch.Tensor` of shape `(B, L)`): the question that a token answers, -1 beside the answers.
-        looked_at (`torch.Tensor` of shape `(B, Q, T)`): 1 on the frames on which an answer rests.
+        looked_at (`torch.Tensor` of shape `(B, Q, T)`): 1 on the frames on which an answer depends.
     """
 
     input_ids: torch.Tensor
@@ -34,12 +34,12 @@ class Chats:
     looked_at: torch.Tensor
 
     def inputs(self, device: str) -> dict[str, torch.Tensor]:
-        """What the model reads."""
+        """The inputs of the model."""
         tensors = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "labels": self.labels}
         return {name: tensor.to(device) for name, tensor in tensors.items()}
 
     def questions(self, start: int, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-        """Labels on what is not an answer, from token `start` on, -100 elsewhere."""
+        """Labels on tokens that are not answers, from token `start` on, -100 elsewhere."""
         hidden = (self.labels != -100) | (self.input_ids == tokenizer.pad_token_id)
         labels = self.input_ids.masked_fill(hidden, -100)
         labels[:, :start] = -100
@@ -92,7 +92,7 @@ class ChatWriter:
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
-    """The rows as a tensor, filled up on the right to a multiple of so many columns."""
+    """The rows as a tensor, padded on the right to a multiple of this many columns."""
     longest = max(map(len, rows))
     filled = torch.full((len(rows), -(-longest // multiple) * multiple), value)
     for row, tokens in zip(filled, rows, strict=True):

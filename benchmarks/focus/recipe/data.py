@@ -1,4 +1,6 @@
-"""Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions on them."""
+"""
+Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions about them.
+"""
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
 
 @dataclass(frozen=True)
 class VideoSet:
-    """`count` videos of `num_frames` frames, drawn from `seed`; nothing but these numbers decides what they show."""
+    """`count` videos of `num_frames` frames, drawn from `seed`; these numbers determine their content."""
 
     seed: int
     count: int
@@ -35,7 +37,7 @@ class VideoSet:
         return sample_episode(rng, self.num_frames, "train", self.num_events)
 
 
-#: How often each kind is asked: those that take longest to learn, most. "story" is asked in training alone.
+#: How often each kind is asked: most often the kinds that take longest to learn. "story" is asked only in training.
 KIND_WEIGHTS = {
     "color": 1.5,
     "shape": 1.5,
@@ -48,7 +50,8 @@ KIND_WEIGHTS = {
     "locating": 1.5,
     "story": 0.5,
 }
-#: And in later turns, whose events the selector was not asked for: only what can be told from the rods.
+#: The same for later turns, whose events the selector was not asked for: only kinds that can be answered from the
+#: rods.
 LATER_WEIGHTS = {
     "order": 2.0,
     "first_last": 1.5,
@@ -61,20 +64,20 @@ LATER_WEIGHTS = {
 
 
 def tell_story(episode: Episode) -> Question:
-    """All that happens, in order: one answer that teaches as much as a dozen, about order and motion above all."""
+    """All events in order: one answer that trains as much as a dozen, above all for order and motion."""
     told = [f"{event.name} {event.motion}" for event in episode.events]
     frames = tuple(frame for event in episode.events for frame in event.frames)
     return Question("What happens in the video?", ", ".join(told), "story", tuple(range(len(told))), frames)
 
 
 def needs_cones(question: Question) -> bool:
-    """Whether it asks for the number of an event, or names an event by its number."""
+    """Whether a question asks for the number of an event, or names an event by its number."""
     asks = question.answer.isdigit() and question.kind != "count"
     return asks or any(character.isdigit() for character in question.question)
 
 
 def frame_labels(episode: Episode) -> dict[str, np.ndarray]:
-    """What each frame shows, as `sample_single_frames` labels it: arrays `(T,)`."""
+    """Labels of each frame in the form of `sample_single_frames`: arrays `(T,)`."""
     table = truth_table(episode)
     labels = {name: np.full(len(table), -100) for name in NAMES}
     labels |= {name: np.zeros(len(table), dtype=np.float32) for name in ("x", "y")}
@@ -92,9 +95,9 @@ def draw_questions(
     episode: Episode, rng: np.random.Generator, turns: Sequence[tuple[tuple[str, ...], np.ndarray]]
 ) -> list[Question]:
     """
-    At most one question a turn, no text twice; it may have nothing to ask.
+    Draw at most one question for each turn, without repeated texts; there may be none.
 
-    turns: the kinds and their shares for each. A story ends the chat, or is all of it: it would answer what follows.
+    turns: the kinds and their shares for each turn. A story ends the chat, because it would answer later questions.
     """
     asked: dict[str, Question] = {}
     for kinds, shares in turns:
@@ -109,7 +112,7 @@ def draw_questions(
 
 
 def answerable(questions: Sequence[Question], key_frames: Container[int]) -> list[Question]:
-    """Those that need no cones, or whose events have a key frame."""
+    """The questions that need no cones, or whose events have a key frame."""
     return [one for one in questions if not needs_cones(one) or any(frame in key_frames for frame in one.frames)]
 
 
@@ -138,7 +141,7 @@ class FeatureSet:
 def encode_videos(
     model: DynFocusForConditionalGeneration, videos: VideoSet, path: Path, device: str, log: Callable[[str], None]
 ) -> FeatureSet:
-    """Render, compress, encode; kept in `path`, which is read back where it exists."""
+    """Render, compress and encode videos; the result is cached in `path`."""
     episodes = [videos.episode(index) for index in range(videos.count)]
     if not path.exists():
         model.eval()
@@ -170,8 +173,8 @@ class QuestionBatches:
     """
     Batches of the model's inputs: random videos of a feature set, each with random questions of `kinds`.
 
-    With several `turns` a video is asked about again and again in one chat: the selector sees the first question
-    alone, but the language model learns from all answers, for little more than the cost of one.
+    With several `turns`, a chat has several questions about a video: the selector sees only the first question, but
+    the language model learns from all answers, for little more than the cost of one.
     """
 
     def __init__(
@@ -194,9 +197,9 @@ class QuestionBatches:
         self, rng: np.random.Generator, size: int, later_cones: bool = False
     ) -> tuple[np.ndarray, list[list[Question]]]:
         """
-        Rows of the feature set and the questions for each, no text twice.
+        Draw rows of the feature set and the questions for each, without repeated texts.
 
-        later_cones: later turns, too, may ask what is read from the cones of their events; see `answerable`.
+        later_cones: whether later turns may also ask questions that need the cones of their events; see `answerable`.
         """
         rows: list[int] = []
         turns: list[list[Question]] = []
@@ -210,11 +213,11 @@ class QuestionBatches:
         return np.array(rows), turns
 
     def labels(self, rows: np.ndarray, device: str) -> dict[str, torch.Tensor]:
-        """What each frame of the videos shows, `(B, T)` each; -100 where there is nothing to name."""
+        """Labels of each frame of the videos, `(B, T)` each; -100 if there is nothing to name."""
         return stacked_labels([self.features.episodes[row] for row in rows], device)
 
     def asked(self, turns: list[list[Question]], num_frames: int) -> torch.Tensor:
-        """1 on the frames behind the first answer of each chat, `(B, T)`."""
+        """1 on the frames on which the first answer of each chat depends, `(B, T)`."""
         asked = torch.zeros(len(turns), num_frames)
         for row, (first, *_) in zip(asked, turns, strict=True):
             row[list(first.frames)] = 1
@@ -223,7 +226,7 @@ class QuestionBatches:
     def videos(
         self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
     ) -> dict:
-        """What the model needs of the videos and of the first question of each chat."""
+        """The model's inputs for the videos and the first question of each chat."""
         pad = self.tokenizer.pad_token_id
         asked = [self.writer.ids(questions[0].question) for questions in turns]
         question_input_ids = padded(asked, pad, QUESTION_MULTIPLE)
@@ -238,7 +241,10 @@ class QuestionBatches:
     def collate(
         self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
     ) -> dict:
-        """Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames behind the first answer."""
+        """
+        Inputs of the model with labels on the answers, and `asked` `(B, T)`: the frames on which the first answer
+        depends.
+        """
         plan = plan or self.plan
         chats = self.writer.write(turns, plan.num_visual_tokens, plan.num_frames)
         asked = self.asked(turns, plan.num_frames).to(device)

@@ -1,9 +1,9 @@
 """
-Where to look: a loss on the attention of one head in two layers, from an answer to the frames on which it rests.
+Guidance: a loss on the attention of one head in two layers, from an answer to the frames on which it depends.
 
 To answer about "the red star" a language model must find the tokens that show it among those of all other objects.
-Large ones bring this along from text; a small one that starts from nothing learns it late from the answers alone, if
-at all: it guesses among the objects that it sees.
+Large models have learned this from text. A small one that starts from random weights learns it late or never from the
+answers alone, and guesses among the objects that it sees.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 
 from .chats import Chats
 
-#: Layers whose first head is shown where to look: before them, layers must gather what is asked for.
+#: Layers whose first head is guided; earlier layers must first gather what is asked for.
 GUIDED_LAYERS = (2, 3)
 
 
@@ -20,7 +20,7 @@ def guidance_loss(
     attentions: Sequence[torch.Tensor], chats: Chats, frame_of_token: torch.Tensor, video_start: int
 ) -> tuple[torch.Tensor, float]:
     """
-    Minus the logarithm of the attention that answers pay to the tokens of the frames on which they rest.
+    Minus the logarithm of the attention of answers to the tokens of the frames on which they depend.
 
     Args:
         attentions (one `torch.Tensor` of shape `(B, heads, L, L)` a layer): of the language model.
@@ -28,8 +28,8 @@ def guidance_loss(
             `video_start` of the chat.
 
     Returns:
-        The mean loss, and the mean share of attention in the last of `GUIDED_LAYERS`; 0 where no answer rests on a
-        frame that has tokens.
+        The mean loss, and the mean share of attention in the last of `GUIDED_LAYERS`; 0 if no answer depends on a
+        frame with tokens.
     """
     turns = chats.turn_of_token.to(frame_of_token.device)[:, 1:]
     rows, places = (turns >= 0).nonzero(as_tuple=True)

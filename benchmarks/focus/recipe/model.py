@@ -12,13 +12,15 @@ from dynfocus.towers.configuration_vision_tower import VisionTowerConfig
 
 from .vision import IMAGE_SIZE, NAMES, tower_config
 
-#: About 1 / sqrt(width): the usual 0.02 is made for models that are ten times wider.
+#: About 1 / sqrt(width): the usual 0.02 is meant for models that are ten times wider.
 INITIALIZER_RANGE = 0.06
 VISUAL_TOKEN_SCALE = 0.1
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> DynFocusProcessor:
-    """At most 64 events a video, and an eighth of them key frames: 560 visual tokens for 128 frames."""
+    """
+    A processor with at most 64 events for each video, an eighth of them key frames: 560 visual tokens for 128 frames.
+    """
     video_processor = DynFocusVideoProcessor(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, fps=1.0
     )
@@ -26,7 +28,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> DynFocusProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> DynFocusConfig:
-    """About 2.8 M parameters in all; `settings` are further ones of the configuration."""
+    """A configuration of about 2.8 M parameters; `settings` are further fields."""
     vocab_size = len(tokenizer)
     special = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -42,7 +44,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> DynFocu
         num_key_value_heads=5,
         head_dim=32,
         max_position_embeddings=8192,
-        # With the usual 10,000 hardly two of the 32 dimensions of a head are the same 1,000 tokens later.
+        # With the usual 10,000, hardly two of the 32 dimensions of a head stay nearly constant over 1,000 tokens.
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=True,
         initializer_range=INITIALIZER_RANGE,
@@ -76,16 +78,17 @@ def build_config(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> DynFocu
 def build_model(
     tokenizer: PreTrainedTokenizerFast, tower: SiglipVisionModel, **settings: Any
 ) -> DynFocusForConditionalGeneration:
-    """Everything random but the vision tower; `settings` are further ones of the configuration."""
+    """A model with random weights except for the vision tower; `settings` are further fields of the configuration."""
     model = DynFocusForConditionalGeneration(build_config(tokenizer, **settings))
     model.model.vision_tower.backbone.load_state_dict(tower.state_dict())
-    # Visual tokens as large as words are: among much larger ones, what the layers add to them would hardly count.
+    # Visual tokens start with the magnitude of words: with much larger ones, the layers' additions would hardly
+    # matter.
     encoder = model.model.cooperative_encoder
     with torch.no_grad():
         for layer in (encoder.projector.linear_2, encoder.value_projector):
             layer.weight.mul_(VISUAL_TOKEN_SCALE)
-        # Tokens look at similar ones from the start ("Mimetic Initialization of Self-Attention Layers", Trockman and
-        # Kolter 2023): "the red star" is sooner found.
+        # Tokens attend to similar ones from the start ("Mimetic Initialization of Self-Attention Layers", Trockman and
+        # Kolter 2023), so that "the red star" is found sooner.
         for layer in model.model.language_model.layers:
             layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
     model.generation_config.eos_token_id = tokenizer.eos_token_id

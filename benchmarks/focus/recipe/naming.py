@@ -1,4 +1,4 @@
-"""What tokens should say of a frame, as directions, and how far they are from saying it."""
+"""Target directions of tokens for the content of a frame, and losses of tokens against them."""
 
 import re
 
@@ -14,9 +14,10 @@ from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 from .vision import NAMES, NUM_DIGITS
 
-#: How far a token leaves the middle's for a frame's side, in lengths of the other directions: motions are differences.
+#: Distance of a token for the frame's side from that for the middle, in lengths of the other directions, because
+#: motions are differences.
 PLACE_SCALE = 2.0
-#: Of `NAMES`, one query of the question encoder each, rods name these, cones all.
+#: The `NAMES` that rods carry, with one query of the question encoder each; cones carry all.
 COARSE = ("color", "shape")
 
 
@@ -34,7 +35,9 @@ def named_in(question: str) -> np.ndarray:
 
 
 class Naming(nn.Module):
-    """Fixed directions in the language model's width for what frames show, and how tokens are read for them."""
+    """
+    Fixed directions in the language model's width for the content of frames, and the reading of tokens along them.
+    """
 
     def __init__(self, model: DynFocusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int):
         super().__init__()
@@ -52,17 +55,17 @@ class Naming(nn.Module):
 
         self.sharpness = 6 / norm.item() ** 2
         codes = {"color": words([f" {name}" for name in COLORS]), "shape": words([f" {name}" for name in SHAPES])}
-        # The same digit is another thing at another place.
+        # The same digit at another place has another direction.
         digits = words([str(digit) for digit in range(10)])
         codes |= {name: (directions(10) + digits) / 2**0.5 for name in NAMES if name not in codes}
         self.codes = nn.ParameterDict({name: nn.Parameter(code, requires_grad=False) for name, code in codes.items()})
         self.present = nn.Parameter(directions(1)[0], requires_grad=False)
         self.place = nn.Parameter(directions(2) / norm**2, requires_grad=False)
-        #: Where question and frame meet in the score there are no words yet: any directions will do.
+        #: In the score, question and frame are compared without words, so any directions can be used.
         width = model.config.vision_config.hidden_size
         matching = torch.randn(sum(NAMES.values()), width, generator=generator)
         self.matching = nn.Parameter(2 * (matching * width**0.25 / matching.norm(dim=1, keepdim=True)), False)
-        #: One query for each thing to read off the cones; the rod is read as it is.
+        #: One query for each thing to read from the cones; rods are read directly.
         self.queries = nn.Parameter(torch.zeros(len(NAMES) + 1, embeddings.shape[1]))
 
     def rods(self, tokens: torch.Tensor, labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -79,7 +82,7 @@ class Naming(nn.Module):
         losses = {
             f"cone {name}": self.naming_loss(name, read[:, :, index], labels) for index, name in enumerate(NAMES)
         }
-        # A digit is of use only where the token says whose it is.
+        # A digit is useful only if the token also identifies its object.
         owners = [
             self.naming_loss(coarse, read[:, :, index], labels)
             for index, name in enumerate(NAMES)

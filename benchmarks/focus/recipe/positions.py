@@ -1,4 +1,4 @@
-"""Positions of longer videos than those that a language model is trained on."""
+"""Random gaps between positions, for longer videos than those of the training."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ def spread_positions(
     Positions `(rows, num_tokens)` as if the videos were longer: gaps at up to eight places of the video, in all up to
     the position `longest`. `None`, so as usual, for a quarter of the batches.
 
-    A language model that has only read short videos knows no positions beyond them.
+    A language model that was trained only on short videos does not generalize to later positions.
     """
     room = longest - num_tokens
     if room < 1 or rng.random() < 0.25:

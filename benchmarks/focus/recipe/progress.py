@@ -1,4 +1,6 @@
-"""What the stages of the tiny recipe share: the learning rate, unfinished training on disk, the selector's loss."""
+"""
+Shared by the stages of the tiny recipe: the learning rate, checkpoints of unfinished training, the selector's loss.
+"""
 
 import math
 from bisect import bisect_right
@@ -18,12 +20,15 @@ def learning_rate_at(step: int, steps: int, peak: float, warm_up: int, floor: fl
 
 
 def part_at(step: int, steps: Sequence[int]) -> int:
-    """Which part of a training `step` belongs to, where the parts take `steps` one after the other."""
+    """The part of a training that `step` belongs to, if the parts take `steps` one after another."""
     return bisect_right(list(accumulate(steps)), step)
 
 
 def save_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Written beside `path`, then renamed: a run killed while it writes keeps the older file."""
+    """
+    Save a checkpoint. It is written beside `path`, then renamed, so that a run killed while it writes keeps the older
+    file.
+    """
     writing = path.with_suffix(".writing")
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "step": step}, writing)
@@ -31,7 +36,7 @@ def save_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch
 
 
 def load_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: str) -> int:
-    """Bring all to where `save_progress` left them; returns the step, 0 where there is no file."""
+    """Restore a checkpoint of `save_progress`; returns the step, 0 if there is no file."""
     if not path.exists():
         return 0
     saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -43,12 +48,12 @@ def load_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch
 
 def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
     """
-    Cross-entropy of an event's score against whether the answer rests on it, which the synthetic world knows.
+    Cross-entropy of an event's score against whether the answer depends on it, a label from the synthetic world.
 
     Args:
         scores (`torch.Tensor` of shape `(V, L)`): raw scores.
-        medoids (`torch.Tensor` of shape `(V, L)`, int64): the frame that stands for each event.
-        asked (`torch.Tensor` of shape `(V, T)`): 1 on frames that the answer rests on.
+        medoids (`torch.Tensor` of shape `(V, L)`, int64): the frame that represents each event.
+        asked (`torch.Tensor` of shape `(V, T)`): 1 on frames on which the answer depends.
     """
     return F.binary_cross_entropy_with_logits(scores, asked.gather(1, medoids))
 

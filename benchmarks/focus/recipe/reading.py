@@ -1,10 +1,10 @@
 """
 Stage 3 of the tiny recipe: the language model learns to read, before it sees.
 
-Language models of vision-language models come trained on text: they find in what they read what a question names.
-This one starts from nothing. Here it reads videos whose tokens say just what they should say, sums of the directions
-that the alignment teaches rods and cones afterwards, and learns questions and answers alike. One head in two layers is
-shown where to look (`guidance.py`). It takes no tower, and few tokens.
+Language models of vision-language models are trained on text, and can find in their input what a question names. This
+one starts from random weights. In this stage it reads videos with ideal tokens, sums of the directions that rods and
+cones learn afterwards in the alignment, and learns questions and answers. The attention of one head in two layers is
+supervised (`guidance.py`). The stage needs no tower, and few tokens.
 """
 
 import time
@@ -32,7 +32,7 @@ from .naming import COARSE, NAMES, PLACE_SCALE, Naming
 from .positions import spread_positions
 from .progress import load_progress, part_at, save_progress
 
-#: Told cones of a key frame: one for each digit, more that show the object, the rest ground.
+#: Ideal cones of a key frame: one for each digit, more that show the object, the rest ground.
 CONES, OBJECT_CONES = 8, 5
 #: Length of the noise on each token, in lengths of a direction.
 NOISE = 0.3
@@ -59,7 +59,7 @@ class Reader:
     """
     A part of the stage: `share` of its steps on videos of `num_frames` with so many events and key frames.
 
-    guidance: weight of the loss on where to look.
+    guidance: weight of the loss on the attention.
     """
 
     share: float
@@ -72,7 +72,7 @@ class Reader:
     longest_position: int = 0
 
 
-#: One object at first, then one among two, and so on: from the start among many, the model would only guess.
+#: One object at first, then one among two, and so on; with many from the start, the model would only guess.
 READERS = (
     Reader(0.15, 8, (1, 1), (1, 2), 48, 6, guidance=0.0),
     Reader(0.15, 8, (2, 2), (1, 2, 4), 48, 8),
@@ -82,7 +82,7 @@ READERS = (
 )
 
 
-#: Afterwards, with the learning rate warmed up again: what comes before and after what takes longest, and more of it.
+#: Afterwards, with a new warm-up and on longer videos, too: more of what takes longest to learn, before and after.
 LONG_READERS = (
     Reader(0.6, 32, None, (2, 4, 8, 16), 20, 16, longest_position=5400),
     Reader(0.4, 128, None, (4, 8, 16), 10, 16, longest_position=5400),
@@ -93,7 +93,7 @@ def told_tokens(
     naming: Naming, episodes: list[Episode], key_frames: np.ndarray, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    What rods and cones should say of videos, in their order: `(V, n, H)`, and the frame of each token, `(V, n)`.
+    Ideal rods and cones of videos, in their order: `(V, n, H)`, and the frame of each token, `(V, n)`.
 
     key_frames: `(V, K)`, sorted.
     """
@@ -117,7 +117,7 @@ def told_tokens(
     places = torch.rand(cones.shape[:3], generator=generator).argsort(-1)
     cones = cones.gather(2, places[..., None].expand_as(cones))
     tokens = torch.cat([cones.flatten(1, 2), rods.flatten(1, 2)], 1)
-    # Cones stand before the rods of their frame.
+    # Cones come before the rods of their frame.
     when = torch.arange(num_frames).repeat_interleave(rods.shape[2]).expand(len(episodes), -1)
     when = torch.cat([2 * keys.repeat_interleave(CONES, 1), 2 * when + 1], 1)
     order = when.argsort(dim=1, stable=True)
@@ -208,7 +208,9 @@ def read(
     learning_rate: float = 2e-3,
     stage: str = "reading",
 ) -> None:
-    """Train the language model in place; a checkpoint in `out/STAGE.partial` is continued, or taken."""
+    """
+    Train the language model in place; a checkpoint in `out/STAGE.partial` is continued, or used if it is finished.
+    """
     partial = out / f"{stage}.partial"
     writer, naming = ChatWriter(processor), naming.to(device)
     # Warmed up within the first part, which is short.
@@ -253,7 +255,7 @@ def learn_to_read(
     steps: tuple[int, int],
     **common: Any,
 ) -> None:
-    """`read` with `READERS`, then with `LONG_READERS`, for so many steps each."""
+    """`read` with `READERS`, then with `LONG_READERS`, for the given numbers of steps."""
     read(model, naming, processor, out, steps=steps[0], seed=1, **common)
     read(
         model,

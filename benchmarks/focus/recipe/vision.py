@@ -1,4 +1,4 @@
-"""Stage 1 of the tiny recipe: train the vision tower on single frames, patch by patch, to name what they show."""
+"""Stage 1 of the tiny recipe: train the vision tower on single frames, patch by patch, to name their content."""
 
 import io
 import time
@@ -21,9 +21,9 @@ from dynfocus.eval.synthetic.world import COLORS, DIGIT_PLACES, NUM_DIGITS, SHAP
 from .progress import learning_rate_at, load_progress, save_progress
 
 IMAGE_SIZE = 64
-#: What a frame shows, by the number of possibilities.
+#: Labels of a frame, with their numbers of classes.
 NAMES = {"color": len(COLORS), "shape": len(SHAPES), **dict.fromkeys(DIGIT_PLACES, 10)}
-#: What a patch shows: the color and shape of the object it lies on, the digit and its place if there is one.
+#: Labels of a patch: color and shape of its object, and the digit and its place, if there is one.
 PATCH_HEADS = {"color": len(COLORS), "shape": len(SHAPES), "digit": 10, "place": NUM_DIGITS + 1, "object": 2}
 #: Radius of the patches that lie on an object, as a part of the frame's side.
 OBJECT_RADIUS = 0.42 * SHAPE_DIAMETER
@@ -43,12 +43,14 @@ def tower_config() -> SiglipVisionConfig:
 
 
 def as_pixels(frames: np.ndarray) -> torch.Tensor:
-    """Frames `(N, H, W, 3)` uint8 as the model sees them, `(N, 3, H, W)` in -1…1."""
+    """Frames `(N, H, W, 3)` uint8 as inputs of the model, `(N, 3, H, W)` in -1…1."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def degrade(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Halve the size as the video processor does; JPEG before that, for every other frame, stands in for H.264."""
+    """
+    Halve the size like the video processor; before that, every other frame is compressed as JPEG, in place of H.264.
+    """
     small = np.empty((len(frames), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for row, frame in enumerate(frames):
         image = Image.fromarray(frame)
@@ -68,7 +70,9 @@ def make_frames(seed: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray
 
 
 class PatchReader(nn.Module):
-    """The tower under heads that read each patch by itself: it is to say what lies there, as in large towers."""
+    """
+    The tower with heads that classify each patch separately, so that patches carry their content as in large towers.
+    """
 
     def __init__(self):
         super().__init__()
@@ -78,13 +82,13 @@ class PatchReader(nn.Module):
         self.centre = nn.Linear(config.hidden_size, 2)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits `(N, P, …)` of each head; `centre`: where the object's centre lies, in 0…1."""
+        """Logits `(N, P, …)` of each head; `centre`: place of the object's centre, in 0…1."""
         patches = self.tower(pixel_values=pixels).last_hidden_state
         return {**{name: head(patches) for name, head in self.heads.items()}, "centre": self.centre(patches)}
 
 
 def patch_labels(labels: dict[str, torch.Tensor], side: int = 8) -> dict[str, torch.Tensor]:
-    """Labels of frames `(N,)` as labels of their patches, `(N, side²)` each; -100 where there is nothing to read."""
+    """Labels of frames `(N,)` as labels of their patches, `(N, side²)` each; -100 if there is nothing to read."""
     axis = (torch.arange(side, device=labels["x"].device) + 0.5) / side
     down, right = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     x, y = labels["x"][:, None], labels["y"][:, None]
@@ -108,7 +112,7 @@ def patch_labels(labels: dict[str, torch.Tensor], side: int = 8) -> dict[str, to
 def reading_loss(
     outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], centre: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of every head, and how far from the object's centre `(N, 2)` its patches think it is."""
+    """Cross-entropy of every head, and the distance of the patches' estimates from the object's centre `(N, 2)`."""
     losses = [
         F.cross_entropy(outputs[name].float().flatten(0, 1), targets[name].flatten(), ignore_index=-100)
         for name in PATCH_HEADS
@@ -134,8 +138,8 @@ def train_vision(
     Train the tower and save it to `out/vision.safetensors`; a finished file is loaded instead, a checkpoint continued.
 
     Args:
-        steps, batch_size: of AdamW at 1e-3 with warm-up and cosine decay.
-        pool: frames drawn in all; each is seen at many small offsets.
+        steps, batch_size: for AdamW at 1e-3 with warm-up and cosine decay.
+        pool: number of different frames; each is used at many small offsets.
     """
     finished, partial = out / "vision.safetensors", out / "vision.partial"
     torch.manual_seed(seed)
@@ -184,7 +188,7 @@ def train_vision(
 
 
 def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Training frames, drawn by all cores in blocks and kept in `out`."""
+    """Training frames, drawn by all cores in blocks and cached in `out`."""
     path = out / "frames.npz"
     if not path.exists():
         log(f"drawing {count} frames")
