@@ -44,7 +44,7 @@ def read_chat(chat: str | Sequence[Any], num_videos: int, plain: Callable[[str],
         plain: removes control tokens from a text; only the template writes these.
 
     Raises:
-        `ValueError`: another number of videos, a block of another type, or one with settings that are not obeyed.
+        `ValueError`: for a different number of videos, a block of another type, or one with unsupported settings.
     """
     messages = _turns(chat)
     has_videos = any(part.get("type") == "video" for turn in messages for part in _parts(turn))

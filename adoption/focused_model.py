@@ -118,8 +118,8 @@ class FocusedModel(VideoQA):
     def check_state(self, state: VideoState) -> None:
         if state.frame_embeddings is None:
             raise ValueError(
-                "This video state was encoded by a DynFocus model of its own, not by a dual encoder: encode the video "
-                "again with this model."
+                "This video state was encoded by a DynFocus model, not by a dual encoder: encode the video again "
+                "with this model."
             )
         super().check_state(state)
         state.check({"frame_embeddings": (self.dual_encoder.width,)})
@@ -218,7 +218,7 @@ class FocusedModel(VideoQA):
     def chosen_for(
         self, rows: Sequence[dict[str, Any]], rule: str | Rule | None
     ) -> tuple[list[Any], list[list[ChosenFrames]], list[Shown]]:
-        """For each prepared row its chat, the chosen frames of its videos, and what is known of the choice."""
+        """For each prepared row its chat, the chosen frames of its videos, and the choice."""
         chats, chosen, shown = [], [], []
         for row in rows:
             states = [one if is_state(one) else self.encode_video(one) for one in row["videos"]]

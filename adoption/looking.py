@@ -23,7 +23,7 @@ from .video_frames import DrawnFrames, VideoFrames
 
 _CHOICE = ("fps", "num_frames", "max_frames", "min_frames", "video_start", "video_end")
 SAMPLING = (*_CHOICE, "sampling", "decoder", "on_truncated")
-# What states say of their sampling, be it given or not.
+# Settings of the sampling that every state has.
 _RECORDED = ("fps", "num_frames", "max_frames", "sampling")
 _CHUNK_FRAMES = 64
 # Shorter side in pixels and JPEG quality of frames that a state keeps.
@@ -38,7 +38,7 @@ def open_frames(video: Any, encoder: DualEncoder, keep_frames: bool = False, **s
     Open a video for a dual encoder.
 
     Args:
-        video: one video in any form; a [`ChatVideo`] brings settings of its own.
+        video: one video in any form; a [`ChatVideo`] has its own settings.
         keep_frames: whether the state keeps the sampled frames as JPEG files.
         sampling: `fps` (1 by default), `num_frames`, `max_frames`, `min_frames`, `video_start`, `video_end`,
             `sampling`, `decoder` and `on_truncated`.

@@ -122,7 +122,7 @@ def parse_verdict(reply: str, prompt: JudgePrompt) -> tuple[bool | None, float] 
     """
     `(correct, score)` out of a judge's reply (`correct` is None where the prompt does not ask for it), or None if the
     reply holds no verdict, or several that differ. A verdict is a JSON object, or a dict as Python writes it, anywhere
-    in the reply. Nothing is guessed: a score outside 0 to 5 is no verdict.
+    in the reply. Nothing is guessed: a score outside 0 to 5 is not a verdict.
     """
     verdicts = set()
     for found in _objects(_THOUGHTS.sub("", reply)):

@@ -157,8 +157,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         Args:
             text (`str` or `list[str]`): with one `<video>` mark for each video.
             videos: one video, or videos in any nesting of lists, in the order of their marks; or one `VideoState`.
-            images: only without `videos`: one image, or images in any nesting of lists, each with a mark of its own;
-                an image is a video of one frame.
+            images: only without `videos`: one image, or images in any nesting of lists, each with its own mark; an
+                image is a video of one frame.
             kwargs: settings for this call: `question`, `max_visual_tokens`, `fps`, `num_frames`, `max_frames`,
                 `padding` (rows are padded to the longest unless `False`), `return_tensors`, …
 

@@ -144,7 +144,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
     def preprocess(self, videos: Any, **kwargs: Unpack[DynFocusVideoProcessorKwargs]) -> BatchFeature:
         """
         Args:
-            videos: one video, or videos in any nesting of lists. A [`ChatVideo`] brings settings of its own.
+            videos: one video, or videos in any nesting of lists. A [`ChatVideo`] has its own settings.
             kwargs: the settings of the class, for this call. `fps` without `num_frames` overrides a saved
                 `num_frames`.
 

@@ -56,7 +56,7 @@ BENCHMARK = Benchmark(
         "Qwen3-VL-8B (authors, no subtitles)": 71.4,
     },
     notes=(
-        "As in lmms-eval, the prompt speaks of subtitles even where none are given. Subtitles are those shown at the "
+        "As in lmms-eval, the prompt mentions subtitles even if none are given. Subtitles are those shown at the "
         "sampled frames, in time order and without tags (lmms-eval: at 32 frames of its own, in no order)."
     ),
     options={"subtitles": False},

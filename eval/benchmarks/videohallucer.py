@@ -52,8 +52,8 @@ BENCHMARK = Benchmark(
     main_score="macro",
     groups=("category",),
     notes=(
-        "The score is the mean of the five categories' shares of pairs, as the authors quote it. They take an answer "
-        "as right where the expected word stands anywhere in it; here it must say it clearly."
+        "The score is the mean of the five categories' shares of pairs, as the authors quote it. They count an "
+        "answer as right if the expected word is anywhere in it; here it must be the answer."
     ),
 )
 

@@ -1,3 +1,3 @@
-"""The metrics, each a folder that `evaluate.load` takes and that can be pushed to the Hub as it is."""
+"""The metrics. Each is a folder for `evaluate.load` that can be pushed to the Hub."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""A video of a message, with the settings that the message gives for it alone."""
+"""A video of a message, with its own settings of the sampling."""
 
 import numbers
 from collections.abc import Mapping
@@ -6,25 +6,25 @@ from typing import Any
 
 from .sampling import check_sampling
 
-# Names of qwen-vl-utils for ours.
+# Names of qwen-vl-utils, and ours.
 _ALIASES = {"nframes": "num_frames"}
-#: What a block of a video may say of how it is sampled; see `read_video`.
+#: Settings of the sampling in a video block; see `read_video`.
 VIDEO_SETTINGS = ("fps", "num_frames", "max_frames", "min_frames", "video_start", "video_end", *_ALIASES)
-# Of these, one decides how many frames there are.
+# Only one of these may be given.
 _RATES = ("fps", "num_frames")
 _COUNTS = ("num_frames", "max_frames", "min_frames")
 
 
 class ChatVideo:
     """
-    A video with settings of its own. No dataclass, as transformers takes these apart in messages from 5.24 on.
+    A video with its own settings. Not a dataclass, because transformers 5.24 and later splits dataclasses in messages.
 
     Args:
         video: in any form, a `VideoState` included.
-        settings: of `VIDEO_SETTINGS`; they come before those of a call.
+        settings: some of `VIDEO_SETTINGS`; they replace those of a call.
 
     Raises:
-        `ValueError`: a setting that is no number or cannot be meant, or two that contradict each other.
+        `ValueError`: for a setting that is not a number or invalid, or two that contradict each other.
     """
 
     def __init__(self, video: Any, settings: Mapping[str, Any] | None = None):
@@ -47,7 +47,7 @@ class ChatVideo:
         return f"ChatVideo({type(self.video).__name__}, {self.settings})"
 
     def over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a call, where this video's own do not take their place."""
+        """The settings of a call, in which this video's own replace others."""
         is_rated = bool(self.settings.keys() & {*_RATES})
         dropped = {*_RATES, "sampling"} if is_rated else set()
         return {**{name: value for name, value in settings.items() if name not in dropped}, **self.settings}

@@ -55,7 +55,7 @@ def flatten_videos(videos: Any) -> list[Any]:
     The single videos in any nesting of lists, in order; none for `None`.
 
     A `(N, T, …)` array is N videos. A row of a `Video` column of `datasets` (a dict with `path` and `bytes`, or a
-    decoder that keeps them) means its file. A [`ChatVideo`] with settings stays as it is.
+    decoder that keeps them) means its file. A [`ChatVideo`] with settings is not changed.
 
     Raises:
         `ValueError`: if something is neither a video nor a list of videos.

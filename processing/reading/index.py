@@ -81,7 +81,7 @@ class PacketIndex:
             packet (`UNKNOWN` if not stated), and the stretch of the file between resets of the clock.
         closed_groups: no frame before a key frame needs it, so that any decoder can start at any key frame.
         states_frames: the container states the number of its frames up front (MP4 that is not fragmented, AVI).
-        height, width: of the picture as it is to be shown, that is, after the rotation; 0 if PyAV lacks the decoder.
+        height, width: size of the picture after the rotation; 0 if PyAV lacks the decoder.
         orientation: how a decoded frame must be turned and mirrored, by the first one.
         container: FFmpeg's name of the format.
         codec: FFmpeg's name of the codec.
@@ -255,7 +255,7 @@ class _Facts:
 
 
 def is_repeat(packet: Any) -> bool:
-    """Whether a packet has no picture of its own: the one before stays on screen (Theora, AVI). No decoder may be
+    """Whether a packet has no picture: the one before stays on screen (Theora, AVI). No decoder may be
     given such a packet, which would end the stream for it."""
     return packet.size == 0 and (packet.dts is not None or packet.pts is not None)
 

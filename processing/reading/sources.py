@@ -131,7 +131,9 @@ class VideoSource:
             return is_text(file)
 
     def ends_early(self) -> bool:
-        """Whether the container says that the file is longer than it is; some (TS, live Matroska) never say."""
+        """
+        Whether the file is shorter than its container states; some formats (TS, live Matroska) do not state a length.
+        """
         with self._binary() as file:
             return ends_early(file)
 

@@ -74,11 +74,11 @@ def clean_block(block: Any, media_root: str | os.PathLike | None = None) -> dict
 
     Returns:
         `{"type": "text", "text"}`, `{"type": "image", "image"}` or `{"type": "video", "video"}`; the last two without
-        the value where the block has none, and then with the settings of its video and its `index`, if it has these.
-        A video with a value and settings is a [`ChatVideo`].
+        the value if the block has none, and then with the settings of its video and its `index`, if it has these. A
+        video with a value and settings is a [`ChatVideo`].
 
     Raises:
-        `ValueError`: another type, a key that nothing here obeys, or two values.
+        `ValueError`: for another type, an unsupported key, or two values.
     """
     if isinstance(block, str):
         return {"type": "text", "text": block}
@@ -107,12 +107,12 @@ def clean_block(block: Any, media_root: str | os.PathLike | None = None) -> dict
 
 
 def settings_of(block: Mapping[str, Any]) -> dict[str, Any]:
-    """How the video of a block is to be sampled."""
+    """The settings of the sampling of a block's video."""
     return {name: block[name] for name in VIDEO_SETTINGS if name in block}
 
 
 def with_value(block: dict[str, Any], value: Any, media_root: str | os.PathLike | None = None) -> dict[str, Any]:
-    """A block of a video or an image with its value. A video with settings becomes a [`ChatVideo`]."""
+    """A video or image block with its value. A video with settings becomes a [`ChatVideo`]."""
     kind, settings = block["type"], settings_of(block)
     value = _opened(kind, value, media_root)
     if settings:
@@ -148,11 +148,11 @@ def _opened(kind: str, value: Any, media_root: str | os.PathLike | None) -> Any:
     if isinstance(value, (str, os.PathLike)):
         return _at_root(os.fspath(value), media_root)
     if kind == "video" and isinstance(value, (list, tuple)) and value:
-        # One block is one video: a list in it is of its frames.
+        # One block is one video: a list in it holds its frames.
         if all(isinstance(frame, (str, os.PathLike)) for frame in value):
             return FrameFiles([_at_root(os.fspath(frame), media_root) for frame in value])
     if kind == "image" and (isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 3):
-        raise ValueError(f"An image block holds one image, got {describe_video(value)}: give each a block of its own.")
+        raise ValueError(f"An image block holds one image, got {describe_video(value)}: give each in its own block.")
     return value
 
 
@@ -175,7 +175,7 @@ def _at_root(path: str, media_root: str | os.PathLike | None) -> str:
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether a cell of a table says nothing: `None`, NaN, blank text, or an empty list."""
+    """Whether a cell of a table is empty: `None`, NaN, blank text, or an empty list."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return True
     if isinstance(cell, float):

@@ -13,33 +13,34 @@ from .blocks import as_mapping, as_text, clean_message, is_empty, listed, settin
 # The roles of LLaVA's `conversations`, and their names in other sets of this form.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _MEDIA_COLUMNS = {"video": "video", "videos": "video", "image": "image", "images": "image"}
-# Columns that say from when to when a row's video is looked at, in seconds.
+# Columns with the start and the end of a row's video, in seconds.
 _WINDOW = ("video_start", "video_end")
 _MARK = re.compile(r"(<image>|<video>)")
 
 
 def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """
-    A row as a conversation in chat form. Nothing is opened.
+    A row as a conversation in chat form. No file is opened.
 
-    Empty cells (`None`, NaN, `""`, empty lists) count as missing, and numbers as texts, but for the question.
+    Empty cells (`None`, NaN, `""`, empty lists) count as missing, and numbers as texts, except in the question.
     Messages and blocks may be objects (dataclasses, models of pydantic).
 
     Args:
         row: one of
             `{"messages": [{"role", "content"}, …]}`, contents being strings or lists of blocks (`text`, `video`,
-            `image`); videos and images may be given beside the messages, as `video`, `videos`, `image` or `images`;
-            they then fill the blocks without a value in order, or (if contents are strings) are placed as in the next
-            form; `{"conversations": [{"from", "value"}, …], "video" or "image": …}`, LLaVA's form, with a mark
-            (`<image>` or `<video>`) for each of the media in the human's texts, or with none at all; `{"video" or
-            "image": …, "question": …, "answer": …}`. A block of a video may say how it is sampled (`fps`, `num_frames`
-            or `nframes`, `max_frames`, `min_frames`, `video_start`, `video_end`), a row with one video from when to
-            when (`video_start`, `video_end`).
+            `image`); videos and images may be given beside the messages, as `video`, `videos`, `image` or `images`,
+            and then fill the blocks without a value in order, or (if contents are strings) are placed as in the next
+            form;
+            `{"conversations": [{"from", "value"}, …], "video" or "image": …}`, LLaVA's form, with a mark (`<image>` or
+            `<video>`) for each of the media in the human's texts, or with none at all;
+            `{"video" or "image": …, "question": …, "answer": …}`.
+            A video block may hold settings of the sampling (`fps`, `num_frames` or `nframes`, `max_frames`,
+            `min_frames`, `video_start`, `video_end`); a row with one video may have `video_start` and `video_end`.
         media_root: the folder of relative paths.
 
     Returns:
         Messages whose contents are strings or lists of `{"type": "text", "text"}`, `{"type": "video", "video"}` and
-        `{"type": "image", "image"}`. A video with settings of its own is a [`ChatVideo`].
+        `{"type": "image", "image"}`. A video with its own settings is a [`ChatVideo`].
 
     Raises:
         `ValueError`: for a row of another form, a key of a block that is not known, and where the marks differ in
@@ -117,7 +118,7 @@ def row_label(row: Mapping[str, Any], message: str = "") -> str:
 def checked_question(question: Any) -> str:
     """
     Raises:
-        `ValueError`: a question that is empty, or no string.
+        `ValueError`: for a question that is empty or not a string.
     """
     if is_empty(question):
         raise ValueError("The question is empty: ask something about the video.")
@@ -127,13 +128,13 @@ def checked_question(question: Any) -> str:
 
 
 def _media_of_row(row: Mapping[str, Any], root: str | os.PathLike | None) -> list[dict[str, Any]]:
-    """Blocks of the media that stand beside the words of a row."""
+    """Blocks of the media in the columns of a row."""
     media = list(_media_beside(row))
     window = {name: row[name] for name in _WINDOW if not is_empty(row.get(name))}
     num_videos = sum(kind == "video" for kind, _ in media)
     if window and num_videos != 1:
         raise ValueError(
-            f"The column `{next(iter(window))}` is for the one video of a row, which has {num_videos}: say it in the "
+            f"The column `{next(iter(window))}` is for rows with one video, not {num_videos}: give it in the "
             "video's block of a message."
         )
     for name, cell in window.items():

@@ -174,7 +174,7 @@ def test_kept_frames_answer_when_the_video_is_gone(encoder, film, tmp_path):
 def test_states_of_others_are_refused(focused, state, tmp_path):
     model = tiny_model()
     foreign = model.encode_video(torch.zeros(1, 2, 3, 32, 32))
-    with pytest.raises(ValueError, match="was encoded by a DynFocus model of its own"):
+    with pytest.raises(ValueError, match="was encoded by a DynFocus model, not by a dual encoder"):
         focused.answer([(foreign, QUESTION)])
     another = DualEncoder.from_pretrained(save_dual_encoder("siglip", tmp_path / "two", seed=3), device="cpu")
     second = FocusedModel(*stock("qwen3_vl"), another)

@@ -140,7 +140,7 @@ def test_states_of_the_other_road_are_refused(run):
     assert "was encoded by a dual encoder, for a stock model" in " ".join(
         run("ask", "stock.safetensors", "a?", fails=True).split()
     )
-    assert "was encoded by a DynFocus model of its own" in " ".join(
+    assert "was encoded by a DynFocus model, not by a dual encoder" in " ".join(
         run("ask", "own.safetensors", "a?", *STOCK, fails=True).split()
     )
 

@@ -173,7 +173,7 @@ def test_blocks_that_cannot_be_meant(processor, block, message):
 
 def test_a_window_of_a_row_is_for_its_one_video():
     row = {"question": "?", "video_start": 3}
-    with pytest.raises(ValueError, match="`video_start` is for the one video of a row, which has 2"):
+    with pytest.raises(ValueError, match="`video_start` is for rows with one video, not 2"):
         as_messages({"videos": ["a.mp4", "b.mp4"], **row})
     with pytest.raises(ValueError, match="which has 0"):
         as_messages({"messages": chat("a.mp4"), **row})

@@ -137,7 +137,7 @@ def test_bad_words(settings, tmp_path, words, message):
 def test_files_that_are_no_recipes(tmp_path, text):
     (tmp_path / "recipe.yaml").write_bytes(text.encode("latin-1"))
     code, said = dynfocus(tmp_path / "recipe.yaml")
-    assert code == 1 and "recipe.yaml: is no " in said and said.count("\n") == 1
+    assert code == 1 and "recipe.yaml: is not a " in said and said.count("\n") == 1
 
 
 def test_no_is_no_strategy_and_not_false(settings, tmp_path):

@@ -1,4 +1,4 @@
-"""Accuracy and mean score of answers that a judge looked at, from its verdicts."""
+"""Accuracy and mean score of judged answers, from the judge's verdicts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -142,7 +142,7 @@ class JudgedVideoQA(evaluate.Metric):
         )
 
     def add(self, *, prediction=None, reference=None, **kwargs) -> None:
-        """Adds one verdict: None is one too, and so is a score alone, although rows of a table have all fields."""
+        """Adds one verdict, which may be None or a score only, although rows of a table have all fields."""
         super().add(prediction=_with_all_fields(prediction), **kwargs)
 
     def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:

@@ -1,4 +1,4 @@
-"""The words of an answer: cleaned of markup, and compared with the texts of options."""
+"""The words of an answer: removes markup, and compares with the texts of options."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .languages import PARTS, UNSPACED
 
 _QUOTES = str.maketrans("‘’‚`´“”„«»「」『』《》【】〔〕、。–—−", "'''''" + 11 * '"' + "[][],.---")
-#: Capital letters by which lists in Russian go on. Not those that look like the Latin letter of another place (В, Е).
+#: Further capital letters of lists in Russian, without those that look like the Latin letter of another place (В, Е).
 _CYRILLIC = {"А": "A", "Б": "B", "Г": "D", "С": "C"}
 _LETTER = rf"[^\W\d_{UNSPACED}]"
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff]")
@@ -16,7 +16,7 @@ ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".sp
 
 
 def clean_answer(text: str) -> str:
-    """Without markup, and with the signs of other scripts in their usual form."""
+    """The answer without markup, and with characters of other scripts in their usual form."""
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text).translate(_QUOTES)).translate(_QUOTES)
     text = re.sub(rf"(?<!\w)[{''.join(_CYRILLIC)}](?!\w)", lambda found: _CYRILLIC[found[0]], text)
     text = re.sub(r"~~.*?~~", " ", text)  # struck out
@@ -30,7 +30,7 @@ def clean_answer(text: str) -> str:
 
 
 def concluding_part(text: str) -> str:
-    """Without what was only thought, and only what is marked as the answer where something is."""
+    """The answer without think blocks, or only the part that is marked as the answer, if there is one."""
     if re.search(r"</think(ing)?>", text):
         text = re.split(r"</think(?:ing)?>", text)[-1]
     elif re.search(r"<think(ing)?>", text):
@@ -41,7 +41,7 @@ def concluding_part(text: str) -> str:
     )
     text = "\n".join(map("".join, marked)) if marked else text
     text = re.sub(r"</?[|!]?[A-Za-z][^<>\s]{0,30}>", " ", text).strip()
-    # A model that cannot stop.
+    # A model that does not stop.
     return re.sub(r"^([A-Za-z])\1{2,}$", r"\1", text)
 
 
@@ -53,7 +53,7 @@ def without_labels(options: list[str]) -> list[str]:
 
 
 def label_index(label: str) -> int:
-    """The place that a letter, number or ordinal stands for, from 0."""
+    """The place of a letter, number or ordinal, from 0."""
     label = label.lower()
     if len(label) == 1 and label.isalpha():
         return ord(label) - ord("a")
@@ -64,7 +64,9 @@ def label_index(label: str) -> int:
 
 
 def words_of(text: str) -> list[str]:
-    """In lower case, numbers as digits, without the articles before other words; signs of unspaced scripts alone."""
+    """
+    Words in lower case, numbers as digits, without articles before other words; characters of unspaced scripts singly.
+    """
     text = re.sub(r"(?<![\w'-])(?:a|an|the)\s+(?=\w)", "", text.lower())
     found = re.findall(
         rf"(?:(?<!\w)[-+$€£])?\d+(?:[.,:]\d+)*%?|[{UNSPACED}]|{_LETTER}+(?:'{_LETTER}+)*|\d+|[+%&#]+", text
@@ -77,7 +79,9 @@ def plain(text: str) -> str:
 
 
 def equal_option(text: str, texts: Sequence[str]) -> int | None:
-    """The one option with this very text; articles and punctuation count only where options differ in nothing else."""
+    """
+    The only option with exactly this text; articles and punctuation count only if options do not differ otherwise.
+    """
     for form in (plain, words_of):
         mine = form(text)
         same = [index for index, other in enumerate(texts) if mine and form(other) == mine]
@@ -99,7 +103,7 @@ def contradicts(index: int, rest: str, texts: Sequence[str]) -> bool:
 
 
 def label_with_text(said: str, texts: Sequence[str]) -> int | None:
-    """The option whose letter and whole text, and nothing else, make up the answer."""
+    """The option whose letter and whole text are the whole answer."""
     found = re.match(
         r"(?i:(?:the\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[(\[{]?([A-Za-z])[)\]}]?[\s.:,)-]+(?=\S)", said
     )

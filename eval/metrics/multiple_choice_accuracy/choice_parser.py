@@ -1,11 +1,11 @@
-"""Which option of a multiple-choice question does an answer name? Read from its words, never guessed.
+"""Finds the option of a multiple-choice question that an answer names. Nothing is guessed.
 
-An answer is cut into clauses. Those that do nothing but name an option ("B", "so it must be (B)") are statements, and
-statements decide; without any, an option that is marked as one ("(B)", "option B") does; and then an option's text.
-Whatever names two options, denies one, contradicts itself or leaves the range of the options names none.
+An answer is split into clauses. Clauses that only name an option ("B", "so it must be (B)") are statements, and
+statements decide. If there are none, an option that is marked as one ("(B)", "option B") decides, and then an option's
+text. Answers that name two options, deny one, contradict themselves or are out of the range of the options name none.
 
-Answers that repeat the options are read without them, and a last line that is a letter decides where nothing before it
-does. Other languages are read through the English words that mean the same, see `languages.py`.
+In answers that repeat the options, the list is ignored, and a last line that is a letter decides if nothing before it
+does. Words of other languages are replaced by English words of the same meaning, see `languages.py`.
 """
 
 import re
@@ -29,17 +29,17 @@ from .answer_text import (
 )
 from .languages import OPTION, PARTS, UNSPACED, english_words
 
-#: Longer answers must state their choice: that they mention an option's text says little.
+#: Longer answers must state their choice, because they may mention an option's text for other reasons.
 MAX_WORDS_OF_MENTION = 50
 
-#: Words that say that an option is chosen.
+#: Words with which an option is chosen.
 _VERDICT = set(
     "answer ans option choice choose chose select selecting pick letter correct right best final therefore thus hence "
     "so then conclusion think believe guess say go with is it's its that's be must should would likely probably "
     "definitely certainly clearly obviously maybe perhaps possibly assume conclude response solution most accurate "
     "suitable appropriate".split()
 )
-#: Words that may stand beside them without adding anything.
+#: Words that may accompany them without a meaning of their own.
 _FILLERS = _VERDICT | set(
     "the a an my i i'd i'll i'm we we'd we'll it this that of to for from on in by based given video clip frames "
     "images scene question one option's sure okay ok well yes yeah hmm here above following provided shown and or "
@@ -54,23 +54,23 @@ _NEGATIONS = set(
     "not no never neither nor without cannot isn't wasn't aren't doesn't didn't don't can't couldn't wouldn't won't "
     "except excluding unlike".split()
 )
-#: "All but B" names what is no answer.
+#: "All but B" names an option that is not the answer.
 _ALL = {"all", "any", "anything", "everything", "anyone", "everyone"}
 _WRONG = {"wrong", "incorrect", "false", "unlikely", "inaccurate", "impossible", "ruled", "eliminated", "eliminate"}
-#: After these a clause ends: what follows is a reason, or speaks of something else.
+#: A clause ends before these: what follows is a reason, or about something else.
 _TURNS = set(
     "because since due while whereas but where which who though although however therefore thus hence".split()
 )
 #: A capital A before other words than these is an article.
 _AFTER_LETTER = _IS | _JOINING | _TURNS | {"would", "must", "should", "as", "it", "best", "correctly", "because"}
-#: What a sentence follows; a pause within it.
+#: The end of a sentence, and a pause within it.
 _ENDS, _PAUSES = ("", "\n", ".", "!", "?", ";"), (",", ":", "-", "but")
 _RETRACTION = re.compile(r"\b(wait|actually|correction|sorry|instead|no,|on second thought|let me re)", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\b(can ?not|can't|unable|unclear|unsure|unknown|uncertain|not sure|don't know|no idea|not possible|impossible|"
     r"difficult to|hard to|not enough|insufficient|not (visible|shown|clear)|(doesn't|does not) (show|say))\b"
 )
-#: Texts that are said in passing all the time: they count only as an answer of their own.
+#: Frequent texts, which count only if they are the whole answer.
 _COMMON = {"yes", "no", "true", "false", "none", "both", "all", "right", "it", "one", "not", "other", "sure"}
 
 _ALONE = re.compile(r"\W*([A-Za-z])\W*")
@@ -106,7 +106,7 @@ class _Token:
 
 @dataclass
 class _Clause:
-    """Tokens between two breaks; `before` and `after` are what they are (empty at the ends of the answer)."""
+    """Tokens between two breaks; `before` and `after` are these breaks (empty at the ends of the answer)."""
 
     tokens: list[_Token]
     before: str
@@ -132,11 +132,12 @@ class _Clause:
 
 
 def parse_choice(answer: str | None, options: Sequence[str]) -> int | None:
-    """The index of the option that an answer names, or None where it names none, or more than one.
+    """The index of the option that an answer names; None if it names none, or more than one.
 
     Args:
-        answer: what the model wrote; None is no answer.
-        options: 2 to 10 texts, in the order of their letters A to J. Letters before all of them are passed over.
+        answer: the model's text; None means no answer.
+        options: 2 to 10 texts, in the order of their letters A to J. If all texts begin with letters, these are
+            ignored.
 
     Raises:
         ValueError: for fewer or more options.
@@ -167,7 +168,7 @@ def _read(said: str, texts: Sequence[str]) -> int | None:
 
 
 class _Several:
-    """In place of an index: something was said that cannot be one choice."""
+    """In place of an index, for statements that are not a single choice."""
 
 
 _SEVERAL = _Several()
@@ -197,7 +198,7 @@ def _clauses(text: str) -> list[_Clause]:
     for token, following in zip_longest(tokens, tokens[1:]):
         clause = clauses[-1]
         if token.kind == "break":
-            # "Answer =", "B :" and the like: what counts is the first of several breaks, and lines above all.
+            # "Answer =", "B :" and the like: of several breaks the first counts, but a line break before all others.
             if clause.tokens or not clause.before:
                 clause.after = clause.after or token.text
                 clauses.append(_Clause([], token.text if clause.tokens else "\n" if token.text == "\n" else ""))
@@ -208,7 +209,7 @@ def _clauses(text: str) -> list[_Clause]:
             clauses.append(_Clause([token], token.word))
         else:
             clause.tokens.append(token)
-            # "(B) a red car": the label is a clause of its own, unless the sentence is about it.
+            # "(B) a red car": the label is a separate clause, unless the sentence is about it.
             opens = token.kind == "label" and token.text[-1] in ")]}" and len(clause.tokens) == 1
             if opens and following and following.kind == "word" and following.word not in _AFTER_LETTER | _NEGATIONS:
                 clause.after = ")"
@@ -220,7 +221,7 @@ def _clauses(text: str) -> list[_Clause]:
 
 
 def _find_labels(clause: _Clause) -> None:
-    """Sorts a clause's tokens into labels and words; single letters are looked at in their surroundings."""
+    """Sorts a clause's tokens into labels and words; single letters are classified by their context."""
     tokens = clause.tokens
     for place, token in enumerate(tokens):
         last = place == len(tokens) - 1
@@ -238,7 +239,7 @@ def _find_labels(clause: _Clause) -> None:
                 # "I and A"
                 is_label |= following in _JOINING and place + 2 < len(tokens) and tokens[place + 2].kind == "letter"
             else:
-                # An article stands before a space, and within a clause it is not a capital letter.
+                # An article is followed by a space, and within a clause it is not a capital letter.
                 attached = not last and tokens[place + 1].start == token.end
                 translated = not last and tokens[place + 1].text.lower() != following
                 is_label = alone or token.text != "A" or attached or (place > 0 and translated)
@@ -257,7 +258,7 @@ def _find_labels(clause: _Clause) -> None:
 
 
 def _place(name: str, texts: Sequence[str]) -> int | None:
-    """The index of a label; None out of range, or where another option's text is this very letter or number."""
+    """The index of a label; None if it is out of range, or another option's text is exactly this letter or number."""
     index = len(texts) - 1 if name == "last" else label_index(name)
     if not 0 <= index < len(texts):
         return None
@@ -265,12 +266,12 @@ def _place(name: str, texts: Sequence[str]) -> int | None:
     return index if not any(alike) or alike[index] else None
 
 
-# What is stated
+# Statements
 
 
 @dataclass
 class _Named:
-    """An option as it is named: its index (None if there is none such), where, and in what kind of clause."""
+    """An option that is named: its index (None if there is no such option), the place, and the kind of clause."""
 
     index: int | None
     token: _Token
@@ -280,7 +281,7 @@ class _Named:
 
 @dataclass
 class _Findings:
-    """Sentences that choose an option, options that stand alone, and options that are only marked as such."""
+    """Sentences that choose an option, options by themselves, and options that are only marked as such."""
 
     strong: list[_Named] = field(default_factory=list)
     weak: list[_Named] = field(default_factory=list)
@@ -289,7 +290,7 @@ class _Findings:
 
 def _findings(clauses: Sequence[_Clause], texts: Sequence[str]) -> _Findings:
     found = _Findings()
-    opening = True  # all before in this sentence is empty talk, or names options
+    opening = True  # everything before in this sentence is without meaning, or names options
     asked: list[str] = []  # the words of "The answer is:", if it came just before
     for place, clause in enumerate(clauses):
         if clause.before in _ENDS:
@@ -315,7 +316,7 @@ def _findings(clauses: Sequence[_Clause], texts: Sequence[str]) -> _Findings:
 
 
 def _stated_label(said: str, texts: Sequence[str], whole: int | None) -> int | None | _Several:
-    """The option that statements name; else the one that marks or texts name."""
+    """The option that statements name; otherwise the one that marks or texts name."""
     clauses = _clauses(_mask(said, texts))
     found = _findings(clauses, texts)
     decisive = found.strong or found.weak
@@ -331,7 +332,7 @@ def _stated_label(said: str, texts: Sequence[str], whole: int | None) -> int | N
             return _SEVERAL
         if not found.strong and (others - {index} or index in _denied(clauses, texts)):
             return _SEVERAL
-        # "A:" is how some begin an answer of any kind.
+        # Some answers of any kind begin with "A:".
         if not found.strong and re.match(r"A\s*:", said) and not begins_with(words_of(rest), words_of(texts[index])):
             return _SEVERAL
         return _SEVERAL if contradicts(index, rest, texts) else index
@@ -350,7 +351,9 @@ def _denied(clauses: Sequence[_Clause], texts: Sequence[str]) -> set[int | None]
 
 
 def _decided(statements: Sequence[_Named], said: str) -> _Named | None:
-    """The statement that holds: all agree, or the final ones, or the unhedged ones; or the others were taken back."""
+    """
+    The deciding statement: all agree, or the final ones do, or those without hedging; or the others were taken back.
+    """
     final, certain = [one for one in statements if one.is_final], [one for one in statements if not one.is_hedged]
     for agreed in (statements, final, certain):
         if agreed and len({one.index for one in agreed}) == 1:
@@ -361,7 +364,7 @@ def _decided(statements: Sequence[_Named], said: str) -> _Named | None:
 
 
 def _repeated(said: str, texts: Sequence[str]) -> set[int | None]:
-    """The options that are written out, letter and text."""
+    """The options that are written with letter and text."""
     return {
         index
         for index, text in enumerate(texts)
@@ -370,7 +373,7 @@ def _repeated(said: str, texts: Sequence[str]) -> set[int | None]:
 
 
 def _mask(said: str, texts: Sequence[str]) -> str:
-    """Hides texts of options that hold letters of their own ("Both A and B", "vitamin C")."""
+    """Masks texts of options that contain letters of options ("Both A and B", "vitamin C")."""
     for text in texts:
         if re.search(r"\b[A-Za-z]\b|\boption\b", text, re.IGNORECASE) and len(text.split()) > 1:
             pattern = r"\s+".join(map(re.escape, text.strip(" .").split()))
@@ -405,7 +408,7 @@ def _without_list(said: str, texts: Sequence[str]) -> str | None:
 
 
 def _emphasized(answer: str, texts: Sequence[str]) -> int | None:
-    """The one item of a list of the options that is in bold, or ticked."""
+    """The only item of a list of the options that is in bold or ticked."""
     bold = re.findall(r"(?:\*\*|__)(?=\w|\()(.+?)(?:\*\*|__)", answer)
     ticked = [line for line in answer.splitlines() if re.search(r"[✓✔✅☑]|\[x\]", line, re.IGNORECASE)]
     marked = [re.sub(r"[✓✔✅☑]|\[[xX]\]", " ", part) for part in bold or ticked]
@@ -414,7 +417,7 @@ def _emphasized(answer: str, texts: Sequence[str]) -> int | None:
 
 
 def _last_line(said: str, texts: Sequence[str]) -> int | None:
-    """The option that is all of the last line, where the lines before it choose no other."""
+    """The option that is the whole last line, if the lines before it do not choose another one."""
     lines = [line for line in said.splitlines() if re.search(r"\w", line)]
     if len(lines) < 2:
         return None
@@ -428,7 +431,7 @@ def _last_line(said: str, texts: Sequence[str]) -> int | None:
     found = _findings(clauses, texts)
     others = {one.index for one in found.strong}
     others |= {_place(alone[1], texts) for line in before if (alone := _ALONE.fullmatch(line))}
-    # What begins the items of a list chooses nothing, if the last line is not its next item.
+    # Labels at the beginning of list items choose nothing, if the last line is not the next item.
     heads = [label_index(head) for head in re.findall(r"(?:^|[,;\n])\W*([A-Za-z])[).:]+[ \t]+\w", "\n".join(before))]
     is_list = len(heads) > 1 and heads == list(range(len(heads))) and (len(heads) == len(texts) or index != len(heads))
     if not is_list:
@@ -436,11 +439,11 @@ def _last_line(said: str, texts: Sequence[str]) -> int | None:
     return index if others <= {index} and index not in _denied(clauses, texts) else None
 
 
-# What is mentioned
+# Mentions
 
 
 def _mentioned(said: str, texts: Sequence[str]) -> int | None | _Several:
-    """The only option whose text, or a longer one around it, stands in the answer and is not denied there."""
+    """The only option whose text, or a longer text that contains it, is in the answer and not denied there."""
     forms = [words_of(text) for text in texts]
     found: set[int] = set()
     english = english_words(said)
@@ -491,7 +494,7 @@ def _is_denied(following: Sequence[str]) -> bool:
 
 
 def _is_own_answer(sentence: str, text: str, form: list[str]) -> bool:
-    """Whether a clause of the sentence says this and at most empty talk before it."""
+    """Whether a clause of the sentence is only this text, with at most meaningless words before it."""
     for place, clause in enumerate(re.split(r"[,:.!?;\n]|\s-+\s", sentence)):
         words = words_of(clause)
         before = words[: len(words) - len(form)]

@@ -1,4 +1,4 @@
-"""Accuracy of answers to multiple-choice questions; answers that name no option are counted, never guessed."""
+"""Accuracy of answers to multiple-choice questions. Answers that name no option are counted, never guessed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 
-# `evaluate` fetches the files that this one imports, but not what they import in turn.
+# `evaluate` fetches the files that this one imports, but not the imports of those files.
 from .answer_text import clean_answer
 from .choice_parser import parse_choice
 from .languages import english_words
@@ -55,7 +55,7 @@ def compute(
     """Accuracy, micro and macro, and the number of unparsable answers; see the metric's description.
 
     Raises:
-        ValueError: for no predictions, unequal lengths, or a reference that is no index of its options.
+        ValueError: for no predictions, unequal lengths, or a reference that is not an index of its options.
     """
     _check_lengths(predictions=predictions, references=references, options=options, groups=groups)
     for place, (reference, texts) in enumerate(zip(references, options, strict=True)):
@@ -74,7 +74,7 @@ def compute(
 
 
 def _check_lengths(**columns: Sequence | None) -> None:
-    """Raises `ValueError` unless all columns that are given have one entry a question, and there is a question."""
+    """Raises a `ValueError` if a given column does not have one entry for each question, or there are no questions."""
     lengths = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(lengths.values())) > 1:
         lengths_given = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -84,7 +84,7 @@ def _check_lengths(**columns: Sequence | None) -> None:
 
 
 def _by_group(correct: Sequence[bool], groups: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
-    """`macro` and `by_group`, in the order in which names and values come."""
+    """`macro` and `by_group`, in the order in which names and values occur."""
     counts: dict[str, dict[str, list[int]]] = {}
     for right, named in zip(correct, groups or [{}] * len(correct), strict=True):
         for name, value in named.items():

@@ -45,7 +45,7 @@ _CITATION = """\
 }
 """
 
-#: As a whole line, or before the first pause.
+#: Accepted as a whole line, or before the first pause.
 _YES = set("yes sí oui ja sim sì да 是 是的 对 對 はい 네 예".split())
 _NO = set("no non nein não nao нет 不 不是 否 没有 沒有 いいえ 아니요 아니오 아뇨".split())
 HALVES = ("basic", "hallucination")
@@ -53,11 +53,11 @@ HALVES = ("basic", "hallucination")
 
 def parse_yes_no(answer: str | None) -> str | None:
     """
-    "yes" or "no", where the answer begins with one of them, calls one its answer, or ends in a line of it; None for
-    neither, or both. The first word and the last line may be of another language.
+    "yes" or "no", if the answer begins with it, names it as the answer, or ends in a line with it; None for neither or
+    both. The first word and the last line may be in another language.
     """
     text = unicodedata.normalize("NFKC", answer or "").lower().replace("’", "'").replace("。", ".")
-    # A thought that was cut off holds no answer.
+    # A think block that was cut off holds no answer.
     text = re.sub(r"<think(?:ing)?>.*", "", re.split(r"</think(?:ing)?>", text)[-1], flags=re.DOTALL)
     text = re.sub(r"</?[a-z|][^<>\s]{0,30}>|[*_`\"“”]|\\boxed|[{}$]", " ", text).strip(" \n'([")
     opening = re.match(r"(yes|no)\b(?!\s*(?:/|or\b|and\b|idea\b|one\b|way to\b))", text)

@@ -82,7 +82,7 @@ def compute(
 
 
 def _by_group(correct: Sequence[bool], groups: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
-    """`macro` and `by_group`, in the order in which names and values come."""
+    """`macro` and `by_group`, in the order in which names and values occur."""
     counts: dict[str, dict[str, list[int]]] = {}
     for right, named in zip(correct, groups or [{}] * len(correct), strict=True):
         for name, value in named.items():
