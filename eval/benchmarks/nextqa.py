@@ -39,8 +39,8 @@ BENCHMARK = Benchmark(
     read=read,
     fields=("video", "question", "qid", "type", "answer", *_OPTIONS),
     groups=("type",),
-    notes="As in lmms-eval, the prompt does not ask for the letter. If there is none, lmms-eval guesses; here the answer "
-    "is unparsable.",
+    notes="As in lmms-eval, the prompt does not ask for the letter. If there is none, lmms-eval guesses; here the "
+    "answer is unparsable.",
 )
 
 
