@@ -217,8 +217,8 @@ def test_what_no_retry_can_mend_is_said_at_once(encoder, state):
         r"The model's server 127.0.0.1:\d+ refuses the key \(status 401\): set OPENAI_API_KEY .*", said
     )
     said = fault(encoder, state, error(404, "no m"), ValueError, models=[f"vlm-{i}" for i in range(10)])
-    assert "knows no m: it offers vlm-0, vlm-1," in said and said.endswith("vlm-7 and 2 more.")
-    assert "knows no m, or the base URL is wrong" in fault(encoder, state, error(404, "no m"), ValueError)
+    assert "has no model m: it offers vlm-0, vlm-1," in said and said.endswith("vlm-7 and 2 more.")
+    assert "has no model m, or the base URL is wrong" in fault(encoder, state, error(404, "no m"), ValueError)
     said = fault(encoder, state, error(400, f"{KEY} At most 0 image(s) may be given." + " x" * 400))
     assert 'refuses the request (status 400): "[key] At most 0 image(s)' in said and '…".' in said
     assert re.search(r"Frames are sent as pictures: m must accept them, \d+ in this prompt\.$", said)

@@ -351,7 +351,7 @@ def test_a_dead_server_ends_the_run_and_what_was_judged_is_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, "refuses the key.*401.*OPENAI_API_KEY"), (403, "refuses the key.*403"), (404, "knows no grader")],
+    [(401, "refuses the key.*401.*OPENAI_API_KEY"), (403, "refuses the key.*403"), (404, "has no model grader")],
 )
 def test_what_no_retry_can_mend_is_said_at_once(tmp_path, status, message):
     with ChatServer(lambda row, attempt: (status, {}, {"error": {"message": f"bad {KEY}"}})) as server:

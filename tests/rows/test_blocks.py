@@ -175,7 +175,7 @@ def test_a_window_of_a_row_is_for_its_one_video():
     row = {"question": "?", "video_start": 3}
     with pytest.raises(ValueError, match="`video_start` is for rows with one video, not 2"):
         as_messages({"videos": ["a.mp4", "b.mp4"], **row})
-    with pytest.raises(ValueError, match="which has 0"):
+    with pytest.raises(ValueError, match="one video, not 0"):
         as_messages({"messages": chat("a.mp4"), **row})
     with pytest.raises(ValueError, match="`video_end` holds seconds, got 'soon'"):
         as_messages({"video": "a.mp4", "question": "?", "video_end": "soon"})
