@@ -27,7 +27,6 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoProcessor, BatchFeature
-from transformers.utils import cached_file
 
 from dynfocus.processing.reading.decoded_frames import flatten_videos
 from dynfocus.processing.rows.blocks import is_message
@@ -62,23 +61,12 @@ from .families import (
 )
 from .looking import frame_numbers, frame_times, frames_of, look, open_frames
 from .relevance import relevance_of
+from .saved_settings import SAVED, SETTINGS_FILE, saved_settings
 from .stock_inputs import Span, StockCall, answer_labels, collate, moved, spans_of_videos, tokens_within
 from .stock_prompt import StockPrompt
 from .video_frames import PANEL, ChosenFrames, Entry, VideoFrames, as_image, draw, spread_coarse
 
 Coarse = Literal["low", "panels", "none"]
-#: File beside a saved stock processor with the settings of its model's training, see [`saved_settings`].
-SETTINGS_FILE = "focus_config.json"
-_SAVED = (
-    "fps",
-    "max_visual_tokens",
-    "tokens_per_key_frame",
-    "tokens_per_coarse_frame",
-    "coarse",
-    "coarse_per_key_frame",
-    "num_key_frames",
-    "time_words",
-)
 
 
 @dataclass(frozen=True)
@@ -246,7 +234,7 @@ class FocusProcessor:
         encoder = found.name if isinstance(found, DualEncoder) else os.fspath(found)
         if os.path.isdir(encoder):
             encoder = os.path.abspath(encoder)
-        return {"dual_encoder": encoder, "rule": rule, **{name: getattr(self, name) for name in _SAVED}}
+        return {"dual_encoder": encoder, "rule": rule, **{name: getattr(self, name) for name in SAVED}}
 
     def with_dual_encoder(self, encoder: DualEncoder) -> "FocusProcessor":
         """This processor with a dual encoder that is already loaded."""
@@ -655,50 +643,11 @@ class FocusProcessor:
         return "".join([*parts, text[end:]]), moves
 
 
-def saved_settings(name: str | os.PathLike[str], revision: str | None = None) -> dict[str, Any]:
-    """
-    The settings of a [`FocusProcessor`] that were saved with a model; empty for a model without any.
-
-    Args:
-        name: Hub id or folder of the model.
-        revision: on the Hub.
-
-    Raises:
-        `ValueError`: the file is damaged.
-    """
-    name = os.fspath(name)
-    if os.path.isdir(name):
-        path: str | None = os.path.join(name, SETTINGS_FILE)
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        path = cached_file(
-            name,
-            SETTINGS_FILE,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    else:
-        path = None
-    if path is None or not os.path.isfile(path):
-        return {}
-    try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{SETTINGS_FILE} of {name} is not a JSON file: save the model again.") from error
-    if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - {"dual_encoder", "rule", *_SAVED})):
-        what = f"has unknown settings {', '.join(unknown)}" if isinstance(settings, dict) else "is no JSON object"
-        raise ValueError(f"{SETTINGS_FILE} of {name} {what}: it was saved by another version, or changed.")
-    return settings
-
-
 __all__ = [
-    "SETTINGS_FILE",
     "Choice",
     "ChosenFrames",
     "Entry",
     "FocusProcessor",
     "Shown",
     "VideoFrames",
-    "saved_settings",
 ]

@@ -25,9 +25,10 @@ from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
 from .chats import last_words
-from .focus_processor import Choice, FocusProcessor, saved_settings
+from .focus_processor import Choice, FocusProcessor
 from .looking import SAMPLING, frame_numbers, frame_times, look, open_frames
 from .relevance import texts_of
+from .saved_settings import saved_settings
 from .video_frames import ChosenFrames
 
 
