@@ -150,7 +150,6 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         images: Any = None,
         text: str | list[str] | None = None,
         videos: Any = None,
-        audio: Any = None,
         **kwargs: Unpack[DynFocusProcessorKwargs],
     ) -> BatchFeature:
         """
@@ -171,7 +170,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             `ValueError`: for unequal numbers of marks and videos, an empty or too long question, a budget that is too
                 small, or a video that cannot be read.
         """
-        if audio is not None:
+        options: dict[str, Any] = dict(kwargs)
+        if options.pop("audio", None) is not None:
             raise ValueError("Audio inputs are not supported; omit `audio`.")
         if images is not None:
             if videos is not None:
@@ -179,7 +179,6 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             videos = _single_frames(images)
         rows = [text] if isinstance(text, str) else text
         sources = flatten_videos(videos)
-        options: dict[str, Any] = dict(kwargs)
         if rows is not None:
             if len(rows) > 1 and "padding" not in options and "padding" not in options.get("text_kwargs", {}):
                 options["padding"] = True
@@ -204,7 +203,9 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             raise ValueError("A conversation is a list of messages, with one of them at least.")
         is_batched = isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
         conversations = [
-            self._plain(_images_as_videos(one)) for one in (conversation if is_batched else [conversation])
+            # Text alone needs no videos and images: nothing is opened or downloaded for it.
+            self._plain(_images_as_videos(one, load=bool(kwargs.get("tokenize"))))
+            for one in (conversation if is_batched else [conversation])
         ]
         if kwargs.get("tokenize"):
             options = dict(kwargs.pop("processor_kwargs", None) or {})
@@ -416,19 +417,22 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         return input_ids, mask
 
 
-def _images_as_videos(conversation: Any) -> list[dict[str, Any]]:
-    """A conversation whose images are videos of one frame, and whose videos stay whole."""
+def _images_as_videos(conversation: Any, load: bool) -> list[dict[str, Any]]:
+    """
+    A conversation whose images are videos of one frame, and whose videos stay whole; without `load`, with empty blocks
+    in their places.
+    """
     conversation = getattr(conversation, "messages", conversation)
     messages = [clean_message(number, message) for number, message in enumerate(conversation)]
     for message in messages:
         if isinstance(message["content"], list):
-            message["content"] = [_as_video_block(block) for block in message["content"]]
+            message["content"] = [_as_video_block(block, load) for block in message["content"]]
     return messages
 
 
-def _as_video_block(block: dict[str, Any]) -> dict[str, Any]:
+def _as_video_block(block: dict[str, Any], load: bool) -> dict[str, Any]:
     kind = block["type"]
-    if kind == "text" or kind not in block:
+    if kind == "text" or kind not in block or not load:
         return block if kind == "text" else {"type": "video"}
     (video,) = load_media(kind, block[kind])
     if kind == "image":

@@ -88,7 +88,7 @@ def test_a_state_in_place_of_the_video(ask, state, film, monkeypatch):
     expected = json.loads(ask(film, "--json").stdout)
     from dynfocus.towers import vision_tower
 
-    monkeypatch.setattr(vision_tower.VisionTower, "forward", lambda *_: pytest.fail("the tower ran"))
+    monkeypatch.setattr(vision_tower.VisionTower, "forward", lambda *_, **__: pytest.fail("the tower ran"))
     monkeypatch.setattr("dynfocus.processing.reading.index.build_index", lambda *_: pytest.fail("a video was read"))
     done = ask(state, "--json")
     assert (done.exit_code, done.stderr) == (0, "")

@@ -1,5 +1,6 @@
 """Video processor and processor: every form of video, the plan's placeholders, questions, errors."""
 
+import inspect
 import io
 import os
 
@@ -281,6 +282,21 @@ def test_videos_without_text_and_images(processor):
         processor(text="<video>", images=image, videos=frames_of(1))
     with pytest.raises(ValueError, match="Audio inputs are not supported"):
         processor(text="a", audio=np.zeros(10))
+    # Tools ask the signature which modalities there are.
+    assert "audio" not in inspect.signature(processor.__call__).parameters
+    assert "input_ids" in processor(text="a", audio=None)
+
+
+def test_a_prompt_without_tokens_opens_no_video(processor, video_file):
+    blocks = [
+        {"type": "image_url", "image_url": {"url": "https://example.invalid/cat.png"}},
+        {"type": "video", "path": "missing.mp4"},
+        {"type": "text", "text": "which number?"},
+    ]
+    text = processor.apply_chat_template([{"role": "user", "content": blocks}], tokenize=False)
+    assert text == processor.apply_chat_template(chat(str(video_file), str(video_file)), tokenize=False)
+    with pytest.raises((ValueError, OSError), match="cat.png|missing.mp4"):
+        processor.apply_chat_template([{"role": "user", "content": blocks}], tokenize=True)
 
 
 def test_budget_too_small(processor):

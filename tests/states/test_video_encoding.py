@@ -171,7 +171,7 @@ def test_a_finished_state_is_not_made_again(model, film, processor, tmp_path, mo
     first = model.encode_video(film, processor=processor, fps=5, save_to=target)
     written = target.stat().st_mtime_ns
     forward = model.model.vision_tower.forward
-    monkeypatch.setattr(model.model.vision_tower, "forward", lambda *args: calls.append(1) or forward(*args))
+    monkeypatch.setattr(model.model.vision_tower, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
     same(model.encode_video(film, processor=processor, fps=5, save_to=target), first)
     assert not calls and target.stat().st_mtime_ns == written
     other = chunked_model(chunk=2)
