@@ -47,9 +47,9 @@ class VideoQAPipeline(Pipeline):
         rule (`str` or `Callable`): a rule of choice of `selecting.rules`, such as `"uniform"`; by default the model's
             own.
         dual_encoder, coarse, keep_frames, …: parameters of the pipeline only, for a stock video language model such as
-        Qwen3-VL: see `FocusedModel`.
-        server (`str`): only of this class itself (`VideoQAPipeline("NAME", server="http://localhost:8000/v1")`): the
-            OpenAI-compatible server on which the model named by `model` answers, see `ServedModel`.
+            Qwen3-VL: see `FocusedModel`.
+        server (`str`): parameter of this class only (`VideoQAPipeline("NAME", server="http://localhost:8000/v1")`):
+            the OpenAI-compatible server whose model `model` answers, see `ServedModel`.
         on_error (`"raise"` or `"skip"`, defaults to `"raise"`):
             with `"skip"`, a row that cannot be read gives `{"answer": None, "error": …}`, and the other rows are
             answered.
@@ -62,18 +62,18 @@ class VideoQAPipeline(Pipeline):
 
     Returns, for each row, a dict:
         answer (`str`).
-        score (`float`): geometric mean of the probabilities that the model gave to the answer's tokens (its end
-            included); `None` for a server that does not give them.
+        score (`float`): geometric mean of the model's probabilities of the answer's tokens (end token included);
+            `None` if a server does not return them.
         key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
             frames, seconds from the start of the video, sigmoid of its event's score. With several videos also
             `"video"`, its number.
-        num_visual_tokens (`int`): what the language model read of the videos; `None` for a server that does not say.
+        num_visual_tokens (`int`): visual tokens that the language model read; `None` if a server does not return it.
         With `return_details=True` also:
         num_frames (`int`) and frame_times (`list[float]`, or one list for each of several videos): the sampled frames.
         num_dense_tokens (`int`): visual tokens if every frame were kept in full (cones and rods).
-        relevance (`list[float]`) and coarse_frames (`list[int]`), of a stock model: how well each sampled frame fits
+        relevance (`list[float]`) and coarse_frames (`list[int]`), for a stock model: how well each sampled frame fits
             the question, and which of them are shown coarsely.
-        num_prompt_tokens (`int`), of a server that counts them: tokens of the whole prompt.
+        num_prompt_tokens (`int`), from a server that returns it: tokens of the whole prompt.
         events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`; an
             event may return, so `frames` lists its frames; `end` is the start of the frame after its last one.
         timings (`dict`): seconds of `"decode"` (reading and preparing), `"encode"` and `"generate"`; those of a batch
