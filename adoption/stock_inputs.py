@@ -54,7 +54,8 @@ class StockCall:
         """
         arguments: dict[str, Any] = {
             "text": [text],
-            "text_kwargs": {"return_offsets_mapping": True, "return_text_replacement_offsets": True},
+            "return_text_replacement_offsets": True,
+            "text_kwargs": {"return_offsets_mapping": True},
         }
         stock_images = list(images)
         if self.family.layout == "images":
