@@ -89,7 +89,7 @@ def test_backbones_go_in_unchanged_and_come_back(kind, name, folders, tmp_path):
             if kind == "open_clip"
             else VisionTower.from_backbone(vision)
         )
-        torch.testing.assert_close(model.model.vision_tower(frames).last_hidden_state, own(frames))
+        torch.testing.assert_close(model.model.vision_tower(frames).last_hidden_state, own(frames).last_hidden_state)
     is_tied = causal.lm_head.weight is causal.get_input_embeddings().weight
     assert is_tied == (name not in ("llama",))
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == is_tied == model.config.tie_word_embeddings

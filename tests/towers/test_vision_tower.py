@@ -116,6 +116,36 @@ def same_tower(first, second, frames):
     same(first(frames).last_hidden_state, second(frames).last_hidden_state, 1e-6)
 
 
+@pytest.mark.parametrize("family", HF_FAMILIES)
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_the_encoders_own(family):
+    tower = make_tower(family, frames_per_chunk=2)
+    tower.set_attn_implementation("eager")
+    frames = make_frames(tower.config, 5)
+    plain = tower(frames)
+    assert set(plain) == {"last_hidden_state"} and len(tower(frames, return_dict=False)) == 1
+    found = tower(frames, output_hidden_states=True, output_attentions=True)
+    expected = tower.backbone(frames, output_hidden_states=True, output_attentions=True)
+    same(found.last_hidden_state, plain.last_hidden_state)
+    assert len(found.hidden_states) == SECOND_LAYER + 1 and len(found.attentions) == SECOND_LAYER
+    same(found.hidden_states, expected.hidden_states)
+    same(found.attentions, expected.attentions)
+    assert len(tower(frames, output_attentions=True, return_dict=False)) == 2
+    tower.config.output_hidden_states = True
+    assert tower(frames.split(3), lambda output: len(output.hidden_states[0])) == (3, 2)
+    assert tower(frames, output_hidden_states=False).hidden_states is None
+
+
+@pytest.mark.parametrize("family", OPEN_CLIP_FAMILIES)
+@torch.no_grad()
+def test_open_clip_encoders_return_patches_alone(family):
+    tower = make_tower(family)
+    frames = make_frames(tower.config)
+    found = tower(frames, output_hidden_states=True, output_attentions=True)
+    assert set(found) == {"last_hidden_state"}
+    same(found.last_hidden_state, tower(frames).last_hidden_state)
+
+
 class Composite(PreTrainedConfig):
     """A model config that holds a tower, as DynFocus's does."""
 
