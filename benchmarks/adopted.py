@@ -59,7 +59,7 @@ GOAL_FLAT, GOAL_FLAT_BYTES = 1.1, 6 * 10**6
 #: Further questions about a file in each round.
 NUM_FURTHER = 4
 #: Of the file that is asked about; it repeats a part of so many seconds.
-FILE_SECONDS, PART_SECONDS = 64, 32
+FILE_SECONDS, PART_SECONDS = 128, 32
 #: The files that are looked at have pictures of 320 x 180.
 SHRINK = 4
 
@@ -387,7 +387,7 @@ def add_goals(report: Report, layout: str, number: int, one: dict[str, Any], sha
     )
 
 
-def add_questions(report: Report, found: dict[str, dict[str, dict[str, Spread]]]) -> None:
+def add_questions(report: Report, found: dict[str, dict[str, dict[str, Spread]]], file_seconds: int) -> None:
     """Further questions about a file."""
     rows = []
     for layout, by_state in found.items():
@@ -395,10 +395,12 @@ def add_questions(report: Report, found: dict[str, dict[str, dict[str, Spread]]]
             ratio, looking = times["further"] / times["first"], times["looking"] / times["first"]
             rows.append([layout, name, ratio, looking])
             goal = f"(goal: at most {GOAL_FURTHER:g})"
-            sentence = f"{layout}, {name}: a further question takes {ratio.median:.3f} of the first {goal}"
+            sentence = (
+                f"{layout}, {file_seconds} s, {name}: a further question takes {ratio.median:.3f} of the first {goal}"
+            )
             report.add_goal(sentence, ratio.median <= GOAL_FURTHER)
     headings = ["model", "state", "a further question / the first", "looking / the first"]
-    report.add_table("Questions about a 720p file", headings, rows)
+    report.add_table(f"Questions about a 720p file of {file_seconds} s", headings, rows)
 
 
 def add_memory(report: Report, found: dict[float, dict[str, Any]]) -> None:
@@ -469,9 +471,10 @@ def run(
             trained[sizes.name] = training_steps(contest, min(frames), rounds)
         del contest
         give_back_memory()
-    add_results(report, results, absolute)
+    if frames:
+        add_results(report, results, absolute)
     if asked:
-        add_questions(report, asked)
+        add_questions(report, asked, file_seconds)
     if trained:
         add_training(report, trained, min(frames), absolute)
     if minutes:
@@ -481,22 +484,23 @@ def run(
             path, _ = make_video(folder, round(60 * length), shrink=SHRINK)
             looked[length] = in_child(memory_of_looking, path, warm_up)
         add_memory(report, looked)
-    report.add_table(
-        "Counted operations to the first token",
-        [
-            "model",
-            "tokens of a frame or pair",
-            "frames",
-            "positions, dense",
-            "focused",
-            "dense, 10^12",
-            "dense / focused",
-            "dense / from a state",
-            "looking, of focused",
-            "dual encoder : tower : language model, of dense",
-        ],
-        counted_rows(frames, counted_sizes()),
-    )
+    if frames:
+        report.add_table(
+            "Counted operations to the first token",
+            [
+                "model",
+                "tokens of a frame or pair",
+                "frames",
+                "positions, dense",
+                "focused",
+                "dense, 10^12",
+                "dense / focused",
+                "dense / from a state",
+                "looking, of focused",
+                "dual encoder : tower : language model, of dense",
+            ],
+            counted_rows(frames, counted_sizes()),
+        )
     report.results = {layout: {str(n): as_json(one) for n, one in rows.items()} for layout, rows in results.items()}
     report.finish(json_file)
     return report
@@ -510,7 +514,9 @@ def as_json(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(
-    frames: Annotated[str, typer.Option(help="Numbers of frames, with commas.")] = "128,512",
+    frames: Annotated[
+        str, typer.Option(help="Numbers of frames, with commas; none for questions about a file alone.")
+    ] = "128,512",
     size: Annotated[str, typer.Option(help=f"One of {', '.join(SIZES)}.")] = REDUCED,
     layouts: Annotated[str, typer.Option(help="Families, with commas; by default all of the size.")] = "",
     device: str = "cpu",
@@ -528,7 +534,9 @@ def main(
         raise typer.BadParameter(f"{size!r} is not one of {', '.join(SIZES)}.", param_hint="--size")
     names = [name for name in layouts.split(",") if name]
     lengths = [float(text) for text in minutes.split(",") if text]
-    numbers = [int(number) for number in frames.split(",")]
+    numbers = [int(number) for number in frames.split(",") if number]
+    if training and not numbers:
+        raise typer.BadParameter("Training needs a number of frames.", param_hint="--frames")
     run(numbers, size, names, device, rounds, file_seconds, lengths, training, folder, json_file)
 
 

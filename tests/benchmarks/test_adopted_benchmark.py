@@ -122,7 +122,7 @@ def test_it_compares_and_asks_and_looks(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "times as fast, looking included (goal: at least 4)" in printed
     assert "positions (goal: at most 32,768); dense has" in printed
-    assert "frames kept: a further question takes" in printed and "A LoRA step at 4 frames" in printed
+    assert "small, 2 s, frames kept: a further question takes" in printed and "A LoRA step at 4 frames" in printed
     assert "goal: at most 10 % and 6 MB more" in printed and "Qwen3-VL 4B" in printed and "out of" not in printed
     assert " ms" not in printed
     found = json.loads((tmp_path / "out.json").read_text())["results"]["small"]
