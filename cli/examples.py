@@ -64,7 +64,7 @@ dynfocus eval synthetic --videos test-set"""
 
 TRAIN_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus train lora model.checkpoint=user/my-model data.train=train.csv data.eval=held-out.csv --check
+dynfocus train lora model.checkpoint=Qwen/Qwen3-VL-4B-Instruct data.train=train.csv data.eval=held-out.csv --check
 
 dynfocus train lora --show > my-recipe.yaml
 

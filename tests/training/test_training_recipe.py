@@ -155,6 +155,26 @@ def test_overrides_are_yaml(settings, tmp_path):
     assert found.data.sources("train") == [Source("a.json"), Source("b.json", split="x")]
 
 
+def test_what_is_given_replaces_what_a_recipe_of_the_package_suggests(settings, tmp_path):
+    backbones = ["model.vision=tower", "model.language_model=words", "data.train=x.json"]
+    assert load_recipe("instruct", backbones).model.checkpoint is None
+    with pytest.raises(ValueError, match="give either `checkpoint`, or both"):
+        load_recipe("instruct", [*backbones, "model.checkpoint=x"])
+    words = ["model.checkpoint=x", "data.train=x.csv"]
+    recipe = load_recipe("lora", words)
+    assert not {"eval_strategy", "load_best_model_at_end", "metric_for_best_model"} & recipe.training.keys()
+    assert load_recipe("lora", [*words, "data.eval=y.csv"]).training["eval_strategy"] == "epoch"
+    # Only what the user gave can be refused.
+    names = ["selection_noise", "data.max_frames", "data.fps"]
+    recipe.refuse(names, "for others.")
+    given = load_recipe("lora", [*words, "data.max_frames=9", "selection_noise={end: 0.1}"])
+    with pytest.raises(ValueError, match="^`selection_noise`, `data.max_frames` are for others.$"):
+        given.refuse(names, "for others.")
+    settings["data"]["max_frames"] = 9
+    with pytest.raises(ValueError, match="^`data.max_frames` is for others.$"):
+        load_recipe(write_recipe(tmp_path / "own.yaml", settings)).refuse(names, "for others.")
+
+
 def test_show_prints_the_recipe(tmp_path):
     code, said = dynfocus("tiny", "--show")
     assert code == 0 and yaml.safe_load(said) == yaml.safe_load((RECIPES / "tiny.yaml").read_text())
