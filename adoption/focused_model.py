@@ -29,6 +29,7 @@ from .focus_processor import Choice, FocusProcessor
 from .looking import SAMPLING, frame_numbers, frame_times, look, open_frames
 from .relevance import texts_of
 from .saved_settings import saved_settings
+from .stock_loading import check_loaded
 from .video_frames import ChosenFrames
 
 
@@ -52,7 +53,8 @@ class FocusedModel(VideoQA):
             the model.
 
     Raises:
-        `ValueError`: for a model of an unknown family, or options that it does not support.
+        `ValueError`: for a model of an unknown family, one that lacks weights or holds NaN, or options that it does
+            not support.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class FocusedModel(VideoQA):
         keep_frames: bool = False,
         **options: Any,
     ):
+        if model is not None:  # on a server
+            check_loaded(model)
         if isinstance(processor, FocusProcessor):
             if options or dual_encoder is not None:
                 name = next(iter(options), "dual_encoder")

@@ -77,6 +77,7 @@ def load_pipeline(
             options["pipeline_class"] = VideoQAPipeline
         make: Any = pipeline  # its overloads list only the tasks of transformers
         pipe = make("video-qa", model=model, **hub, **options)
+        pipe.video_qa  # noqa: B018  # checks a stock model
     if config.model_type != "dynfocus":
         load_dual_encoder(pipe, given.get("dual_encoder"))
     return pipe

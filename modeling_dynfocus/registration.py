@@ -92,13 +92,13 @@ def _register_classes() -> None:
 
 
 def _register_pipeline() -> None:
-    from transformers import AutoModelForImageTextToText
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    from .adoption.stock_loading import ModelOfPipeline
     from .processing.pipeline_video_qa import VideoQAPipeline
 
     PIPELINE_REGISTRY.register_pipeline(
-        "video-qa", pipeline_class=VideoQAPipeline, pt_model=AutoModelForImageTextToText, type="multimodal"
+        "video-qa", pipeline_class=VideoQAPipeline, pt_model=ModelOfPipeline, type="multimodal"
     )
 
 

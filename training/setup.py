@@ -14,6 +14,7 @@ from dynfocus.adoption.backbones import from_backbones
 from dynfocus.adoption.families import reads_videos, token_side
 from dynfocus.adoption.focus_collator import FocusCollator
 from dynfocus.adoption.focus_processor import FocusProcessor
+from dynfocus.adoption.stock_loading import load_stock_model
 from dynfocus.adoption.video_frames import VideoFrames
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 from dynfocus.hub.load_errors import unusable
@@ -143,9 +144,7 @@ def _loaded_stock(recipe: Recipe, start: str, config: Any) -> tuple[Any, FocusPr
     recipe.refuse(["push_to_hub"], f"for DynFocus models: upload {recipe.output_dir / 'model'} with `hf upload`.")
     given = {"fps": data.fps, "max_visual_tokens": data.max_visual_tokens, "rule": data.rule, "coarse": data.coarse}
     given = {"dual_encoder": settings.dual_encoder, **given}
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        start, revision=settings.revision, dtype=settings.dtype, **settings.config
-    )
+    model = load_stock_model(start, revision=settings.revision, dtype=settings.dtype, **settings.config)
     processor = FocusProcessor.from_pretrained(
         start,
         revision=settings.revision,
