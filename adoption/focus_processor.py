@@ -32,6 +32,7 @@ from dynfocus.processing.reading.decoded_frames import flatten_videos
 from dynfocus.processing.rows.blocks import is_message
 from dynfocus.processing.rows.conversations import checked_question
 from dynfocus.processing.rows.labels import answer_spans, render_or_refuse
+from dynfocus.processing.templates import check_template
 from dynfocus.processing.token_plan import FrameBudget, FramePlan
 from dynfocus.processing.video_qa import find_rule
 from dynfocus.selecting.rules import RULES, Rule
@@ -401,6 +402,7 @@ class FocusProcessor:
             options, use_options: of a multiple-choice question, see [`texts_of`].
             max_visual_tokens, rule: by default those of the processor.
         """
+        checked_question(question)
         video, numbers = frames_of(state), frame_numbers(state)
         assert state.frame_embeddings is not None
         features = state.frame_embeddings[0, : len(numbers)].float()
@@ -611,8 +613,10 @@ class FocusProcessor:
         marks = {"video": self._token, "image": self.processor.image_token}
         # Templates take lists, or strings, or both; some silently leave out parts that they do not take.
         as_lists = with_lists(messages, stock)
+        tokens = self.processor.tokenizer.special_tokens_map
         for form in (as_lists, with_strings(messages, marks)):
             try:
+                check_template(self.processor.chat_template, form, **tokens, **arguments)
                 text = self.processor.apply_chat_template(form, tokenize=False, **arguments)
             except (TypeError, import_module("jinja2.exceptions").TemplateError):
                 if form is not as_lists:

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from dynfocus.processing.questions import check_length
 from dynfocus.processing.reading.decoded_frames import is_state
 from dynfocus.processing.reading.stream import FrameStream
-from dynfocus.processing.rows.conversations import checked_question, media_of
+from dynfocus.processing.rows.conversations import checked_question, media_of, text_of
 from dynfocus.processing.video_qa import Shown, VideoQA, end_of_frame, read_row
 from dynfocus.selecting.events import Events
 from dynfocus.selecting.focus import Focus
@@ -190,6 +191,8 @@ class FocusedModel(VideoQA):
         if asked is None:
             asked = last_words(messages)
         checked_question(asked)
+        if self.model is not None:
+            check_length(map(text_of, messages), self.model.config)
         videos = [value for kind, value in media_of(messages) if kind == "video"]
         for video in videos:
             if is_state(video):

@@ -31,6 +31,7 @@ from .terminal import UserError, print_note, quiet, shown_warnings, spinner
 
 _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 _PLOT_DPI = 150
+_LONGEST_REASON = 400
 _ADDRESS = re.compile(r"\s*(data:|[A-Za-z][A-Za-z0-9+.-]+://)", re.IGNORECASE)
 _THUMBNAIL_PIXELS = 256  # of the shorter side
 
@@ -194,12 +195,20 @@ def in_options() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
+    except UserError:
+        raise
     except (ValueError, OSError, ImportError) as error:
         raise UserError(wording.in_options(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             "The device's memory is full: look at fewer frames (--max-frames), spend fewer tokens "
             "(--max-visual-tokens), use --dtype bfloat16, or --device cpu."
+        ) from error
+    except Exception as error:  # a model's files may make any of its steps fail
+        words = " ".join(str(error).split())[:_LONGEST_REASON]
+        reason = f"{type(error).__name__}: {words}"
+        raise UserError(
+            f"The model fails on this ({reason}): its files may be damaged (--verbose says more)."
         ) from error
 
 

@@ -15,6 +15,7 @@ from .terminal import UserError, print_note, shown_warnings
 
 STATE_ENDING = ".safetensors"
 
+_LONGEST_REASON = 400
 _DTYPES = {
     "float32": "float32",
     "fp32": "float32",
@@ -49,6 +50,7 @@ def load_pipeline(
     from transformers import AutoConfig, pipeline
 
     from dynfocus import VideoQAPipeline
+    from dynfocus.hub.folder_check import check_folder
 
     given = {name: value for name, value in (adoption or {}).items() if value is not None}
     if "server" in given:
@@ -63,6 +65,11 @@ def load_pipeline(
         options["device"] = find_device(device)
     check_model_name(model)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if Path(model).is_dir():
+        try:
+            check_folder(model)
+        except ValueError as error:
+            raise UserError(f"--model {error}") from error
     with loading_errors(model, revision):
         config = AutoConfig.from_pretrained(model, **hub)
         if config.model_type == "dynfocus" and given:
@@ -153,13 +160,14 @@ def load_dual_encoder(pipe: Any, name: str | None) -> None:
 def loading_errors(model: str, revision: str | None) -> Iterator[None]:
     """Turns errors while a model is loaded into a `UserError` of one sentence."""
     import torch
-    from safetensors import SafetensorError
 
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError("The device's memory is full: use --dtype bfloat16, or --device cpu.") from error
-    except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever transformers does with what is in the folder
         raise UserError(f"--model {model}: {_why_not_loaded(error, revision)}.") from error
 
 
@@ -236,7 +244,9 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
             "its weights are missing or damaged, or were saved for another version of this package (--verbose shows "
             "what transformers says)"
         )
-    return f"it cannot be loaded: {text.strip().rstrip('.') or type(error).__name__}"
+    words = " ".join(text.strip().rstrip(".").split())[:_LONGEST_REASON] or "no reason is given"
+    known_family = isinstance(error, (ValueError, OSError, ImportError))
+    return f"it cannot be loaded: {words if known_family else f'{type(error).__name__}, {words}'}"
 
 
 def check_sampling(sampling: Mapping[str, Any]) -> None:

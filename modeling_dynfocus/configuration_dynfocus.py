@@ -17,6 +17,18 @@ _EARLIER_SETTINGS: dict[str, tuple[Any, Any]] = {
     "question_aware_score": (True, False),
     "rods_on_key_frames": (True, False),
 }
+# Settings that count something, and what none of them reaches.
+_COUNTS = (
+    "pooling_grid",
+    "spatial_clusters",
+    "spatial_neighbors",
+    "temporal_neighbors",
+    "num_question_queries",
+    "rod_tokens",
+    "selection_samples",
+    "frames_per_chunk",
+)
+_MOST = 1 << 31
 
 
 class DynFocusConfig(SavedWithCode, PreTrainedConfig):
@@ -107,9 +119,9 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        self._take_earlier_settings(kwargs)
         if self.preset not in PRESETS:
             raise ValueError(f"Unknown preset {self.preset!r}: choose one of {', '.join(map(repr, PRESETS))}.")
+        self._take_earlier_settings(kwargs)
         if self.question_context is None:
             self.question_context = "patches" if self.preset == "released_code" else "grouped"
         if not isinstance(self.vision_config, PreTrainedConfig):
@@ -146,7 +158,23 @@ class DynFocusConfig(SavedWithCode, PreTrainedConfig):
                 f"The settings {given} are of no preset: choose one of {', '.join(map(repr, PRESETS))} as `preset`."
             )
 
+    def _check_numbers(self):
+        for name in _COUNTS:
+            values = getattr(self, name)
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _MOST:
+                    raise ValueError(f"`{name}` is {values!r}: it must be whole and at least 1.")
+        for name in ("selection_sigma", "initializer_range"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}.")
+        if self.question_context not in ("grouped", "patches"):
+            raise ValueError(f"`question_context` must be 'grouped' or 'patches', got {self.question_context!r}.")
+        if isinstance(self.video_token_id, bool) or not isinstance(self.video_token_id, int):
+            raise ValueError(f"`video_token_id` must be a token's id, got {self.video_token_id!r}.")
+
     def _check(self):
+        self._check_numbers()
         vision, text, question = self.vision_config, self.text_config, self.question_config
         rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
         if "mrope_section" in rope:

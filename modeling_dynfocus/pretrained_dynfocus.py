@@ -1,5 +1,6 @@
 """What DynFocus models have in common: how they are loaded and initialised, and what transformers may do to them."""
 
+import os
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 from .configuration_dynfocus import DynFocusConfig
 from .encoding.event_scoring import ZeroLinear
 from .encoding.question_encoder import QuestionEncoder
+from .hub.folder_check import check_folder
 from .hub.with_code import SavedWithCode
 from .loaded_weights import check_all_loaded, check_finite
 
@@ -41,11 +43,13 @@ class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("`use_safetensors=False` would read a pickle: DynFocus weights are safetensors only.")
+        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        if os.path.isdir(name):
+            check_folder(name)
         is_asked = kwargs.get("output_loading_info", False)
         report = {} if is_asked else {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
         model, info = loaded
-        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         check_finite(name, model)
         if is_asked:
             return model, info

@@ -1,6 +1,7 @@
 """The processor: prepares text, videos and questions for the model."""
 
 import re
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from dynfocus.hub.with_code import SavedWithCode
 from .questions import question_ids, without_control_tokens
 from .reading.chat_video import ChatVideo
 from .reading.decoded_frames import flatten_videos, is_state, is_video
-from .rows.blocks import clean_message
+from .rows.blocks import as_text, clean_message
 from .rows.conversations import checked_question, load_media
+from .templates import check_template
 from .token_plan import TokenBudget
 from .video_processing_dynfocus import DynFocusVideoProcessorKwargs
 
@@ -137,6 +139,12 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         if chat_template is None:
             chat_template = DEFAULT_CHAT_TEMPLATE.replace("<video>", video_token)
         super().__init__(video_processor, tokenizer, chat_template=chat_template)
+        for name in ("num_prototypes", "cone_tokens", "rod_tokens", "max_question_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        if not isinstance(rods_on_key_frames, bool):
+            raise ValueError(f"`rods_on_key_frames` must be true or false, got {rods_on_key_frames!r}.")
         self.token_budget()
 
     def token_budget(self, **settings: Any) -> TokenBudget:
@@ -178,6 +186,9 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
                 raise ValueError("Give `images` or `videos`, not both: put images among the videos as [image].")
             videos = _single_frames(images)
         rows = [text] if isinstance(text, str) else text
+        for row in rows if isinstance(rows, (list, tuple)) else ():
+            if isinstance(row, str):
+                as_text(row)
         sources = flatten_videos(videos)
         if rows is not None:
             if len(rows) > 1 and "padding" not in options and "padding" not in options.get("text_kwargs", {}):
@@ -226,9 +237,22 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
             elif not isinstance(question, (list, tuple)):
                 checked_question(question)
             kwargs["processor_kwargs"] = {**options, "question": question}
+        for one in conversations:
+            self._check_template(chat_template, one, kwargs)
         return super().apply_chat_template(
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
         )
+
+    def _check_template(self, chosen: str | None, conversation: list[dict[str, Any]], kwargs: dict[str, Any]) -> None:
+        """`ValueError` for a template that does not end, or refuses the conversation."""
+        own = self.chat_template
+        template = own if chosen is None else own.get(chosen, chosen) if isinstance(own, dict) else chosen
+        given = {name: value for name, value in kwargs.items() if name != "processor_kwargs"}
+        given = {"tools": None, "documents": None, "add_generation_prompt": False, **given}
+        try:
+            check_template(template, conversation, **{**self.tokenizer.special_tokens_map, **given})
+        except (TypeError, import_module("jinja2.exceptions").TemplateError) as error:
+            raise ValueError(f"The chat template refuses this conversation: {error}.") from None
 
     def _plain(self, conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """A copy of a conversation without control tokens in its texts: only the template writes these."""

@@ -1,10 +1,12 @@
 """Texts of users as token ids, without control tokens, and questions within the length limit for choosing frames."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 # No tokenizer has more characters a token on average, so a longer text is too long without tokenizing it.
 _CHARACTERS_PER_TOKEN = 100
+# The same of whole chats, in which not all words are that long.
+_CHARACTERS_OF_CHATS = 32
 
 
 def without_control_tokens(text: str, tokenizer: Any, keep: Collection[str] = ()) -> str:
@@ -23,6 +25,24 @@ def without_control_tokens(text: str, tokenizer: Any, keep: Collection[str] = ()
         for name in found:
             text = text.replace(name, f"{name[0]} {name[1:]}")
     return text
+
+
+def check_length(texts: Iterable[str], config: Any) -> None:
+    """
+    A cheap bound, before a chat is tokenized.
+
+    Args:
+        config: of the model; not every family has a limit of positions.
+
+    Raises:
+        `ValueError`: texts that cannot fit into the positions of the language model.
+    """
+    count = sum(map(len, texts))
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and count > _CHARACTERS_OF_CHATS * positions:
+        raise ValueError(
+            f"The texts have {count:,} characters, and the model reads {positions:,} tokens: shorten them."
+        )
 
 
 def question_ids(question: str, tokenizer: Any, max_tokens: int) -> list[int]:
@@ -77,4 +97,4 @@ def _first_ids(text: str, tokenizer: Any, max_tokens: int) -> tuple[list[int], s
     return tokenizer(head, add_special_tokens=False)["input_ids"], head
 
 
-__all__ = ["cut_question", "question_ids", "without_control_tokens"]
+__all__ = ["check_length", "cut_question", "question_ids", "without_control_tokens"]

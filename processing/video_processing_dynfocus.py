@@ -19,6 +19,7 @@ from dynfocus.hub.with_code import SavedWithCode
 
 from .reading.chat_video import ChatVideo
 from .reading.decoded_frames import as_rgb_frames, describe_video, flatten_videos, is_decoded, with_message
+from .reading.decoders import DECODERS
 from .reading.images import as_frame_files
 from .reading.sampling import check_sampling, sample_indices
 from .reading.stream import FrameStream
@@ -32,6 +33,7 @@ _BOUNDS = ("min_frames", "video_start", "video_end")
 _SAMPLING = ("fps", "num_frames", "max_frames", *_BOUNDS, "sampling")
 #: Settings that decide which frames of a video are sampled.
 SAMPLING_SETTINGS = (*_SAMPLING, "do_sample_frames")
+_LARGEST = 1e6  # number of a normalisation
 # The settings that determine a frame's pixels.
 _PIXEL_SETTINGS = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize")
 
@@ -277,6 +279,7 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         if settings["do_resize"] and not (size and size.height and size.width):
             raise ValueError(f"`size` must be a side in pixels or give `height` and `width`, got {size}.")
         check_sampling(**{name: settings[name] for name in _SAMPLING})
+        _check_values(settings)
         return settings
 
     def _given_metadata(self, metadata: Any, num_videos: int) -> Sequence[DynFocusVideoMetadata | None]:
@@ -398,6 +401,28 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
                 chunk = torch.from_numpy(clip[start : start + _FRAMES_PER_CHUNK]).to(device).permute(0, 3, 1, 2)
                 pixels[row, start : start + len(chunk)] = self._to_pixels(chunk, settings)
         return {"pixel_values_videos": pixels, "video_frame_mask": mask}
+
+
+def _check_values(settings: dict[str, Any]) -> None:
+    """`ValueError` for settings, perhaps of a saved file, that would make pixels of something else than the frames."""
+    if settings["decoder"] not in ("auto", *DECODERS):
+        raise ValueError(f"decoder is {settings['decoder']!r}: it must be 'auto' or one of {', '.join(DECODERS)}.")
+    if settings["on_truncated"] not in ("error", "warn"):
+        raise ValueError(f"on_truncated is {settings['on_truncated']!r}: it must be 'error' or 'warn'.")
+    numbers = {"rescale_factor": [settings["rescale_factor"]] if settings["do_rescale"] else []}
+    if settings["do_normalize"]:
+        for name in ("image_mean", "image_std"):
+            values = settings[name]
+            numbers[name] = list(values) if isinstance(values, (list, tuple)) else [values] * 3
+            if len(numbers[name]) != 3:
+                raise ValueError(f"`{name}` must be one number or three, got {values!r}.")
+    for name, values in numbers.items():
+        for value in values:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
+            if not is_number or (name != "image_mean" and value <= 0):
+                raise ValueError(
+                    f"`{name}` is {settings[name]!r}: it must hold ordinary numbers, above 0 but for a mean."
+                )
 
 
 def _reading(settings: dict[str, Any]) -> dict[str, Any]:

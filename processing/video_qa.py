@@ -21,11 +21,11 @@ from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 
-from .questions import cut_question
+from .questions import check_length, cut_question
 from .reading.decoded_frames import describe_video, flatten_videos, is_state, with_message
 from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
-from .rows.conversations import as_messages, checked_question, media_of
+from .rows.conversations import as_messages, checked_question, media_of, text_of
 from .token_plan import room_for_videos
 
 #: Largest number of tokens of an answer, by default.
@@ -447,6 +447,7 @@ class DynFocusVideoQA(VideoQA):
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
         start = time.perf_counter()
         messages, asked = read_row(row, question)
+        check_length(map(text_of, messages), self.model.config)
         given = [video for _, video in media_of(messages)]
         num_videos = sum(len(video) if is_state(video) else 1 for video in given)
         settings["max_visual_tokens"] = self._max_visual_tokens(settings, num_videos)

@@ -16,6 +16,8 @@ from ..reading.images import FrameFiles
 
 _KINDS = {"text": "text", "video": "video", "image": "image", "video_url": "video", "image_url": "image"}
 _A = {"text": "a text", "video": "a video", "image": "an image"}
+#: Of a text; a million tokens of English are as long. A longer one would take minutes to be tokenized and refused.
+MOST_CHARACTERS = 1 << 22
 # Where a block may have its video or image, besides under its own kind.
 _VALUE_KEYS = ("url", "path", "base64")
 # What other packages read there, and what decides it here.
@@ -193,9 +195,11 @@ def as_text(cell: Any) -> str:
     A text, which may be a number in a table; missing ones are empty.
 
     Raises:
-        `ValueError`: bytes, a list, or anything else.
+        `ValueError`: bytes, a list, or anything else; a text that is too long for any model.
     """
     if isinstance(cell, str):
+        if len(cell) > MOST_CHARACTERS:
+            raise ValueError(f"A text has {len(cell):,} characters, more than any model reads: shorten it.")
         return cell
     if is_empty(cell):
         return ""
@@ -206,6 +210,7 @@ def as_text(cell: Any) -> str:
 
 
 __all__ = [
+    "MOST_CHARACTERS",
     "as_mapping",
     "as_text",
     "clean_block",

@@ -118,13 +118,13 @@ def row_label(row: Mapping[str, Any], message: str = "") -> str:
 def checked_question(question: Any) -> str:
     """
     Raises:
-        `ValueError`: for a question that is empty or not a string.
+        `ValueError`: a question that is empty, no string, or too long for any model.
     """
     if is_empty(question):
         raise ValueError("The question is empty: ask something about the video.")
     if not isinstance(question, str):
         raise ValueError(f"A question must be a string, got {type(question).__name__}.")
-    return question
+    return as_text(question)
 
 
 def _media_of_row(row: Mapping[str, Any], root: str | os.PathLike | None) -> list[dict[str, Any]]:

@@ -344,3 +344,24 @@ def test_a_video_in_memory_is_read_again_for_its_key_frames(focused, film):
         assert focused.focus_processor(video, QUESTION)["input_ids"].tolist() == expected
         state = focused.encode_video(video)
         assert len(focused.answer([(state, QUESTION)], max_new_tokens=1)[0].key_frames) > 0
+
+
+def test_a_text_that_is_too_long_is_not_tokenized(focused, film, state):
+    """Ten million characters, in every way in."""
+    text = "which? " * 1_500_000
+    chat = [{"role": "user", "content": [{"type": "video", "video": film}, {"type": "text", "text": text}]}]
+    processor = focused.focus_processor
+    for ask in (
+        lambda: processor(film, text),
+        lambda: processor(messages=chat),
+        lambda: processor.show(chat, processor._chosen(film, QUESTION, None)[1]),
+        lambda: processor.chat_messages(film, text),
+        lambda: focused.answer([(state, text)]),
+        lambda: focused.answer([{"messages": chat}]),
+        lambda: focused.choose(state, text),
+    ):
+        with pytest.raises(ValueError, match="A text has 10,500,000 characters, more than any model reads"):
+            ask()
+    shorter = text[: 40 * 32768]
+    with pytest.raises(ValueError, match="The texts have 1,310,720 characters, and the model reads 32,768 tokens"):
+        focused.answer([{"video": film, "question": shorter}])

@@ -1,6 +1,7 @@
 """Blocks of messages: settings of a video are obeyed or refused by name, wherever the message comes from."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import make_tiny_processor
+from tiny_models import tiny_config
 from videos import barcode_frames, write_video
 
 from dynfocus.processing import DynFocusCollator
@@ -98,8 +100,7 @@ def test_all_roads_of_a_chat_see_the_same_frames(processor, film):
         {"video": [film], "question": "which number?", "answer": "47", "video_start": "4", "video_end": "6.0"},
     ]
     collator = DynFocusCollator(processor)
-    model = DynFocusVideoQA(None, processor)
-    model._max_visual_tokens = lambda settings, num_videos: None
+    model = DynFocusVideoQA(SimpleNamespace(config=tiny_config()), processor)
     for row in rows:
         encoded = collator.encode(row)
         assert torch.equal(encoded["pixel_values_videos"], expected["pixel_values_videos"])
@@ -247,8 +248,7 @@ def test_questions_are_strings(processor, film, question):
         processor(text=["<video> which?"] * 2, videos=[film, film], question=question)
     with pytest.raises(ValueError, match=message):
         as_messages({"video": film, "question": one})
-    model = DynFocusVideoQA(None, processor)
-    model._max_visual_tokens = lambda settings, num_videos: None
+    model = DynFocusVideoQA(SimpleNamespace(config=tiny_config()), processor)
     for row in ({"video": film, "question": one}, {"messages": chat(film), "question": one}):
         with pytest.raises(ValueError, match=message):
             model.prepare(row)
@@ -320,3 +320,47 @@ def test_deep_images_follow_the_rule_of_arrays_in_every_way_in(processor, tmp_pa
     for way in ways:
         with pytest.raises(ValueError, match="more than 8 bits"):
             way()
+
+
+def test_a_text_that_is_too_long_is_not_tokenized(processor, film, monkeypatch):
+    """Ten million characters, in every way in; and what does not fit the model's 8,192 positions."""
+    model = DynFocusVideoQA(SimpleNamespace(config=tiny_config()), processor)
+    calls = []
+    tokenize = type(processor.tokenizer)._encode_plus
+    monkeypatch.setattr(
+        type(processor.tokenizer),
+        "_encode_plus",
+        lambda self, text, *args, **kwargs: calls.append(max(map(len, text))) or tokenize(self, text, *args, **kwargs),
+    )
+    processor(text="<video> which number?", videos=film)
+    assert calls and max(calls) < 7000
+    collator = DynFocusCollator(processor)
+    answer = [{"role": "assistant", "content": "47"}]
+    long, longer = "which? " * 40_000, "which? " * 1_500_000
+    for text in (long, longer):
+        asks = [
+            lambda text=text: processor(text="<video> which?", videos=film, question=text),
+            lambda text=text: model.prepare({"video": film, "question": text}),
+            lambda text=text: model.prepare({"messages": chat(film), "question": text}),
+            lambda text=text: model.prepare({"messages": long_chat(film, text), "question": "which?"}),
+        ]
+        if text is longer:
+            asks += [
+                lambda text=text: processor(text=f"<video>{text}", videos=film, question="which?"),
+                lambda text=text: processor.apply_chat_template(long_chat(film, text), tokenize=True),
+                lambda text=text: collator.encode({"messages": long_chat(film, text) + answer}),
+                lambda text=text: collator.encode({"video": film, "question": text, "answer": "47"}),
+                lambda text=text: collator.encode({"video": film, "question": "which?", "answer": text}),
+                lambda text=text: collator.estimate_length({"video": film, "question": text, "answer": "47"}),
+                lambda text=text: collator.encode(
+                    {"video": film, "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "4"}]}
+                ),
+            ]
+        for ask in asks:
+            with pytest.raises(ValueError, match="(too long|have [0-9,]+ characters|has [0-9,]+ characters)"):
+                ask()
+    assert max(calls) < 7000
+
+
+def long_chat(film, text):
+    return [{"role": "user", "content": [{"type": "video", "video": film}, {"type": "text", "text": text}]}]

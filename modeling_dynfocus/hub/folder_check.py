@@ -1,0 +1,145 @@
+"""What can be known of a model's folder before anything is built from it: its files, and the sizes that they claim."""
+
+import json
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# The largest tokenizers have some ten MB.
+_MOST_JSON_BYTES = 1 << 28
+_MOST_HEADER_BYTES = 100 << 20
+_INDEX = "model.safetensors.index.json"
+# What is read of a folder; others may lie beside it.
+_READ = re.compile(r"(config|tokenizer|special_tokens_map|chat_template|\.index)\.json$|\.jinja$|\.safetensors$")
+_LAYERS = re.compile(r"^(num_.*layers|n_layers?|depth|depths|layers)$")
+_WIDTHS = re.compile(r"(^|_)(hidden_size|intermediate_size|vocab_size|embed_dim|hidden_dim|d_model|ffn_dim|width)$")
+_LEAST_TENSORS, _LEAST_BITS = 256, 1 << 26
+_LARGEST_PICTURE = 1 << 14
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """
+    Raises:
+        `ValueError`: a file that is none (a folder, a pipe, a link to itself), is no JSON or larger than any that is
+            needed, weights that are not where the index says, or a configuration of a model that is far larger than
+            the weights in the folder.
+    """
+    folder = Path(folder)
+    contents = {}
+    for path in sorted(folder.iterdir()):
+        if not _READ.search(path.name):
+            continue
+        size = _size(path)
+        if path.suffix == ".json":
+            if size > _MOST_JSON_BYTES:
+                raise ValueError(f"{folder}: its {path.name} has {size:,} bytes, more than any such file needs.")
+            contents[path.name] = _parsed(path)
+    weights = _weights(folder, contents.get(_INDEX))
+    config = contents.get("config.json")
+    if weights and isinstance(config, Mapping):
+        tensors, bits = (sum(values) for values in zip(*map(_header, weights), strict=True))
+        # Of a few weights or none it is said later which are not there.
+        for reason in _too_large(config, max(tensors, _LEAST_TENSORS), max(bits, _LEAST_BITS)):
+            raise ValueError(f"{folder}: in its config.json, {reason}, but its weights have {bits // 8:,} bytes only.")
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(
+            f"{path.parent}: its {path.name} cannot be read: {error.strerror or type(error).__name__}."
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.parent}: its {path.name} is a folder, a pipe or a device, not a file.")
+    return status.st_size
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.parent}: its {path.name} is nested too deeply.") from None
+    except OSError as error:
+        raise ValueError(
+            f"{path.parent}: its {path.name} cannot be read: {error.strerror or type(error).__name__}."
+        ) from None
+    except ValueError as error:
+        what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
+        raise ValueError(
+            f"{path.parent}: its {path.name} is not valid {what}: save or download the model again."
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.parent}: its {path.name} must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _weights(folder: Path, index: Any) -> list[Path]:
+    """The files with the weights; none where there are none in this form."""
+    if index is None:
+        whole = folder / "model.safetensors"
+        return [whole] if whole.exists() else []
+    names = index.get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{folder}: its {_INDEX} has no `weight_map` of the weights.")
+    files = []
+    for name in dict.fromkeys(value if isinstance(value, str) else repr(value) for value in names.values()):
+        if os.path.basename(name) != name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"{folder}: its {_INDEX} names {name[:100]!r}, which is no safetensors file of this folder."
+            )
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder}: its {_INDEX} names {name[:100]!r}, which is not there: download the model again."
+            )
+        files.append(folder / name)
+    return files
+
+
+def _header(path: Path) -> tuple[int, int]:
+    """Tensors in a file of weights, and its bits."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+        if not 2 <= length <= min(size - 8, _MOST_HEADER_BYTES):
+            raise ValueError(
+                f"{path.parent}: its {path.name} is damaged or cut off: save or download the model again."
+            )
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path.parent}: its {path.name} is damaged: save or download the model again.") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path.parent}: its {path.name} is damaged: save or download the model again.")
+    return len(header), 8 * (size - 8 - length)
+
+
+def _too_large(config: Mapping[str, Any], tensors: int, bits: int) -> Iterator[str]:
+    """What a configuration asks for that so many tensors and bits cannot hold: a weight takes a bit at least."""
+
+    def number(name: str) -> int:
+        value = config.get(name)
+        return value if isinstance(value, int) else 0
+
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _too_large(value, tensors, bits)
+        if isinstance(value, bool) or not isinstance(value, int):
+            continue
+        if _LAYERS.match(name) and value > tensors:
+            yield f"`{name}` is {value:,}"
+        if _WIDTHS.search(name) and value * max(1, number("hidden_size") * (name != "hidden_size")) > bits:
+            yield f"`{name}` is {value:,}"
+        if name in ("image_size", "num_question_queries") and value > min(_LARGEST_PICTURE, bits):
+            yield f"`{name}` is {value:,}"
+        # Positions of other models may be computed; those of this one are learned.
+        if name == "max_position_embeddings" and config.get("model_type") == "instructblip_qformer":
+            if value * number("hidden_size") > bits:
+                yield f"`{name}` is {value:,}"
+
+
+__all__ = ["check_folder"]
