@@ -3,7 +3,7 @@ Training batches for a stock video language model: converts rows of any form int
 
     processor = FocusProcessor.from_pretrained(model_id, dual_encoder=…, max_visual_tokens=4096)
     collator = FocusCollator(processor, media_root="videos")
-    rows = rows.map(collator.choose)                  # once: looks at the videos, and chooses frames for each question
+    rows = rows.map(collator.choose)                  # once: encodes the videos, and chooses frames for each question
     Trainer(model=stock_model, train_dataset=rows, data_collator=collator, args=…)
 """
 
@@ -94,7 +94,7 @@ class FocusCollator(RowCollator):
 
     def look(self, video: Any) -> VideoState:
         """
-        What the dual encoder sees of a video; of a file by its path, kept for the next question about it.
+        The state of a video from the dual encoder; that of a file is kept for the next question about it.
 
         Raises:
             `ValueError`, `FileNotFoundError`: for a video that cannot be read.
@@ -157,7 +157,7 @@ class FocusCollator(RowCollator):
         videos = _videos(messages)
         if len(frames) != len(videos):
             raise ValueError(
-                f"`chosen_frames` are of {len(frames)} videos, and the row has {len(videos)}: choose again."
+                f"`chosen_frames` are for {len(frames)} videos, but the row has {len(videos)}: choose again."
             )
         return [
             ChosenFrames(whole_video(video, self.processor.fps), one["key_frames"], one["coarse"])

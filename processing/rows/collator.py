@@ -66,7 +66,7 @@ def _padded(sequence: torch.Tensor, length: int, fill: int, side: str) -> torch.
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The padding token's id, or a stand-in where the tokenizer has none: padding is masked in any case."""
+    """The padding token's id, or any id if the tokenizer has none, because padding is masked."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return token_id
@@ -81,7 +81,7 @@ def _padded_behind(tensor: torch.Tensor, length: int, fill: int | bool) -> torch
 
 class RowCollator(ABC):
     """
-    What the collators of all models share: rows of any form that [`as_messages`] reads, and what a bad one costs.
+    Base class of the collators of all models: reads rows of any form of [`as_messages`], and handles bad ones.
 
     Args: see [`DynFocusCollator`].
 
@@ -158,7 +158,7 @@ class RowCollator(ABC):
 
     @abstractmethod
     def decode(self, generated: torch.Tensor, prompts: torch.Tensor) -> list[str]:
-        """What was generated, `(rows, tokens)`, behind prompts `(rows, tokens)`, as texts."""
+        """The generated tokens `(rows, tokens)` after prompts `(rows, tokens)` as texts."""
 
     @abstractmethod
     def _encode(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -204,7 +204,7 @@ class RowCollator(ABC):
         return messages[: answers[-1] + 1]
 
     def _asked(self, messages: Sequence[Mapping[str, Any]], joined: bool) -> list[str]:
-        """What frames are chosen for: the user's last words, or, `joined`, the words of all turns."""
+        """The question by which frames are chosen: the last user turn or, with `joined`, all of them."""
         turns = [text_of(message).strip() for message in messages if message["role"] == "user"]
         return [turn for turn in turns if turn][0 if joined else -1 :]
 
@@ -304,8 +304,8 @@ class DynFocusCollator(RowCollator):
         for number, message in enumerate(messages):
             if mark in text_of(message):
                 raise ValueError(
-                    f"The text of turn {number} holds {mark!r}, which stands for a video: give the video as a block "
-                    "of its own, or write the word differently."
+                    f"The text of turn {number} holds {mark!r}, which stands for a video: give the video as a separate "
+                    "block, or write the word differently."
                 )
         return messages
 
