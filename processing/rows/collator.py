@@ -304,8 +304,8 @@ class DynFocusCollator(RowCollator):
         for number, message in enumerate(messages):
             if mark in text_of(message):
                 raise ValueError(
-                    f"The text of turn {number} holds {mark!r}, which stands for a video: give the video as a separate "
-                    "block, or write the word differently."
+                    f"The text of turn {number} holds {mark!r}, which stands for a video: give the video as a "
+                    "separate block, or write the word differently."
                 )
         return messages
 
