@@ -358,7 +358,7 @@ def test_values_of_the_wrong_type_are_damage(go, whole, tmp_path):
     lines = [json.loads(line) for line in (out / "answers.jsonl").read_bytes().splitlines()]
     for change in ({"id": 1}, {"id": None}, {"groups": None}):
         write_lines(out / "answers.jsonl", [lines[0] | change, *lines[1:]])
-        with pytest.raises(ValueError, match="answers.jsonl, line 1: has an `id` that is no text, or `groups`"):
+        with pytest.raises(ValueError, match="answers.jsonl, line 1: has an `id` that is not a text, or `groups`"):
             read_run(out)
     go(out)
     assert end_files(out) == end_files(whole)
