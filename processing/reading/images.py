@@ -5,7 +5,7 @@ import binascii
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +16,7 @@ from .downloads import public_name
 from .limits import ReadingLimits
 from .sources import open_source
 
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 # Formats of cameras and players: Pillow opens many more, some of which start programs.
@@ -79,7 +80,11 @@ def image_array(image: Image.Image) -> np.ndarray:
 
 
 def is_image_file(value: Any) -> bool:
-    """Whether a path or an address has the ending of an image file."""
+    """Whether a path or an address has the ending of an image file, or bytes have the beginning of one."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        head = bytes(value[:32])
+        is_animated = head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+        return head.startswith(_BEGINNINGS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP" and not is_animated)
     if not isinstance(value, (str, os.PathLike)):
         return False
     text = os.fsdecode(value)
@@ -93,10 +98,10 @@ class FrameFiles:
     The frames of one video as separate image files, in order; each is read on access.
 
     Args:
-        files: paths or addresses.
+        files: paths, addresses or the bytes of files.
     """
 
-    def __init__(self, files: Sequence[str | os.PathLike]):
+    def __init__(self, files: Sequence[str | os.PathLike | bytes]):
         self.files = list(files)
         self._first: np.ndarray | None = None
 
@@ -104,7 +109,12 @@ class FrameFiles:
         return len(self.files)
 
     def __repr__(self) -> str:
-        return f"FrameFiles({len(self)} files, the first one {public_name(os.fsdecode(self.files[0]))})"
+        return f"FrameFiles({len(self)} files, the first one {self._name(0)})"
+
+    def _name(self, number: int) -> str:
+        file = self.files[number]
+        is_named = isinstance(file, (str, os.PathLike))
+        return public_name(os.fsdecode(file)) if is_named else f"frame {number} given as bytes"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,8 +135,9 @@ class FrameFiles:
         image = read_image(self.files[number])
         frame = image_array(image)
         if frame.dtype != np.uint8:
-            name = public_name(os.fsdecode(self.files[number]))
-            raise ValueError(f"{name}: has more than 8 bits (mode {image.mode}); save frames with 8 bits.")
+            raise ValueError(
+                f"{self._name(number)}: has more than 8 bits (mode {image.mode}); save frames with 8 bits."
+            )
         if number == 0:
             self._first = frame
         elif frame.shape != self[0].shape:
@@ -142,9 +153,17 @@ def as_frame_files(video: Any) -> FrameFiles | None:
     """A list of image files, which is one video; `None` for anything else."""
     if isinstance(video, FrameFiles):
         return video
-    if isinstance(video, (list, tuple)) and video and all(map(is_image_file, video)):
-        return FrameFiles(video)
+    if isinstance(video, (list, tuple)) and video:
+        files = [file_of(frame) for frame in video]
+        return FrameFiles(files) if all(map(is_image_file, files)) else None
     return None
 
 
-__all__ = ["FrameFiles", "as_frame_files", "image_array", "is_image_file", "read_image"]
+def file_of(value: Any) -> Any:
+    """What a cell of a table's image column (`path` and `bytes`) stands for; anything else as it is."""
+    if isinstance(value, Mapping) and value.keys() <= {"path", "bytes"}:
+        return value.get("path") if value.get("bytes") is None else value["bytes"]
+    return value
+
+
+__all__ = ["FrameFiles", "as_frame_files", "file_of", "image_array", "is_image_file", "read_image"]

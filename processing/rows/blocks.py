@@ -12,7 +12,7 @@ import numpy as np
 
 from ..reading.chat_video import VIDEO_SETTINGS, ChatVideo
 from ..reading.decoded_frames import describe_video, is_state
-from ..reading.images import FrameFiles
+from ..reading.images import FrameFiles, file_of
 
 _KINDS = {"text": "text", "video": "video", "image": "image", "video_url": "video", "image_url": "image"}
 _A = {"text": "a text", "video": "a video", "image": "an image"}
@@ -150,9 +150,12 @@ def _opened(kind: str, value: Any, media_root: str | os.PathLike | None) -> Any:
     if isinstance(value, (str, os.PathLike)):
         return _at_root(os.fspath(value), media_root)
     if kind == "video" and isinstance(value, (list, tuple)) and value:
-        # One block is one video: a list in it holds its frames.
-        if all(isinstance(frame, (str, os.PathLike)) for frame in value):
-            return FrameFiles([_at_root(os.fspath(frame), media_root) for frame in value])
+        # One block is one video: a list in it is of its frames.
+        files = [file_of(frame) for frame in value]
+        if all(isinstance(file, (str, os.PathLike, bytes, bytearray, memoryview)) for file in files):
+            is_named = [isinstance(file, (str, os.PathLike)) for file in files]
+            pairs = zip(files, is_named, strict=True)
+            return FrameFiles([_at_root(os.fspath(file), media_root) if named else file for file, named in pairs])
     if kind == "image" and (isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 3):
         raise ValueError(f"An image block holds one image, got {describe_video(value)}: give each in its own block.")
     return value

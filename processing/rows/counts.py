@@ -7,6 +7,7 @@ from PIL import Image
 
 from ..reading.chat_video import ChatVideo
 from ..reading.decoded_frames import flatten_videos, is_decoded
+from ..reading.images import FrameFiles
 from ..reading.sampling import sample_indices
 from ..reading.sources import open_source
 from ..reading.video_reading import codec_key_frames, index_of
@@ -57,7 +58,7 @@ class FrameCounts:
 
 
 def _length(decoded: Any) -> int:
-    if isinstance(decoded, (list, tuple)):
+    if isinstance(decoded, (list, tuple, FrameFiles)):
         return len(decoded)
     return 1 if isinstance(decoded, Image.Image) or decoded.ndim == 3 else len(decoded)
 

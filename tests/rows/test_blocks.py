@@ -1,6 +1,7 @@
 """Blocks of messages: settings of a video are obeyed or refused by name, wherever the message comes from."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -364,3 +365,32 @@ def test_a_text_that_is_too_long_is_not_tokenized(processor, film, monkeypatch):
 
 def long_chat(film, text):
     return [{"role": "user", "content": [{"type": "video", "video": film}, {"type": "text", "text": text}]}]
+
+
+def test_one_video_as_a_list_of_files_in_any_form(processor, tmp_path):
+    """Paths, cells of image columns, bytes: in a column, a block, and among several videos."""
+    frames = barcode_frames(3, 24, 32)
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for path, frame in zip(paths, frames, strict=True):
+        Image.fromarray(frame).save(path)
+    data = [Path(path).read_bytes() for path in paths]
+    expected = processor.video_processor(frames)["pixel_values_videos"]
+    collator = DynFocusCollator(processor)
+    told = {"question": "which?", "answer": "47"}
+    for video in (
+        paths,
+        [Path(path) for path in paths],
+        [f"file://{path}" for path in paths],
+        [{"path": path, "bytes": None} for path in paths],
+        [{"path": None, "bytes": one} for one in data],
+        data,
+    ):
+        content = [{"type": "video", "video": video}, {"type": "text", "text": "which?"}]
+        chat = [{"role": "user", "content": content}, {"role": "assistant", "content": "47"}]
+        for row in ({"video": video, **told}, {"videos": [video], **told}, {"messages": chat}):
+            encoded = collator.encode(row)
+            assert torch.equal(encoded["pixel_values_videos"], expected)
+            assert collator.estimate_length(row) == len(encoded["input_ids"])
+    named = collator.encode({"video": [{"path": f"{number}.png", "bytes": None} for number in range(3)], **told,
+                             "media_root": str(tmp_path)})  # fmt: skip
+    assert torch.equal(named["pixel_values_videos"], expected)
