@@ -1,5 +1,6 @@
 """From a video file and a question to the tensors that the model reads."""
 
+from .dynfocus_video_qa import DynFocusVideoQA
 from .pipeline_video_qa import VideoQAPipeline
 from .processing_dynfocus import DynFocusProcessor
 from .reading.limits import ReadingLimits, set_default_limits
@@ -8,7 +9,7 @@ from .reading.video_reading import DecodedVideo, frames_at, read_video
 from .rows.collator import DynFocusCollator, merge_rows
 from .token_plan import TokenBudget, TokenPlan
 from .video_processing_dynfocus import DynFocusVideoMetadata, DynFocusVideoProcessor
-from .video_qa import Answer, DynFocusVideoQA, VideoQA
+from .video_qa import Answer, VideoQA
 
 __all__ = [
     "Answer",

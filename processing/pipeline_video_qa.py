@@ -12,9 +12,10 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from dynfocus.selecting.focus import Focus
 from dynfocus.states.video_state import VideoState
 
+from .dynfocus_video_qa import DynFocusVideoQA
 from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
 from .reading.decoded_frames import is_state, with_message
-from .video_qa import GENERATION_PARAMETERS, DynFocusVideoQA, VideoQA
+from .video_qa import GENERATION_PARAMETERS, VideoQA
 
 # Options of a stock model, see `FocusedModel`.
 _ADOPTION = (

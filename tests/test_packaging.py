@@ -194,7 +194,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dynfocus.training": {
         *("dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.eval", "dynfocus.checkpoints")
     },
-    "dynfocus.eval": {"dynfocus", "dynfocus.processing", "dynfocus.checkpoints"},
+    "dynfocus.eval": {"dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.checkpoints"},
     "dynfocus.cli": {
         *("dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.eval", "dynfocus.training"),
         "dynfocus.checkpoints",

@@ -24,7 +24,8 @@ from dynfocus.eval.run import EvalSettings, evaluate, load_pipeline, main
 from dynfocus.eval.run_folder import append_lines, claim_run, read_run, write_lines
 from dynfocus.eval.synthetic.builder import synthesize
 from dynfocus.eval.videos import find_videos
-from dynfocus.processing.video_qa import Answer, DynFocusVideoQA
+from dynfocus.processing.dynfocus_video_qa import DynFocusVideoQA
+from dynfocus.processing.video_qa import Answer
 
 END_FILES = ("answers.jsonl", "result.json")
 

@@ -11,7 +11,7 @@ from tiny_models import make_question_aware, tiny_model, tiny_text_config
 from videos import barcode_frames, write_video
 
 from dynfocus import VideoQAPipeline, VideoState
-from dynfocus.processing import video_qa
+from dynfocus.processing import dynfocus_video_qa
 
 QUESTIONS = [
     "which number?",
@@ -125,7 +125,7 @@ def test_rows_hold_any_videos(pipe, states, films, singles, calls):
 
 
 def test_long_states_are_not_copied(pipe, states, calls, monkeypatch):
-    monkeypatch.setattr("dynfocus.processing.video_qa._MOST_COPIED_FRAMES", 11)
+    monkeypatch.setattr("dynfocus.processing.dynfocus_video_qa._MOST_COPIED_FRAMES", 11)
     rows = [{"video": state, "question": QUESTIONS[0]} for state in states]
     expected = [pipe(row) for row in rows]
     assert_same(pipe(rows, batch_size=3), expected)
@@ -138,12 +138,12 @@ def test_eight_questions_at_once_and_fewer_about_a_long_video(pipe, states, call
     expected = pipe(states[0], question=questions)
     assert calls["batches"] == [8, 2]
     # 12 frames with 3 key frames take 138 tokens.
-    monkeypatch.setitem(video_qa._TOKENS_AT_ONCE, "cpu", 3 * 138)
+    monkeypatch.setitem(dynfocus_video_qa._TOKENS_AT_ONCE, "cpu", 3 * 138)
     assert_same(pipe(states[0], question=questions), expected)
     assert calls["batches"][2:] == [3, 3, 3, 1]
     pipe(states[0], question=questions, max_visual_tokens=50)
     assert calls["batches"][6:] == [8, 2]
-    monkeypatch.setitem(video_qa._TOKENS_AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(dynfocus_video_qa._TOKENS_AT_ONCE, "cpu", 1)
     pipe(states[0], question=questions[:2])
     assert calls["batches"][8:] == [1, 1]
     monkeypatch.setattr(pipe, "_batch_size", 5)

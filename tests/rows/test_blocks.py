@@ -14,10 +14,10 @@ from tiny_models import tiny_config
 from videos import barcode_frames, write_video
 
 from dynfocus.processing import DynFocusCollator
+from dynfocus.processing.dynfocus_video_qa import DynFocusVideoQA
 from dynfocus.processing.pipeline_inputs import is_chat
 from dynfocus.processing.reading.decoded_frames import as_rgb_frames
 from dynfocus.processing.rows.conversations import as_messages, media_of
-from dynfocus.processing.video_qa import DynFocusVideoQA
 
 
 @pytest.fixture(scope="module")
