@@ -53,8 +53,8 @@ def decode_text(data: bytes) -> str:
         `ValueError`: the content is not text.
     """
     chardet = _import("chardet")
-    # UTF-16 without a mark may be valid UTF-8, but has zeros.
-    if b"\0" not in data:
+    # UTF-16 without a mark and ISO-2022 may be valid UTF-8, but have zeros and escapes.
+    if b"\0" not in data and b"\x1b" not in data:
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError:

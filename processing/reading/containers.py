@@ -15,6 +15,8 @@ _PLAYLISTS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"sidx", b"pnot", b"uuid")
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 
 
@@ -47,9 +49,42 @@ def ends_early(file: IO[bytes]) -> bool:
     if head[:4] == b"RIFF":
         return int.from_bytes(head[4:8], "little") + 8 > size
     if head[:4] == b"GIF8":
-        file.seek(max(0, size - 64))
-        return not file.read(64).rstrip(b"\0").endswith(b";")
+        return not _gif_is_whole(file)
+    if head[:16] == _ASF:
+        return _asf_ends_early(file, size)
     return False
+
+
+def _gif_is_whole(file: IO[bytes]) -> bool:
+    """Whether the blocks of a GIF follow one another up to its last one."""
+
+    def skip_table(flags: int) -> None:
+        if flags & 0x80:
+            file.seek(3 << (flags & 7) + 1, os.SEEK_CUR)
+
+    file.seek(0)
+    skip_table(file.read(13)[10:11].ljust(1, b"\0")[0])
+    while True:
+        kind = file.read(1)
+        if kind == b"!":
+            file.seek(1, os.SEEK_CUR)
+        elif kind == b",":
+            skip_table(file.read(9)[8:].ljust(1, b"\0")[0])
+            file.seek(1, os.SEEK_CUR)
+        else:
+            return kind == b";"
+        while (length := file.read(1)) not in (b"", b"\0"):
+            file.seek(length[0], os.SEEK_CUR)
+
+
+def _asf_ends_early(file: IO[bytes], size: int) -> bool:
+    """Whether an ASF file (WMV) has another size than its header states; live ones state none."""
+    file.seek(0)
+    head = file.read(1 << 16)
+    place = head.find(_ASF_PROPERTIES)
+    if place < 0 or len(head) < place + 92 or head[place + 88] & 1:
+        return False
+    return int.from_bytes(head[place + 40 : place + 48], "little") > size
 
 
 def claimed_frames(file: IO[bytes]) -> int:

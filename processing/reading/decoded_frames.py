@@ -154,9 +154,14 @@ def as_rgb_frames(video: Any, channels_first: bool | None = None) -> np.ndarray:
 
 def _to_numpy(frames: np.ndarray | torch.Tensor) -> np.ndarray:
     if isinstance(frames, torch.Tensor):
+        if frames.layout != torch.strided or frames.is_meta or frames.is_quantized:
+            raise ValueError(
+                "Frames must be a dense tensor in memory: give `frames.to_dense()`, or decode them again."
+            )
         frames = frames.detach().cpu()
-        # numpy has no bfloat16
-        return (frames.float() if frames.dtype == torch.bfloat16 else frames).numpy()
+        # numpy has no bfloat16, and no floats of 8 bits
+        is_float = frames.is_floating_point() and frames.dtype not in (torch.float16, torch.float32, torch.float64)
+        return (frames.float() if is_float else frames).numpy()
     return frames
 
 
@@ -176,7 +181,7 @@ def _channels_last(array: np.ndarray, channels_first: bool | None) -> np.ndarray
 def _to_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.bool_ or not np.issubdtype(array.dtype, np.number):
+    if array.dtype.kind not in "iuf":
         raise ValueError(f"Frames must be numbers in [0, 255] or [0, 1], got dtype {array.dtype}.")
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high):
@@ -186,6 +191,12 @@ def _to_bytes(array: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"Frames must lie in [0, 255] or [0, 1], got [{low:g}, {high:g}]: give them without normalisation, and "
             "those of more than 8 bits scaled to [0, 1]."
+        )
+    # An interpolation of [0, 1] goes a little beyond; as one of [0, 255] it would be black.
+    if array.dtype.kind == "f" and 1 < high < 2 and bool((array % 1 != 0).any()):
+        raise ValueError(
+            f"Frames in [0, 1] must be clipped to it after they are resized, and those in [0, 255] are larger: the "
+            f"largest value is {high:g}."
         )
     if np.issubdtype(array.dtype, np.floating):
         array = np.rint(array.astype(np.float32) * (255.0 if high <= 1 else 1.0))

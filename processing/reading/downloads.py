@@ -23,8 +23,10 @@ _MOST_REDIRECTS = 10
 # Attempts after errors of the server, and seconds before the second and third.
 _PAUSES = (0.0, 0.5, 2.0)
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-# Addresses of other kinds that hold an IPv4 address: NAT64.
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# IPv6 addresses that end in an IPv4 address: of NAT64, and the old "compatible" ones.
+_AROUND_IPV4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
+# NAT64 of a private network.
+_PRIVATE = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class _Passing(Exception):
@@ -51,7 +53,7 @@ def _public_link(text: str) -> str:
     scheme, mark, rest = text.partition("://")
     if not mark:
         return re.sub(r"(?is)^(\s*(https?|ftp):).*", r"\1…", text)
-    plain = re.split(r"[?#\\]", rest, maxsplit=1)[0]
+    plain = re.split(r"[?#;\\]", rest, maxsplit=1)[0]
     if scheme.lower() in ("hf", "file"):  # no user names here: an @ is followed by a revision
         return f"{scheme}://{plain}"
     authority, slash, path = plain.partition("/")
@@ -338,10 +340,12 @@ def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if inner is None and ip in _NAT64:
+        if inner is None and any(ip in network for network in _AROUND_IPV4):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             ip = inner
+        elif ip in _PRIVATE or ip.is_site_local:
+            return False
     return ip.is_global and not ip.is_multicast
 
 

@@ -184,6 +184,7 @@ def open_source(source: VideoInput, timeout: float = 30.0, limits: ReadingLimits
 
 def _find(source: VideoInput, timeout: float, limits: ReadingLimits) -> VideoSource:
     if isinstance(source, (bytes, bytearray, memoryview)):
+        source = source if isinstance(source, bytes) else memoryview(source).tobytes()
         return _from_file(io.BytesIO(source), "the video given as bytes", timeout, limits)
     if isinstance(source, (str, os.PathLike)):
         text = os.fsdecode(source)
@@ -193,7 +194,9 @@ def _find(source: VideoInput, timeout: float, limits: ReadingLimits) -> VideoSou
         kind, name = scheme.group(1).lower(), public_name(text)
         if kind == "file":
             parts = urllib.parse.urlsplit(text.strip())
-            return _from_path(urllib.request.url2pathname(parts.path), limits)
+            # Some write a relative path after the two slashes, where a host would be.
+            start = "" if parts.netloc.lower() == "localhost" else parts.netloc
+            return _from_path(urllib.request.url2pathname(start + parts.path), limits)
         if kind == "data":
             return _from_file(io.BytesIO(_data_of(text, name)), name, timeout, limits)
         if kind in ("http", "https"):
@@ -278,6 +281,8 @@ def _digest(file: IO[bytes]) -> dict[str, Any]:
 def _from_file(file: Any, name: str, timeout: float, limits: ReadingLimits, is_copy: bool = False) -> VideoSource:
     if isinstance(file, io.TextIOBase):
         raise ValueError(f"{name}: is open as text; open it in binary mode, open(path, 'rb').")
+    if getattr(file, "closed", False) is True:
+        raise ValueError(f"{name}: is closed; open it again.")
     if not is_copy and not _is_like_a_file(file):
         file, is_copy = _copied(file, name, timeout, limits), True
     source = VideoSource(name=name, file=file, limits=limits, is_copy=is_copy)
@@ -322,8 +327,10 @@ def _copied(file: Any, name: str, timeout: float, limits: ReadingLimits) -> IO[b
 
 def _data_of(url: str, name: str) -> bytes:
     """The content of a `data:` URL (RFC 2397)."""
+    head, comma, content = url.strip().partition(",")
+    head = re.sub(r"(?i);\s*base64\s*$", ";base64", head)
     try:
-        with urllib.request.urlopen(url.strip()) as response:
+        with urllib.request.urlopen(head + comma + content) as response:
             return response.read()
     except (ValueError, OSError, UnicodeError):
         raise ValueError(f"{name}: is damaged; a data: URL is data:video/mp4;base64,… .") from None

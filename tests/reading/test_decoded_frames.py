@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dynfocus.processing.reading.decoded_frames import as_rgb_frames
@@ -34,3 +35,19 @@ def test_images_and_arrays_of_more_bits_follow_one_rule():
 def test_frames_of_integers_and_of_fractions_are_not_mixed():
     with pytest.raises(ValueError, match="all integers or all floating-point"):
         as_rgb_frames([Image.fromarray(RAMP), Image.fromarray(RAMP.astype(np.float32) / 255)])
+
+
+def test_what_is_no_plain_number_is_refused():
+    ones = np.ones((2, 4, 4, 3))
+    for frames in (ones.astype(complex), torch.ones(2, 4, 4, 3).to_sparse(), torch.ones(2, 4, 4, 3, device="meta")):
+        with pytest.raises(ValueError, match="Frames must be"):
+            as_rgb_frames(frames)
+    assert (as_rgb_frames(torch.ones(2, 4, 4, 3).to(torch.float8_e4m3fn)) == 255).all()
+
+
+def test_an_overshoot_beyond_one_is_not_taken_for_bytes():
+    frames = np.linspace(0, 1.004, 96).reshape(2, 4, 4, 3)
+    with pytest.raises(ValueError, match="must be clipped"):
+        as_rgb_frames(frames)
+    assert as_rgb_frames(frames.clip(0, 1)).max() == 255
+    assert as_rgb_frames(np.full((2, 4, 4, 3), 1.5) + np.arange(2)[:, None, None, None]).max() == 2

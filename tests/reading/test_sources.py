@@ -218,7 +218,17 @@ def test_private_addresses_are_for_the_command_line(servers, monkeypatch):
     for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0"):
         text = refused(f"http://{host}:{port}/film.mp4", limits=None)
         assert "leads to the private address" in text or "cannot be reached" in text
-    for host in ("10.0.0.1", "192.168.1.1", "169.254.169.254", "[fd00::1]", "[64:ff9b::7f00:1]", "100.64.0.1"):
+    for host in (
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "[fd00::1]",
+        "[64:ff9b::7f00:1]",
+        "100.64.0.1",
+        "[::127.0.0.1]",
+        "[64:ff9b:1::1]",
+        "[fec0::1]",
+    ):
         assert "leads to the private address" in refused(f"http://{host}/film.mp4", limits=None)
     assert not _Handler.asked
 
@@ -288,8 +298,24 @@ def test_data_urls(film):
     data = base64.b64encode(film.read_bytes()).decode()
     assert frames(f"data:video/mp4;base64,{data}") == [6, 18, 30]
     assert frames(f"DATA:;base64,{data}") == [6, 18, 30]
+    assert frames(f"data:video/mp4; BASE64 ,{data}") == [6, 18, 30]
     for wrong in ("data:video/mp4;base64", "data:video/mp4;base64,%%%", "data:video/mp4;base64,QQ==", "data:,"):
         assert refused(wrong).startswith("a data: URL of ")
+
+
+def test_a_file_url_with_a_relative_path(film, monkeypatch):
+    monkeypatch.chdir(film.parent)
+    assert frames(f"file://{film.name}") == frames(f"file://localhost{film}") == [6, 18, 30]
+    assert refused("file://host/film.mp4", FileNotFoundError).startswith("host/film.mp4: there is no such")
+
+
+def test_objects_of_bytes(film):
+    twice = film.read_bytes().hex().encode()
+    spread = memoryview(bytes(byte for pair in zip(film.read_bytes(), twice, strict=False) for byte in pair))[::2]
+    assert frames(spread) == [6, 18, 30]
+    closed = io.BytesIO(b"1")
+    closed.close()
+    assert refused(closed) == "the video given as a file object: is closed; open it again."
 
 
 def test_stores_of_fsspec(film, tmp_path, servers):

@@ -545,6 +545,7 @@ def test_text_files_and_wrong_arguments(video):
         ("a.webm", {"codec": "libvpx-vp9"}),
         ("a.avi", {"codec": "mpeg4"}),
         ("a.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+        ("a.wmv", {"codec": "wmv2"}),
     ],
 )
 def test_a_file_that_is_cut_off_says_so_or_gives_what_is_there(tmp_path, name, options):
@@ -561,6 +562,15 @@ def test_a_file_that_is_cut_off_says_so_or_gives_what_is_there(tmp_path, name, o
     # Each frame is the one of the whole file at that time; a last one whose reference is missing may be anything.
     position = np.searchsorted(expected.timestamps, result.timestamps + 1e-3, side="right") - 1
     assert numbers(result.frames)[:-3] == position.tolist()[:-3]
+
+
+@pytest.mark.parametrize("fill", [b"", bytes(400)], ids=["hole", "zeros"])
+def test_a_gif_whose_blocks_break_off_in_the_middle(tmp_path, fill):
+    data = write_video(tmp_path / "whole.gif", barcode_frames(NUM_FRAMES), codec="gif", pix_fmt="rgb8").read_bytes()
+    assert data[-1:] == b";"
+    middle = len(data) // 2
+    with pytest.raises(ValueError, match="is cut off; it can be read until"):
+        read_video(data[:middle] + fill + data[middle + 400 :])
 
 
 def test_damage_in_the_middle(video, tmp_path):
