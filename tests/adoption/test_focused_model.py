@@ -1,5 +1,6 @@
 """The face over a stock model: states, choice and answers, from videos, states and files."""
 
+import copy
 import io
 import re
 import shutil
@@ -365,3 +366,20 @@ def test_a_text_that_is_too_long_is_not_tokenized(focused, film, state):
     shorter = text[: 40 * 32768]
     with pytest.raises(ValueError, match="The texts have 1,310,720 characters, and the model reads 32,768 tokens"):
         focused.answer([{"video": film, "question": shorter}])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3, "does not come to an end"),
+        ("{% if false %}{{ 10**(10**8) }}{% endif %}", "computes a power"),
+        ("{{ 1 // 0 }}", "cannot be rendered: ZeroDivisionError"),
+        ("{{ raise_exception('no') }}", "refuses this conversation: no"),
+    ],
+)
+def test_templates_that_do_not_end_are_refused(focused, state, template, message):
+    processor = copy.copy(focused.focus_processor)
+    processor.processor = copy.copy(processor.processor)
+    processor.processor.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        processor(state, QUESTION)
