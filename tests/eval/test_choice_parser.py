@@ -518,6 +518,11 @@ CHOOSING = {
         "선택지 {}가 맞습니다",
         "정답은 {}라고 생각합니다",
     ],
+    "Dutch": ["Het antwoord is {}", "Het juiste antwoord is {}.", "Antwoord: {}", "Optie {}, want de auto is rood"],
+    "Swedish": ["Svaret är {}", "Rätt svar är {}.", "Svar: {}"],
+    "Turkish": ["Doğru cevap {}", "Doğru cevap: {}", "Cevap: {}."],
+    "Vietnamese": ["Đáp án đúng là {}", "Đáp án: {}", "Đáp án là {}."],
+    "Arabic": ["الإجابة الصحيحة هي {}", "الجواب هو {}.", "الإجابة: {}", "الخيار {}"],
 }
 DENYING = {
     "Spanish": ["No es la {}", "La respuesta no es {}", "La {} es incorrecta", "Todas menos la {}"],
@@ -529,6 +534,11 @@ DENYING = {
     "Chinese": ["答案不是{}", "不是{}", "不选{}", "{}不正确", "{}错误", "除了{}"],
     "Japanese": ["答えは{}ではありません", "{}ではない", "{}は間違いです", "{}以外"],
     "Korean": ["정답은 {}가 아닙니다", "{}는 틀렸습니다", "{}를 제외한 모든 것"],
+    "Dutch": ["Het antwoord is niet {}", "Antwoord {} is fout"],
+    "Swedish": ["Svaret är inte {}", "Svaret {} är fel"],
+    "Turkish": ["Cevap {} değil", "Cevap {} yanlış"],
+    "Vietnamese": ["Đáp án không phải là {}", "Đáp án {} sai"],
+    "Arabic": ["الإجابة ليست {}", "الإجابة {} خاطئة"],
 }
 JOINING = {
     "Spanish": ["{} o {}", "La respuesta es {} o {}", "La respuesta es la {} o la {}", "{} y {}", "Ni {} ni {}"],
@@ -548,6 +558,11 @@ JOINING = {
     ],
     "Japanese": ["{}または{}", "{}か{}です", "{}と{}", "答えは{}と{}です", "{}でも{}でもない"],
     "Korean": ["{} 또는 {}", "정답은 {}나 {}입니다", "{}와 {} 둘 다"],
+    "Dutch": ["Het antwoord is {} of {}", "Het antwoord is {} en {}"],
+    "Swedish": ["Svaret är {} eller {}", "Svaret är {} och {}"],
+    "Turkish": ["Cevap {} veya {}", "Cevap {} ve {}"],
+    "Vietnamese": ["Đáp án là {} hoặc {}", "Đáp án là {} và {}"],
+    "Arabic": ["الإجابة {} أو {}", "الإجابة {} و {}"],
 }
 REPLACING = {
     "Spanish": ["No es la {}, sino la {}", "La respuesta no es la {} sino la {}"],
@@ -559,6 +574,11 @@ REPLACING = {
     "Chinese": ["不是{}而是{}", "答案不是{}，是{}", "排除{}，选{}"],
     "Japanese": ["{}ではなく{}です"],
     "Korean": ["{}가 아니라 {}입니다"],
+    "Dutch": ["Het antwoord is niet {} maar {}"],
+    "Swedish": ["Svaret är inte {} utan {}"],
+    "Turkish": [],
+    "Vietnamese": [],
+    "Arabic": ["الإجابة ليست {} بل {}"],
 }
 #: The options, what says the second one in words, and what does not.
 WORDS = {

@@ -165,6 +165,79 @@ _LATIN: dict[str, dict[str, str]] = {
         "final": "definitiva",
         "probably": "probabilmente forse",
     },
+    "Dutch": {
+        "answer": "antwoord",
+        "option": "optie keuze",
+        "correct": "juiste juist correcte goede",
+        "best": "beste",
+        "is": "lijkt",
+        "the": "het de",
+        "of": "van",
+        "in": "op",
+        "that": "dat",
+        "think": "denk",
+        "choose": "kies",
+        "i": "ik",
+        "my": "mijn",
+        "because": "omdat want",
+        "therefore": "dus daarom",
+        "but": "maar",
+        "or": "of",
+        "and": "en",
+        "not": "niet geen",
+        "neither": "noch",
+        "wrong": "fout onjuist verkeerd",
+        "probably": "waarschijnlijk misschien",
+    },
+    "Swedish": {
+        "answer": "svaret svar",
+        "option": "alternativ alternativet",
+        "correct": "rätt rätta korrekt korrekta",
+        "is": "är",
+        "the": "det den",
+        "that": "att",
+        "think": "tror",
+        "choose": "väljer",
+        "i": "jag",
+        "my": "mitt",
+        "because": "eftersom",
+        "therefore": "därför",
+        "but": "men utan",
+        "or": "eller",
+        "and": "och",
+        "not": "inte ej",
+        "neither": "varken",
+        "wrong": "fel",
+        "probably": "troligen kanske",
+    },
+    "Turkish": {
+        "answer": "cevap cevabı yanıt yanıtı cevabım",
+        "option": "seçenek şık seçeneği şıkkı",
+        "correct": "doğru doğrusu",
+        "best": "en",
+        "is": "olur olmalı",
+        "because": "çünkü",
+        "therefore": "bu yüzden",
+        "but": "ama fakat",
+        "or": "veya ya",
+        "and": "ve",
+        "not": "değil değildir hayır",
+        "wrong": "yanlış yanlıştır",
+        "probably": "muhtemelen belki",
+    },
+    "Vietnamese": {
+        "answer": "đáp án trả lời",
+        "option": "phương lựa chọn",
+        "correct": "đúng chính xác",
+        "is": "là",
+        "because": "vì",
+        "therefore": "nên",
+        "but": "nhưng",
+        "or": "hoặc hay",
+        "and": "và",
+        "not": "không phải",
+        "wrong": "sai",
+    },
 }
 #: Words of no other meaning in English: only where one stands are its language's words read as above.
 _MARKERS = {
@@ -173,6 +246,22 @@ _MARKERS = {
     "French": "je réponse reponse choix c'est n'est est correcte l'option pense crois choisis",
     "German": "ich antwort lösung richtig richtige korrekt ist lautet denke glaube wähle nicht falsch",
     "Italian": "risposta opzione l'opzione corretta giusta è penso credo scelgo sarebbe non",
+    "Dutch": "antwoord optie juiste",
+    "Swedish": "svaret är alternativet",
+    "Turkish": "cevap cevabı yanıt yanıtı cevabım seçenek doğru",
+    "Vietnamese": "đáp án",
+}
+_ARABIC = {
+    "answer": "الإجابة الاجابة الجواب إجابة",
+    "option": "الخيار خيار",
+    "correct": "الصحيحة الصحيح صحيحة صحيح",
+    "is": "هي هو",
+    "because": "لأن",
+    "but": "لكن بل",
+    "or": "أو",
+    "and": "و",
+    "not": "ليس ليست لا غير",
+    "wrong": "خاطئة خاطئ خطأ",
 }
 _RUSSIAN = {
     "answer": "ответ ответом ответа",
@@ -240,7 +329,7 @@ def _words(table: Mapping[str, str]) -> dict[str, str]:
 
 
 _BY_LANGUAGE = {name: _words(table) for name, table in _LATIN.items()}
-_ALWAYS = _words(_RUSSIAN) | _words(_PARTS)
+_ALWAYS = _words(_RUSSIAN) | _words(_ARABIC) | _words(_PARTS)
 #: A pattern of the words that are found within unspaced text.
 PARTS = "|".join(
     sorted((re.escape(part) for words in _PARTS.values() for part in words.split()), key=len, reverse=True)
