@@ -171,7 +171,9 @@ class VideoQAPipeline(Pipeline):
 
     def __call__(self, inputs: Any, question: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Answers for `inputs`, which the class describes; `question` is a string or a list of them."""
-        several = question is not None and not isinstance(question, str)
+        if question is not None and not isinstance(question, (str, list, tuple)):
+            raise ValueError(f"A question must be a string, or a list of strings, got {type(question).__name__}.")
+        several = isinstance(question, (list, tuple))
         if several and (is_one_video(inputs) or (isinstance(inputs, Mapping) and "messages" not in inputs)):
             return self._ask_many(inputs, list(question or ()), **kwargs)
         if isinstance(inputs, Mapping) or is_chat(inputs) or is_one_video(inputs):

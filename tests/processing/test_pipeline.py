@@ -284,6 +284,9 @@ def test_calls_that_cannot_be_meant(pipe, film):
         pipe(film)
     with pytest.raises(ValueError, match="question is empty"):
         pipe(film, question="")
+    for question, kind in ((3, "int"), (b"a?", "bytes")):
+        with pytest.raises(ValueError, match=f"question must be a string, or a list of strings, got {kind}"):
+            pipe(film, question=question)
     with pytest.raises(ValueError, match="1 questions for 2 videos"):
         pipe([film, film], question=["a?"])
     with pytest.raises(ValueError, match="Cannot make a video out of int"):
