@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,10 @@ def run(request: Request) -> None:
     """Answer the question, then print and draw the answer. Raises a `UserError` if the request is invalid."""
     if not request.question.strip():
         raise UserError("The question is empty: ask something about the video.")
+    if " " in request.video and not os.path.exists(request.video) and os.path.isfile(request.question):
+        raise UserError(
+            f"The video comes first, then the question: dynfocus ask {shlex.quote(request.question)} QUESTION"
+        )
     check_setup(request)
     if request.plot is not None:
         check_plot(request.plot, "--plot ")

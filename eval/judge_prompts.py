@@ -178,7 +178,7 @@ def _python_dict(text: str) -> dict[str, Any] | None:
 
 def _yes_or_no(value: Any) -> bool | None:
     if isinstance(value, str):
-        return {"yes": True, "true": True, "no": False, "false": False}.get(value.strip().lower())
+        return {"yes": True, "true": True, "no": False, "false": False}.get(value.strip(" \t\n.!").lower())
     return value if isinstance(value, bool) else None
 
 

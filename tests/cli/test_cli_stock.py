@@ -124,6 +124,10 @@ def test_find_prints_moments_and_cuts_clips(run, folder):
         (("ask", "a film.mp4", "a?", *STOCK, "--max-visual-tokens", "3"), "is too small: one key frame costs"),
         (("ask", "a film.mp4", "a?", "--coarse", "none"), "--coarse is for stock video language models"),
         (("ask", "no.mp4", "a?", *STOCK), "no.mp4: there is no such video file"),
+        (
+            ("ask", "who is it?", "a film.mp4"),
+            "The video comes first, then the question: dynfocus ask 'a film.mp4' QUESTION",
+        ),
         (("find", "a film.mp4", " ", "--dual-encoder", "siglip"), "The text is empty"),
         (("find", "a film.mp4", "red", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
     ],

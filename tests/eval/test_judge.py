@@ -74,6 +74,7 @@ def make_judge(server: ChatServer, cache: Path, **kwargs) -> Judge:
         ("**{'correct': 'yes', 'score': '4'}**", (True, 4)),
         ("{'correct': true, 'score': 3}", (True, 3)),
         ('{"correct": "yes", "score": 4,}', (True, 4)),
+        ('{"correct": "No.", "score": 1}', (False, 1)),
         ("{“correct”: “yes”, “score”: 4}", (True, 4)),
         ('{"correct": "yes", "score": 4, "reason": "It says “red” {and} more."}', (True, 4)),
         ("{'correct': 'no', 'score': 1, 'reason': \"it isn't {there}\"}", (False, 1)),
