@@ -4,6 +4,7 @@ from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import quote
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value, Video
@@ -38,8 +39,10 @@ def tables(film):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_videos_of_data_sets_are_read_by_our_own_reader(film, tmp_path, streaming):
+def test_videos_of_data_sets_are_read_by_our_own_reader(film, tmp_path, streaming, monkeypatch):
     """Without torchcodec, which `datasets` would decode them with; streamed tables may decode ahead, in threads."""
+    # Otherwise five seconds for each stream that is left before its end.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
     collator = DynFocusCollator(make_tiny_processor())
     expected = collator.encode({"video": film, "question": "which?", "answer": "47"})
     for number, (columns, features) in enumerate(tables(film)):
@@ -47,7 +50,7 @@ def test_videos_of_data_sets_are_read_by_our_own_reader(film, tmp_path, streamin
         path = tmp_path / f"{number}.parquet"
         table.to_parquet(path)
         sources = [Source(str(path))]
-        row = next(iter(stream_rows(sources, seed=0))) if streaming else load_rows(sources)[0]
+        row = next(iter(stream_rows(sources, seed=0, buffer_size=1))) if streaming else load_rows(sources)[0]
         assert torch.equal(collator.encode(row)["pixel_values_videos"], expected["pixel_values_videos"])
         rows = table.to_iterable_dataset().decode(num_threads=2) if streaming else table
         assert next(iter(undecoded(rows))) == next(iter(undecoded(table)))
