@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from dynfocus.loaded_weights import check_all_loaded, check_finite
+from dynfocus.loaded_weights import check_all_loaded, check_finite, check_layers
 
 _OF_FILES = ("revision", "trust_remote_code", "cache_dir", "token", "local_files_only", "subfolder", "force_download")
 
@@ -18,8 +18,8 @@ def load_stock_model(name: str, **options: Any) -> Any:
         options: of `from_pretrained`.
 
     Raises:
-        `ValueError`: weights are missing, NaN or infinite. transformers only logs missing weights, and the model would
-            answer with new, random ones.
+        `ValueError`: weights are missing, NaN or infinite, or of more layers than the model has. transformers only
+            logs missing weights, and the model would answer with new, random ones.
     """
     model: Any = ModelOfPipeline.from_pretrained(name, **options)
     check_loaded(model)
@@ -28,17 +28,18 @@ def load_stock_model(name: str, **options: Any) -> Any:
 
 def check_loaded(model: Any) -> None:
     """
-    Raises a `ValueError` if a stock model holds NaN or infinite weights, or lacks some. Missing ones are only known of
-    a model loaded by [`ModelOfPipeline`].
+    Raises a `ValueError` if a stock model holds NaN or infinite weights, or if its file lacks some, or holds those of
+    further layers. What is in the file is only known of a model loaded by [`ModelOfPipeline`].
     """
     name = model.name_or_path or type(model).__name__
     check_all_loaded(name, {"missing_keys": getattr(model, "_missing_weights", ())}, allow_mismatched=True)
+    check_layers(name, getattr(model, "_unexpected_weights", ()), model)
     check_finite(name, model)
 
 
 class ModelOfPipeline(AutoModelForImageTextToText):
     """
-    The loader of `pipeline("video-qa")`, which notes in the model which weights were missing.
+    The loader of `pipeline("video-qa")`, which notes in the model which weights were missing or unexpected.
 
     It raises no error for them, because `pipeline` would catch it, and load the same weights by another class.
     """
@@ -52,6 +53,7 @@ class ModelOfPipeline(AutoModelForImageTextToText):
             return load(pretrained_model_name_or_path, *model_args, **kwargs)
         model, info = load(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
         model._missing_weights = sorted(info["missing_keys"])
+        model._unexpected_weights = sorted(info["unexpected_keys"])
         return model
 
 

@@ -1,6 +1,7 @@
 """Checks of weights that were just loaded: a model with missing weights or NaN would give meaningless answers."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from .states.state_checks import is_finite
 
 _NAMED = 3
+_NUMBER = re.compile(r"\.\d+\.")
 _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -36,6 +38,29 @@ def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool)
         )
 
 
+def check_layers(name: str, unexpected_keys: Iterable[str], model: torch.nn.Module) -> None:
+    """
+    Args:
+        name: name of the model in the message.
+        unexpected_keys: weights that the file holds and the model has no place for.
+        model: as it was loaded.
+
+    Raises:
+        `ValueError`: if some of them are of further layers like those of the model, which its config leaves out. Other
+            unexpected weights (of another head, say) are no part of what the model computes.
+    """
+    # Names in files may lack the beginning that the model's names have.
+    known = {_without_number(key).split(".", 1)[-1] for key, _ in model.named_parameters() if _NUMBER.search(key)}
+    further = [
+        key for key in unexpected_keys if _NUMBER.search(key) and _without_number(key).split(".", 1)[-1] in known
+    ]
+    if further:
+        raise ValueError(
+            f"{name} holds {_counted(sorted(further))} of layers that its config.json leaves out, so it would answer "
+            "without them: save or download it again."
+        )
+
+
 def check_finite(name: str, model: torch.nn.Module) -> None:
     """
     Raises:
@@ -56,6 +81,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return is_finite(tensor)
 
 
+def _without_number(key: str) -> str:
+    return _NUMBER.sub(".#.", key)
+
+
 def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} weight{'s' if len(names) > 1 else ''} ({_listed(names)})"
 
@@ -65,4 +94,4 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-__all__ = ["check_all_loaded", "check_finite"]
+__all__ = ["check_all_loaded", "check_finite", "check_layers"]

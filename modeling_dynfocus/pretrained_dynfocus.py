@@ -12,7 +12,7 @@ from .encoding.event_scoring import ZeroLinear
 from .encoding.question_encoder import QuestionEncoder
 from .hub.folder_check import check_folder
 from .hub.with_code import SavedWithCode
-from .loaded_weights import check_all_loaded, check_finite
+from .loaded_weights import check_all_loaded, check_finite, check_layers
 
 
 class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
@@ -56,6 +56,7 @@ class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
         # A state dict is the caller's own.
         if kwargs.get("state_dict") is None:
             check_all_loaded(name, info, allow_mismatched=kwargs.get("ignore_mismatched_sizes", False))
+            check_layers(name, info["unexpected_keys"], model)
         return model
 
     @torch.no_grad()

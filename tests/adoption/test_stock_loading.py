@@ -36,6 +36,11 @@ def damage(folder):
     path.write_bytes(whole)
 
 
+def add_a_layer(weights):
+    for name in [name for name in weights if ".language_model.layers.0." in name]:
+        weights[name.replace(".layers.0.", ".layers.90.")] = weights[name].clone()
+
+
 def fill_one(weights):
     weights[EMBEDDINGS][3, 3] = torch.inf
 
@@ -45,8 +50,9 @@ def fill_one(weights):
     [
         (lambda weights: weights.pop(Q_PROJ), f"lacks 1 weight ({Q_PROJ})"),
         (fill_one, f"infinite numbers in 1 weight ({EMBEDDINGS})"),
+        (add_a_layer, "of layers that its config.json leaves out"),
     ],
-    ids=["missing", "infinite"],
+    ids=["missing", "infinite", "a layer more"],
 )
 def test_damaged_weights_are_named(folder, damage, change, words):
     damage(change)

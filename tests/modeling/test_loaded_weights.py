@@ -86,6 +86,20 @@ def test_a_file_without_weights(change):
             load(folder)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_of_further_layers_are_not_left_out(change, way):
+    """As where the config of a smaller model lies beside the weights of a larger one."""
+
+    def add_a_layer(weights):
+        first = "model.language_model.layers.0."
+        more = {key.replace(first, first.replace("0", "9")): value.clone() for key, value in weights.items()}
+        return {**more, **weights}
+
+    with pytest.raises(ValueError) as caught:
+        WAYS[way](change(add_a_layer))
+    assert "layers" in one_sentence(caught.value) and "config.json" in str(caught.value)
+
+
 def test_the_base_model_needs_no_head(change):
     AutoModel.from_pretrained(change(lambda weights: {k: v for k, v in weights.items() if k != "lm_head.weight"}))
 
