@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -150,6 +151,11 @@ class VideoQAPipeline(Pipeline):
             raise ValueError("`num_return_sequences` must be 1: a row has one answer.")
         if on_error not in (None, "raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
+        whole = {"max_frames": max_frames, "num_frames": num_frames, "max_visual_tokens": max_visual_tokens}
+        for name, value in {"fps": fps, **whole}.items():
+            kind, what = (Integral, "an integer") if name in whole else (Real, "a number")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise ValueError(f"`{name}` must be {what}, got {value!r}.")
         preprocess = {
             "question": question,
             "fps": fps,
@@ -173,6 +179,8 @@ class VideoQAPipeline(Pipeline):
         """Answers for `inputs`, which the class describes; `question` is a string or a list of them."""
         if question is not None and not isinstance(question, (str, list, tuple)):
             raise ValueError(f"A question must be a string, or a list of strings, got {type(question).__name__}.")
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            return []
         several = isinstance(question, (list, tuple))
         if several and (is_one_video(inputs) or (isinstance(inputs, Mapping) and "messages" not in inputs)):
             return self._ask_many(inputs, list(question or ()), **kwargs)

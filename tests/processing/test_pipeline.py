@@ -287,6 +287,14 @@ def test_calls_that_cannot_be_meant(pipe, film):
     for question, kind in ((3, "int"), (b"a?", "bytes")):
         with pytest.raises(ValueError, match=f"question must be a string, or a list of strings, got {kind}"):
             pipe(film, question=question)
+    for name, value, kind in (
+        ("fps", "2", "a number"),
+        ("max_frames", 2.5, "an integer"),
+        ("num_frames", True, "an int"),
+    ):
+        with pytest.raises(ValueError, match=f"^`{name}` must be {kind}[a-z]*, got {value!r}\\.$"):
+            pipe(film, question="a?", **{name: value})
+    assert pipe([], question="a?") == []
     with pytest.raises(ValueError, match="1 questions for 2 videos"):
         pipe([film, film], question=["a?"])
     with pytest.raises(ValueError, match="Cannot make a video out of int"):
