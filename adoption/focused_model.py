@@ -18,7 +18,7 @@ from dynfocus.processing.questions import check_length
 from dynfocus.processing.reading.decoded_frames import is_state
 from dynfocus.processing.reading.stream import FrameStream
 from dynfocus.processing.rows.conversations import checked_question, media_of, text_of
-from dynfocus.processing.video_qa import Shown, VideoQA, end_of_frame, read_row
+from dynfocus.processing.video_qa import Shown, VideoQA, event_entry, read_row
 from dynfocus.selecting.events import Events
 from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import Rule, events_of_peaks
@@ -262,16 +262,7 @@ def _shown(states: Sequence[VideoState], found: Sequence[tuple[Focus, Choice]]) 
         for event, (index, score) in enumerate(zip(focus.key_frames[0].tolist(), scores, strict=True)):
             frames = (labels == event).nonzero()[:, 0].tolist()
             key_frame = {"index": index, "time": seconds[index], "score": score}
-            entry = {
-                "start": seconds[frames[0]],
-                "end": end_of_frame(seconds, frames[-1]),
-                "start_index": frames[0],
-                "end_index": frames[-1],
-                "frames": frames,
-                "medoid": index,
-                "score": score,
-                "selected": True,
-            }
+            entry = event_entry(seconds, frames, index, score, selected=True)
             several = {"video": video} if len(states) > 1 else {}
             key_frames.append({**several, **key_frame})
             events.append({**several, **entry})

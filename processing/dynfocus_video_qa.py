@@ -19,7 +19,7 @@ from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import media_of, text_of
 from .token_plan import room_for_videos
-from .video_qa import DEFAULT_NEW_TOKENS, Shown, VideoQA, end_of_frame, find_rule, read_row
+from .video_qa import DEFAULT_NEW_TOKENS, Shown, VideoQA, event_entry, find_rule, read_row
 
 _TEXT_INPUTS = ("input_ids", "attention_mask")
 _VIDEO_INPUTS = (
@@ -286,16 +286,7 @@ def event_list(
         scores = one["event_scores"].float().sigmoid().tolist()
         for event, medoid in enumerate(one["event_medoids"].tolist()):
             frames = (one["event_of_frame"] == event).nonzero().flatten().tolist() or [medoid]
-            entry = {
-                "start": seconds[frames[0]],
-                "end": end_of_frame(seconds, frames[-1]),
-                "start_index": frames[0],
-                "end_index": frames[-1],
-                "frames": frames,
-                "medoid": medoid,
-                "score": scores[event],
-                "selected": medoid in key_frames,
-            }
+            entry = event_entry(seconds, frames, medoid, scores[event], medoid in key_frames)
             found.append({"video": video, **entry} if len(selection) > 1 else entry)
     return found
 

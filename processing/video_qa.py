@@ -425,7 +425,23 @@ def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_token
     return means.exp().tolist()
 
 
-def end_of_frame(seconds: Sequence[float], index: int) -> float:
+def event_entry(
+    seconds: Sequence[float], frames: Sequence[int], medoid: int, score: float, selected: bool
+) -> dict[str, Any]:
+    """One of the `events` of an [`Answer`]: `seconds` of all frames, and the numbers of its own, in rising order."""
+    return {
+        "start": seconds[frames[0]],
+        "end": _end_of_frame(seconds, frames[-1]),
+        "start_index": frames[0],
+        "end_index": frames[-1],
+        "frames": frames,
+        "medoid": medoid,
+        "score": score,
+        "selected": selected,
+    }
+
+
+def _end_of_frame(seconds: Sequence[float], index: int) -> float:
     """The start of the next frame; the last frame lasts as long as the one before it, a single one for a second."""
     if index + 1 < len(seconds):
         return seconds[index + 1]
@@ -439,7 +455,7 @@ __all__ = [
     "Said",
     "Shown",
     "VideoQA",
-    "end_of_frame",
+    "event_entry",
     "find_rule",
     "read_row",
     "sequence_scores",
