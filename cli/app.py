@@ -53,9 +53,12 @@ app = typer.Typer(
     help="Video question answering that looks closely only at the frames that matter for the question.",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+# Groups of commands in the help.
+_ASK, _MEASURE, _SHARE = "Ask about videos", "Train and evaluate", "Share"
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,7 +90,7 @@ def _command(
         typer.echo(context.get_help())
 
 
-@app.command(epilog=ASK_EXAMPLES)
+@app.command(epilog=ASK_EXAMPLES, rich_help_panel=_ASK)
 def ask(
     video: VideoArgument,
     question: Annotated[
@@ -149,7 +152,7 @@ def ask(
         )
 
 
-@app.command(epilog=CHAT_EXAMPLES)
+@app.command(epilog=CHAT_EXAMPLES, rich_help_panel=_ASK)
 def chat(
     video: VideoArgument,
     model: ModelOption = None,
@@ -203,7 +206,7 @@ def chat(
         )
 
 
-@app.command(epilog=ENCODE_EXAMPLES)
+@app.command(epilog=ENCODE_EXAMPLES, rich_help_panel=_ASK)
 def encode(
     video: Annotated[str, typer.Argument(help="A video file, or its URL.", show_default=False)],
     out: Annotated[
@@ -228,9 +231,7 @@ def encode(
     trust_remote_code: TrustOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """
-    Encode a video once and save its state, for questions later. An interrupted encoding continues where it stopped.
-    """
+    """Encode a video once, for questions later. An interrupted encoding continues where it stopped."""
     with user_errors(verbose):
         from . import encode as command
 
@@ -259,7 +260,7 @@ def encode(
         )
 
 
-@app.command(epilog=FIND_EXAMPLES)
+@app.command(epilog=FIND_EXAMPLES, rich_help_panel=_ASK)
 def find(
     video: VideoArgument,
     text: Annotated[
@@ -284,7 +285,7 @@ def find(
     dtype: DtypeOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Find the moments of a video that fit a text. Only a dual encoder is used; no question is answered."""
+    """Find the moments of a video that fit a text, with a dual encoder alone."""
     with user_errors(verbose):
         from . import find as command
 
@@ -304,7 +305,7 @@ def find(
         )
 
 
-@app.command(epilog=SYNTH_EXAMPLES)
+@app.command(epilog=SYNTH_EXAMPLES, rich_help_panel=_MEASURE)
 def synth(
     out: Annotated[
         Path, typer.Option(help="A new or empty folder, or an unfinished set to continue.", show_default=False)
@@ -334,7 +335,7 @@ def synth(
         command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
 
 
-@app.command(epilog=TRAIN_EXAMPLES)
+@app.command(epilog=TRAIN_EXAMPLES, rich_help_panel=_MEASURE)
 def train(
     recipe: Annotated[
         str,
@@ -369,7 +370,7 @@ def train(
             command.run(recipe, overrides or [], check, check_rows)
 
 
-@app.command(epilog=EXPORT_EXAMPLES)
+@app.command(epilog=EXPORT_EXAMPLES, rich_help_panel=_SHARE)
 def export(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     model: ModelOption = None,
@@ -377,14 +378,14 @@ def export(
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a weight file.")] = "5GB",
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a complete Hub folder with weights, settings, code and model card. It loads without this package."""
+    """Write a Hub folder with weights, settings, code and model card. It loads without this package."""
     with user_errors(verbose):
         from . import hub as command
 
         command.export(out, model, revision, max_shard_size, verbose)
 
 
-@app.command(epilog=PUSH_EXAMPLES)
+@app.command(epilog=PUSH_EXAMPLES, rich_help_panel=_SHARE)
 def push(
     repo_id: Annotated[
         str,
@@ -408,7 +409,7 @@ def push(
         command.push(repo_id, model, revision, private, message, verbose)
 
 
-@app.command("eval", epilog=EVAL_EXAMPLES)
+@app.command("eval", epilog=EVAL_EXAMPLES, rich_help_panel=_MEASURE)
 def evaluate(
     benchmark: Annotated[
         str | None,
@@ -485,28 +486,25 @@ def evaluate(
             )
 
 
-@app.command(epilog=COMPARE_EXAMPLES)
+@app.command(epilog=COMPARE_EXAMPLES, rich_help_panel=_MEASURE)
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run.", show_default=False)],
     verbose: VerboseOption = False,
 ) -> None:
-    """Compare two runs of a benchmark, question by question: is the difference more than chance?"""
+    """Compare two runs of a benchmark: is the difference more than chance?"""
     with user_errors(verbose):
         from . import evaluate as command
 
         command.compare(first, second)
 
 
-@app.command(epilog=REPORT_EXAMPLES)
+@app.command(epilog=REPORT_EXAMPLES, rich_help_panel=_MEASURE)
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
     verbose: VerboseOption = False,
 ) -> None:
-    """
-    Print the result of a run, and write a page with plots, results for the Hub and a model card's section into its
-    folder.
-    """
+    """Print the result of a run, and write a page with plots and a model card's section."""
     with user_errors(verbose):
         from . import evaluate as command
 

@@ -7,41 +7,25 @@ dynfocus ask lecture.mp4 "When does she draw the second graph?" --model Qwen/Qwe
 
 dynfocus find lecture.mp4 "a hand draws a curve" --top 5
 
-dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct
-
-dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct
-
-dynfocus synth --seed 1 --videos 50 --out test-set
-
-dynfocus train lora model.checkpoint=user/my-model data.train=questions.csv
-
-dynfocus eval video_mme --videos Video-MME/videos --model Qwen/Qwen3-VL-4B-Instruct
-
-dynfocus push user/my-model --model my-model"""
+dynfocus eval video_mme --videos Video-MME/videos --model Qwen/Qwen3-VL-4B-Instruct"""
 
 ASK_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus ask holiday.mp4 "What is on the beach?" --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus ask lecture.mp4 "Who is there first?" --model Qwen/Qwen3-VL-4B-Instruct --fps 0.5 --plot timeline.png
+dynfocus ask lecture.mp4 "Who speaks first?" --model Qwen/Qwen3-VL-4B-Instruct --plot timeline.png
 
-dynfocus ask https://example.org/film.webm "How does it end?" --model OpenGVLab/InternVL3-2B-hf --json
-
-dynfocus ask lecture.mp4 "Who is there first?" --server http://localhost:8000/v1 --model Qwen/Qwen3-VL-4B-Instruct
-
-dynfocus ask lecture.safetensors "When does she draw the second graph?" --model Qwen/Qwen3-VL-4B-Instruct"""
+dynfocus ask lecture.safetensors "When does she draw?" --model Qwen/Qwen3-VL-4B-Instruct"""
 
 FIND_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus find lecture.mp4 "a hand draws a curve" --top 5 --clips moments
 
-dynfocus find lecture.safetensors "a red car" --dual-encoder open_clip:MobileCLIP2-S0/dfndr2b --json"""
+dynfocus find lecture.safetensors "a red car" --dual-encoder open_clip:MobileCLIP2-S0/dfndr2b"""
 
 CHAT_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct
-
-dynfocus chat lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct --max-visual-tokens 2048
 
 dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct < questions.txt"""
 
@@ -49,15 +33,11 @@ ENCODE_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct
 
-dynfocus encode lecture.mp4 -o lecture.safetensors --model user/my-dynfocus --fps 0.5 --half
-
-dynfocus encode film.mkv -o film.safetensors --model user/my-dynfocus --key-frames --max-frames 2000"""
+dynfocus encode film.mkv -o film.safetensors --key-frames --max-frames 2000"""
 
 SYNTH_EXAMPLES = """[bold]Examples[/bold]
 
-dynfocus synth --seed 1 --videos 50 --out test-set
-
-dynfocus synth --frames 128 --videos 50 --out long-set
+dynfocus synth --frames 128 --videos 50 --out test-set
 
 dynfocus eval synthetic --videos test-set"""
 

@@ -37,75 +37,110 @@ class Split(StrEnum):
     test = "test"
 
 
+# Groups of options in the help, after the command's own.
+_MODEL, _CHOICE, _READING = "Model", "Choice of frames", "Reading"
+
 VideoArgument = Annotated[
-    str, typer.Argument(help="A video file, its URL, or a saved state (.safetensors).", show_default=False)
+    str,
+    typer.Argument(
+        metavar="VIDEO", help="A video file, its URL, or a saved state (.safetensors).", show_default=False
+    ),
 ]
-DecoderOption = Annotated[Decoder, typer.Option(help="Decoder of video files.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Model: a folder or a Hub id.", show_default="the included demo model"),
-]
-RevisionOption = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.", show_default="main")
-]
-TokensOption = Annotated[
-    int | None, typer.Option(help="Largest number of visual tokens.", show_default="as the model was saved")
-]
-FpsOption = Annotated[
-    float | None, typer.Option(help="Frames to look at per second.", show_default="as the model was saved")
-]
-FramesOption = Annotated[
-    int | None, typer.Option(help="Largest number of frames to look at.", show_default="as the model was saved")
-]
-TruncatedOption = Annotated[
-    Truncated, typer.Option(help="For a file that is cut off: stop with an error, or warn and use what can be read.")
-]
-RuleOption = Annotated[
-    str | None,
     typer.Option(
-        help="Rule that chooses frames: peaks, uniform, topk, its, aks or mmr.",
-        show_default="the model's own scores; peaks for a stock model",
-    ),
-]
-DualEncoderOption = Annotated[
-    str | None,
-    typer.Option(
-        help="For a stock model: dual encoder that looks at all frames; a Hub id, a folder, or open_clip:NAME/TAG.",
-        show_default="google/siglip2-base-patch16-224",
-    ),
-]
-CoarseOption = Annotated[
-    Coarse | None,
-    typer.Option(
-        help="For a stock model: how frames other than key frames are shown.", show_default="depends on the model"
+        "--model", "-m", metavar="ID", help="A folder or a Hub id.", show_default="demo model", rich_help_panel=_MODEL
     ),
 ]
 ServerOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Ask a model of an OpenAI-compatible server instead, such as http://localhost:8000/v1; --model is its "
-        "name there, and the key is read from OPENAI_API_KEY.",
+        help="Ask the model that an OpenAI-compatible server calls --model; key: OPENAI_API_KEY.",
         show_default=False,
+        rich_help_panel=_MODEL,
     ),
 ]
 ProcessorOption = Annotated[
     str | None,
     typer.Option(
-        help="With --server: the model's own processor, a folder or a Hub id, by which frames are sized and their "
-        "times written.",
-        show_default="pictures with their times",
+        metavar="ID",
+        help="With --server: the processor that sizes frames and writes their times.",
+        show_default=False,
+        rich_help_panel=_MODEL,
     ),
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option(help="Device, such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one"),
+    typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, …", show_default="automatic", rich_help_panel=_MODEL),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="Precision: float32, bfloat16 or float16.", show_default="as the model was saved")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="float32, bfloat16 or float16.", show_default="as saved", rich_help_panel=_MODEL
+    ),
 ]
-AnswerOption = Annotated[int, typer.Option(min=1, help="Largest number of tokens of the answer.")]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Branch, tag or commit on the Hub.", show_default="main", rich_help_panel=_MODEL
+    ),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_MODEL)
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Largest number of visual tokens.", show_default="as saved", rich_help_panel=_CHOICE
+    ),
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="peaks, uniform, topk, its, aks or mmr.",
+        show_default="learned, or peaks",
+        rich_help_panel=_CHOICE,
+    ),
+]
+DualEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Stock model: dual encoder; a folder, a Hub id, or open_clip:NAME/TAG.",
+        show_default="google/siglip2-base-patch16-224",
+        rich_help_panel=_CHOICE,
+    ),
+]
+CoarseOption = Annotated[
+    Coarse | None,
+    typer.Option(
+        metavar="NAME",
+        help="Stock model: how other frames are shown: low, panels or none.",
+        show_default="by model",
+        rich_help_panel=_CHOICE,
+    ),
+]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Frames to look at per second.", show_default="as saved", rich_help_panel=_READING),
+]
+FramesOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Largest number of frames to look at.", show_default="as saved", rich_help_panel=_READING
+    ),
+]
+TruncatedOption = Annotated[
+    Truncated,
+    typer.Option(help="For a damaged or cut-off file: stop, or read what is left.", rich_help_panel=_READING),
+]
+DecoderOption = Annotated[
+    Decoder,
+    typer.Option(metavar="NAME", help="auto, pyav, decord or torchcodec.", rich_help_panel=_READING),
+]
+AnswerOption = Annotated[int, typer.Option(metavar="N", min=1, help="Largest number of tokens of the answer.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show messages of libraries, and the traceback of an error.")
 ]

@@ -428,9 +428,20 @@ def test_help(arguments):
     assert all(word in done.stdout for word in ("ask", "synth", "--version", "dynfocus ask lecture.mp4"))
 
 
-def test_help_of_commands():
-    assert "--max-visual-tokens" in run("ask", "--help").stdout
-    assert "dynfocus synth --seed 1 --videos 50 --out test-set" in run("synth", "--help").stdout
+def test_help_of_commands(monkeypatch):
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 100)
+    assert "dynfocus synth --frames 128 --videos 50 --out test-set" in run("synth", "--help").stdout
+    page = run("ask", "--help").stdout
+    assert "--max-visual-tokens" in page
+    # Groups, of few enough lines for a screen.
+    assert [name for name in ("Options", "Model", "Choice of frames", "Reading") if f"─ {name} ─" not in page] == []
+    assert len(page.splitlines()) <= 60 and len(run("--help").stdout.splitlines()) <= 50
+
+
+def test_completion():
+    """What the shell asks after `dynfocus sy<Tab>`."""
+    asked = {"_DYNFOCUS_COMPLETE": "complete_bash", "COMP_WORDS": "dynfocus sy", "COMP_CWORD": "1"}
+    assert CliRunner().invoke(app, [], prog_name="dynfocus", env=asked).stdout.split() == ["synth"]
 
 
 def test_version():
