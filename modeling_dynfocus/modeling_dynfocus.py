@@ -254,7 +254,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         The visual tokens of videos, given as pixels or as a state, for their questions: choose frames, then show them.
 
         Args:
-            pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`, *optional*).
+            pixel_values_videos (`torch.Tensor` of shape `(V, T, 3, H, W)`, *optional*): processed frames.
             video_state (`VideoState`, *optional*): the result of `encode_video` for these videos.
             video_frame_mask (`torch.Tensor` of shape `(V, T)`, bool, *optional*): the real frames; all by default.
             video_token_plan (`torch.Tensor` of shape `(V, 3)`, int64):
@@ -424,8 +424,9 @@ class DynFocusModel(DynFocusPreTrainedModel):
             past_key_values, cache (`Cache`, *optional*):
                 the key-value cache, by its older and its newer name (since transformers 5.24), of which one is given.
             mm_encoder_outputs (`dict`, *optional*): `{"video": features}` of `get_video_features`, instead of videos.
-            pixel_values_videos, video_state, video_frame_mask, video_token_plan, question_input_ids,
-            question_attention_mask: see `get_video_features`; videos in the order of their placeholders.
+            pixel_values_videos, video_state, video_frame_mask, video_token_plan: see `get_video_features`; videos in
+                the order of their placeholders.
+            question_input_ids, question_attention_mask: see `get_video_features`.
         """
         cache = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):

@@ -41,7 +41,9 @@ class VideoQAPipeline(Pipeline):
     (`messages`), or a `VideoState` and `question=`; and lists, generators and data sets of these. A list gives a list,
     a generator or a data set an iterator. Several questions (`question=[…]`) about one video encode it once.
 
-    Parameters, of the pipeline or of a call:
+    Unless noted otherwise, the parameters may be given to the pipeline or to a call.
+
+    Args:
         question (`str` or `list[str]`): the question, or one for each video of a list.
         fps, max_frames, num_frames, sampling, decoder, on_truncated: see [`DynFocusVideoProcessor`].
         max_visual_tokens (`int`): visual tokens of a video at most, see [`TokenBudget`]; by default the processor's
@@ -62,27 +64,32 @@ class VideoQAPipeline(Pipeline):
             (`question=[…]`) about one video, fewer for a long one and on a CPU.
         num_workers (`int`, defaults to 0): processes that decode.
 
-    Returns, for each row, a dict:
-        answer (`str`).
-        score (`float`): geometric mean of the model's probabilities of the answer's tokens (end token included);
-            `None` if a server does not return them.
-        key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
-            frames, seconds from the start of the video, sigmoid of its event's score. With several videos also
-            `"video"`, its number.
-        num_visual_tokens (`int`): visual tokens that the language model read; `None` if a server does not return it.
-        With `return_details=True` also:
-        num_frames (`int`) and frame_times (`list[float]`, or one list for each of several videos): the sampled frames.
-        num_dense_tokens (`int`): visual tokens if every frame were kept in full (cones and rods).
-        relevance (`list[float]`) and coarse_frames (`list[int]`), for a stock model: how well each sampled frame fits
-            the question, and which of them are shown coarsely.
-        num_prompt_tokens (`int`), from a server that returns it: tokens of the whole prompt.
-        events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`; an
-            event may return, so `frames` lists its frames; `end` is the start of the frame after its last one.
-        timings (`dict`): seconds of `"decode"` (reading and preparing), `"encode"` and `"generate"`; those of a batch
-            are shared equally by its rows.
+    The result of a row is a dict with
+
+    - `answer` (`str`);
+    - `score` (`float`): geometric mean of the model's probabilities of the answer's tokens (end token included);
+      `None` if a server does not return them;
+    - `key_frames` (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
+      frames, seconds from the start of the video, sigmoid of its event's score. With several videos also `"video"`,
+      its number;
+    - `num_visual_tokens` (`int`): visual tokens that the language model read; `None` if a server does not return it;
+
+    and with `return_details=True` also
+
+    - `num_frames` (`int`) and `frame_times` (`list[float]`, or one list for each of several videos): the sampled
+      frames;
+    - `num_dense_tokens` (`int`): visual tokens if every frame were kept in full (cones and rods);
+    - `relevance` (`list[float]`) and `coarse_frames` (`list[int]`), for a stock model: how well each sampled frame
+      fits the question, and which of them are shown coarsely;
+    - `num_prompt_tokens` (`int`), from a server that returns it: tokens of the whole prompt;
+    - `events` (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`; an
+      event may return, so `frames` lists its frames; `end` is the start of the frame after its last one;
+    - `timings` (`dict`): seconds of `"decode"` (reading and preparing), `"encode"` and `"generate"`; those of a batch
+      are shared equally by its rows.
 
     Raises:
-        `TypeError` for an unknown keyword. `ValueError`, `FileNotFoundError` for a bad row, with its number in a list.
+        TypeError: for an unknown keyword.
+        ValueError, FileNotFoundError: for a bad row, with its number in a list.
 
     Example:
 

@@ -79,7 +79,7 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
     text without its marks and special tokens.
 
     Args:
-        video_processor ([`DynFocusVideoProcessor`]).
+        video_processor ([`DynFocusVideoProcessor`]): prepares the frames.
         tokenizer (`PreTrainedTokenizerBase`): must have `video_token` as one token.
         chat_template (`str`, *optional*): Jinja template that writes `video_token` for each video; a plain one by
             default.

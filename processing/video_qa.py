@@ -46,7 +46,7 @@ class Answer:
     An answer, and the key frames that it is based on.
 
     Args:
-        answer (`str`).
+        answer (`str`): the text, without special tokens.
         score (`float`, *optional*): geometric mean of the probabilities of the answer's tokens (its end included);
             `None` where they are not known.
         key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "model_card.md")]
@@ -19,6 +20,13 @@ def test_documents_are_found():
 def test_links_lead_somewhere(document):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_site_has_every_page():
+    """Building the site, which also checks its links, is a step of `.ci/run`."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = set(re.findall(r"\b\w+\.md", str(site["nav"])))
+    assert sorted({path.name for path in (ROOT / "docs").glob("*.md")} - listed) == []
 
 
 def is_there(name: str) -> bool:

@@ -56,7 +56,7 @@ class VideoState:
     Args:
         columns (`dict[str, torch.Tensor]`, *optional*): the features `(V, T, …)` of each frame, by name. Columns may
             also be given as keywords, and those above are also attributes.
-        frame_mask (`torch.Tensor` of shape `(V, T)`, bool).
+        frame_mask (`torch.Tensor` of shape `(V, T)`, bool): the real frames, without padding.
         frame_times (`torch.Tensor` of shape `(V, T)`, float64, *optional*): seconds of each frame in its video.
         frame_indices (`torch.Tensor` of shape `(V, T)`, int64, *optional*): number of each frame in its video.
         jpeg_sizes (`torch.Tensor` of shape `(V, T)`, int64) and jpeg_bytes (`(B,)`, uint8, *optional*):
