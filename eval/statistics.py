@@ -48,10 +48,10 @@ def bootstrap_accuracy(
 ) -> Interval:
     """Accuracy with a bootstrap interval over videos.
 
-    The result does not depend on the order of the questions. If no video differs from another (all right, all wrong),
-    the bootstrap would give an interval of zero width: the bound is then the exact binomial one, with each video as
-    one observation (with several groups, as if each had as many videos as the smallest). With a single video the
-    interval is 0 to 1.
+    The result does not depend on the order of the questions. If no video differs from another (all right, all wrong,
+    or the same share in each), the bootstrap would give an interval of zero width: the bound is then the exact
+    binomial one, with each video as one observation (with several groups, as if each had as many videos as the
+    smallest). With a single video the interval is 0 to 1.
 
     Args:
         correct: one bool for each question.
@@ -77,11 +77,11 @@ def bootstrap_accuracy(
     videos, tail = len(counts), (1 - confidence) / 2
     if videos == 1:
         return Interval(estimate, 0.0, 1.0, confidence)
-    if not right.any() or (right == counts).all():
+    drawn = _draw(right, counts, resamples, seed)
+    if np.ptp(drawn) < 1e-9:
         # Unseen failures are most likely in the task with the fewest videos.
         unseen = _unseen(min(videos, counts.shape[1] * (counts > 0).sum(0).min()), tail)
         return Interval(estimate, max(0.0, estimate - unseen), min(1.0, estimate + unseen), confidence)
-    drawn = _draw(right, counts, resamples, seed)
     probabilities = np.array([tail, 1 - tail])
     if method == "bca":
         left_out = _means(right.sum(0) - right, counts.sum(0) - counts)

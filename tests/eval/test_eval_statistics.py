@@ -132,6 +132,10 @@ def test_nothing_is_certain_where_all_videos_agree(videos):
     assert (right.low, right.high) == pytest.approx((exact.low, 1))
     wrong = bootstrap_accuracy([False] * len(clusters), clusters)
     assert (wrong.low, wrong.high) == pytest.approx((0, 1 - exact.low))
+    # The same share in every video.
+    even = bootstrap_accuracy([index < 2 * videos for index in range(len(clusters))], clusters)
+    unseen = 1 - exact.low
+    assert (even.low, even.high) == pytest.approx((max(0, 2 / 3 - unseen), min(1, 2 / 3 + unseen)))
 
 
 def test_a_mean_of_tasks_is_no_surer_than_the_task_with_the_fewest_videos():

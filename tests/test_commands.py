@@ -1,0 +1,156 @@
+"""
+The commands and the Python code of the documents, and the examples.
+
+Every block of `bash` and `python` is run (`-m slow`, by hand) in a folder with a few videos, where small random models
+have the names that the documents use; lines that install packages are left out. Blocks that cannot be run there are
+marked in the documents, with the reason:
+
+    <!-- not run: needs two GPUs -->
+"""
+
+import csv
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from adopted_models import qwen3_vl
+from tiny_dual_encoders import save_dual_encoder
+from typer.main import get_command
+
+from dynfocus.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "model_card.md", "benchmarks/README.md")]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+_BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^>]*?) -->\n+)?^```(?P<kind>bash|python)\n(?P<code>.*?)^```", re.M | re.S
+)
+
+
+class Block(NamedTuple):
+    kind: str
+    code: str
+    reason: str | None
+
+
+def blocks(document: Path) -> list[Block]:
+    found = _BLOCK.finditer(document.read_text(encoding="utf-8"))
+    return [Block(match["kind"], match["code"], match["reason"]) for match in found]
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The words of each command in the blocks of `bash`, without comments."""
+    found = []
+    for block in blocks(document):
+        if block.kind == "bash":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+                words.whitespace_split = True
+                command: list[str] = []
+                for word in words:
+                    if set(word) <= set("|&;<>"):
+                        found.append(command)
+                        command = [] if word[0] in "|&;" else ["<"]
+                    else:
+                        command.append(word)
+                found.append(command)
+    return [command for command in found if command]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_are_accepted(document):
+    """By the parser of the command line, without running them; other programs' files and modules exist."""
+    ours = get_command(app)
+    for command in commands(document):
+        if command[0] == "dynfocus" and "$(" not in " ".join(command):
+            name, *arguments = [word for word in command[1:] if word != "$@"] or ["--help"]
+            if name.startswith("-"):
+                continue
+            with ours.make_context("dynfocus", [name, *arguments]) as context:
+                ours.get_command(context, name).make_context(name, list(arguments), parent=context).close()
+        if "-m" in command and (module := command[command.index("-m") + 1]).startswith("dynfocus"):
+            assert importlib.util.find_spec(module) is not None, command
+        if command[0] in ("python", "bash") and not command[1].startswith("-"):
+            assert (ROOT / command[1]).exists(), command
+
+
+def test_what_is_not_run_has_a_reason():
+    reasons = [block.reason for document in DOCUMENTS for block in blocks(document) if block.reason is not None]
+    assert reasons and all(len(reason.split()) > 1 for reason in reasons)
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    assert sum(text.count("<!-- not run:") for text in texts) == len(reasons), "a mark that is not before a block"
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder in which the documents' names are those of small files and models."""
+    for name in ("benchmarks", "checkpoints", "eval", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    stock = qwen3_vl()
+    for saved in (stock.model, stock.processor):
+        saved.save_pretrained(tmp_path / "Qwen" / "Qwen3-VL-4B-Instruct")
+    save_dual_encoder("siglip", tmp_path / "google" / "siglip2-base-patch16-224")
+    for name in ("user/my-model", "user/my-base", "runs/finetuned"):
+        shutil.copytree(ROOT / "checkpoints" / "dynfocus-tiny", tmp_path / name)
+    rows = []
+    for name, source in (
+        ("lecture.mp4", "shapes.mp4"),
+        ("holiday.mp4", "events.mp4"),
+        ("videos/cam1/monday.mp4", "events.mp4"),
+        ("videos/cam2/friday.mp4", "shapes.mp4"),
+        ("cam1/monday.mp4", "events.mp4"),
+        ("cam2/friday.mp4", "shapes.mp4"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "examples" / source, tmp_path / name)
+        if name.startswith("cam"):
+            rows += [{"video": name, "question": f"Which color is object {n}?", "answer": "red"} for n in range(4)]
+    for table in ("train.csv", "held-out.csv", "questions.csv"):
+        with open(tmp_path / table, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("document", [one for one in DOCUMENTS if blocks(one)], ids=lambda path: path.name)
+def test_blocks_run(document, workspace):
+    """In the order of the document; its Python code shares its variables."""
+    variables: dict = {}
+    for number, block in enumerate(blocks(document)):
+        if block.reason is not None:
+            continue
+        print(f"— block {number} of {document.name}:\n{block.code}", flush=True)
+        if block.kind == "bash":
+            code = re.sub(r"^pip install .*$", "", block.code, flags=re.M)
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], stdin=subprocess.DEVNULL)
+            assert done.returncode == 0, block.code
+        else:
+            exec(compile(block.code, document.name, "exec"), variables)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ask.py",
+        "evaluate_and_compare.py",
+        "pretrained_models.py lecture.mp4 'When?' --model Qwen/Qwen3-VL-4B-Instruct",
+    ],
+)
+def test_examples_run(command, workspace):
+    done = subprocess.run(["bash", "-c", f"python examples/{command}"], stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
