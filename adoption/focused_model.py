@@ -18,7 +18,7 @@ from dynfocus.processing.questions import check_length
 from dynfocus.processing.reading.decoded_frames import is_state
 from dynfocus.processing.reading.stream import FrameStream
 from dynfocus.processing.rows.conversations import checked_question, media_of, text_of
-from dynfocus.processing.video_qa import Shown, VideoQA, event_entry, read_row
+from dynfocus.processing.video_qa import Shown, VideoQA, event_entry, read_row, sources_of
 from dynfocus.selecting.events import Events
 from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import Rule, events_of_peaks
@@ -206,6 +206,8 @@ class FocusedModel(VideoQA):
             "videos": opened,
             "max_visual_tokens": settings.get("max_visual_tokens"),
             "decode": time.perf_counter() - start,
+            "question": asked,
+            "sources": sources_of(videos),
         }
 
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:

@@ -5,12 +5,11 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from dynfocus.checkpoints import DEFAULT_MODEL
@@ -34,7 +33,6 @@ _PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 _PLOT_DPI = 150
 _LONGEST_REASON = 400
 _ADDRESS = re.compile(r"\s*(data:|[A-Za-z][A-Za-z0-9+.-]+://)", re.IGNORECASE)
-_THUMBNAIL_PIXELS = 256  # of the shorter side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +217,10 @@ def in_options() -> Iterator[None]:
 
 def draw(result: dict[str, Any], path: Path, film: str | None, decoder: str) -> None:
     """The timeline of an answer, with pictures of its key frames where the video, `film`, can be read."""
-    from .timeline import timeline_figure
+    from dynfocus.processing.timeline import pictures_of, timeline_figure
 
     with spinner("Drawing the timeline"):
-        times = [frame["time"] for frame in result["key_frames"]]
-        images = [] if film is None else read_thumbnails(film, times, decoder)
+        images = [] if film is None else pictures_of(film, result["key_frames"], decoder)
         try:
             timeline_figure(result, images).savefig(path, dpi=_PLOT_DPI)
         except OSError as error:
@@ -233,19 +230,6 @@ def draw(result: dict[str, Any], path: Path, film: str | None, decoder: str) -> 
 def plot_line(path: Path, hidden: str) -> str:
     """The line that is printed about a picture; `hidden` says why it shows no frames, or is empty."""
     return f"Timeline: {path}" + (f" (without pictures: {hidden})" if hidden else "")
-
-
-def read_thumbnails(
-    video: str, times: Sequence[float], decoder: str = "auto", size: int = _THUMBNAIL_PIXELS
-) -> list[np.ndarray]:
-    """The frames shown at ascending `times`, in seconds, with a shorter side of `size` pixels at most."""
-    from dynfocus.processing.reading.video_reading import frames_at, resize_frame, target_size
-
-    thumbnails = []
-    for frame in frames_at(video, times=times, decoder=decoder):  # type: ignore[arg-type]
-        height, width = frame.shape[:2]
-        thumbnails.append(resize_frame(frame, target_size(height, width, min(size, height, width))))
-    return thumbnails
 
 
 __all__ = [
@@ -259,7 +243,6 @@ __all__ = [
     "in_options",
     "open_pipeline",
     "plot_line",
-    "read_thumbnails",
     "run",
     "shown_name",
 ]

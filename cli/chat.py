@@ -11,10 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from dynfocus.processing.clock import clock_time
+
 from .ask import Setup, answer, check_plot, check_setup, draw, in_options, open_pipeline, plot_line, shown_name
 from .encode import encoding_bar
 from .loading import STATE_ENDING, check_made_by, is_state, load_state, note_demo, rate_note, video_of_state
-from .report import clock_time, print_report
+from .report import print_report
 from .terminal import UserError, print_error, print_note, quiet, shown_warnings, spinner
 
 _PROMPT = "? "

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dynfocus.processing.clock import clock_time, counted
+
 from .ask import check_video
 from .loading import STATE_ENDING, check_sampling, is_state, load_pipeline, note_demo, rate_note
-from .report import clock_time, counted
 from .terminal import UserError, print_note, quiet, shown_warnings, spinner
 from .wording import in_options
 

@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dynfocus.processing.clock import clock_time
+
 from .ask import in_options
 from .encode import encoding_bar
 from .loading import is_state, load_encoder, load_state
-from .report import clock_time
 from .terminal import UserError, quiet, spinner
 
 # Seconds of a clip before and after its moment.

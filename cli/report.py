@@ -1,4 +1,4 @@
-"""Prints an answer and its key frames; times and numbers of things as text."""
+"""Prints an answer and its key frames."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,8 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from dynfocus.processing.clock import clock_time, counted
 
 _BAR_WIDTH = 24
 _STEP_STYLES = {"decode": "blue", "encode": "magenta", "generate": "green"}
@@ -70,21 +72,4 @@ def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "–"
 
 
-def clock_time(seconds: float, decimals: bool = False) -> str:
-    """`65.25` as `"1:05"`, or with decimals as `"01:05.2"`; from an hour on as `"1:01:05"`."""
-    # Tenths are cut off, not rounded: no frame is shown later than it begins.
-    tenths = int(seconds * 10 + 1e-6)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    tail = f"{rest // 10:02d}" + (f".{rest % 10}" if decimals else "")
-    if hours:
-        return f"{hours}:{minutes:02d}:{tail}"
-    return f"{minutes:02d}:{tail}" if decimals else f"{minutes}:{tail}"
-
-
-def counted(number: int, thing: str) -> str:
-    """`1` and `"frame"` as `"1 frame"`, any other number as `"3 frames"`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-__all__ = ["clock_time", "counted", "print_report"]
+__all__ = ["print_report"]

@@ -19,7 +19,7 @@ from .reading.stream import FrameStream
 from .rows.collator import merge_rows, pad_token_id
 from .rows.conversations import media_of, text_of
 from .token_plan import room_for_videos
-from .video_qa import DEFAULT_NEW_TOKENS, Shown, VideoQA, event_entry, find_rule, read_row
+from .video_qa import DEFAULT_NEW_TOKENS, Shown, VideoQA, event_entry, find_rule, read_row, sources_of
 
 _TEXT_INPUTS = ("input_ids", "attention_mask")
 _VIDEO_INPUTS = (
@@ -126,6 +126,8 @@ class DynFocusVideoQA(VideoQA):
             "inputs": {name: inputs[name] for name in names if name in inputs},
             "frame_times": [one.timestamps for one in metadata] if state is None else times_of_state(state),
             "decode": time.perf_counter() - start,
+            "question": asked,
+            "sources": sources_of(given),
         }
 
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:

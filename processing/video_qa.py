@@ -8,7 +8,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from dynfocus.selecting.focus import Focus
 from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 
-from .reading.decoded_frames import describe_video, flatten_videos, with_message
+from .answers import Answer
+from .reading.decoded_frames import describe_video, flatten_videos, is_state, with_message
 from .reading.stream import FrameStream
 from .rows.collator import pad_token_id
 from .rows.conversations import as_messages, checked_question
@@ -38,66 +39,6 @@ _GENERATE_ARGUMENTS = {
 }
 #: All parameters of `generate`.
 GENERATION_PARAMETERS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | _GENERATE_ARGUMENTS
-
-
-@dataclass
-class Answer:
-    """
-    An answer, and the key frames that it is based on.
-
-    Args:
-        answer (`str`): the text, without special tokens.
-        score (`float`, *optional*): geometric mean of the probabilities of the answer's tokens (its end included);
-            `None` where they are not known.
-        key_frames (`list`): `{"index", "time", "score"}` of each key frame in time order: index among the sampled
-            frames, seconds from the start of the video, how well it fits the question in 0…1. With several videos also
-            `"video"`, its number.
-        num_visual_tokens, num_dense_tokens (`int`, *optional*): what the language model read of the videos, and what
-            it would read of them if every frame were kept in full; `None` where that is not known.
-        frame_times (`list[list[float]]`): seconds of the sampled frames of each video.
-        events (`list`): `{"start", "end", "start_index", "end_index", "frames", "medoid", "score", "selected"}`.
-        timings (`dict`): seconds of `"decode"`, `"encode"` and `"generate"`.
-        relevance (`list[list[float]]`, *optional*): of each sampled frame of each video, how well it fits the question
-            in 0…1; `None` where single frames have no score.
-        coarse_frames (`list[list[int]]`, *optional*): places among the sampled frames of those shown coarsely, where
-            not all are.
-        num_prompt_tokens (`int`, *optional*): of the whole prompt, words included, as a server counted them.
-    """
-
-    answer: str
-    score: float | None
-    key_frames: list[dict[str, Any]]
-    num_visual_tokens: int | None
-    num_dense_tokens: int | None
-    frame_times: list[list[float]]
-    events: list[dict[str, Any]]
-    timings: dict[str, float] = field(default_factory=dict)
-    relevance: list[list[float]] | None = None
-    coarse_frames: list[list[int]] | None = None
-    num_prompt_tokens: int | None = None
-
-    def as_dict(self, details: bool = True) -> dict[str, Any]:
-        """The answer in the form that the `video-qa` pipeline documents and returns."""
-        result: dict[str, Any] = {
-            "answer": self.answer,
-            "score": self.score,
-            "key_frames": self.key_frames,
-            "num_visual_tokens": self.num_visual_tokens,
-        }
-        if details:
-            result |= {
-                "num_frames": sum(map(len, self.frame_times)),
-                "frame_times": self.frame_times[0] if len(self.frame_times) == 1 else self.frame_times,
-                "num_dense_tokens": self.num_dense_tokens,
-                "events": self.events,
-                "timings": self.timings,
-            }
-            for name in ("relevance", "coarse_frames"):
-                if (found := getattr(self, name)) is not None:
-                    result[name] = found[0] if len(found) == 1 else found
-            if self.num_prompt_tokens is not None:
-                result["num_prompt_tokens"] = self.num_prompt_tokens
-        return result
 
 
 @dataclass
@@ -304,6 +245,8 @@ class VideoQA(ABC):
                 relevance=one.relevance,
                 coarse_frames=one.coarse_frames,
                 num_prompt_tokens=reply.num_prompt_tokens,
+                question=row.get("question"),
+                sources=row.get("sources"),
             )
             for row, one, reply in zip(prepared, shown, said, strict=True)
         ]
@@ -388,6 +331,18 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
     return as_messages(row), None if asked is None else checked_question(asked)
 
 
+def sources_of(videos: Sequence[Any]) -> list[str | None]:
+    """The files of videos in any form, or of states; `None` for those that are no files."""
+    sources: list[str | None] = []
+    for video in videos:
+        if is_state(video):
+            # A state of several videos does not name them.
+            sources += [(video.sampling or {}).get("source")] if len(video) == 1 else [None] * len(video)
+        else:
+            sources.append(os.fspath(video) if isinstance(video, (str, os.PathLike)) else None)
+    return sources
+
+
 def find_rule(rule: str | Rule) -> Rule:
     """A rule of choice by its name; `ValueError` for an unknown one."""
     if not isinstance(rule, str):
@@ -459,4 +414,5 @@ __all__ = [
     "find_rule",
     "read_row",
     "sequence_scores",
+    "sources_of",
 ]

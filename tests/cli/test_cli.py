@@ -9,30 +9,26 @@ import subprocess
 import sys
 import time
 import warnings
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forked import Forked
 from huggingface_hub import constants, errors
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from tiny import make_tiny_processor
 from tiny_models import tiny_model
 from typer.testing import CliRunner
-from videos import barcode_frames, read_barcode, write_video
+from videos import barcode_frames, write_video
 
 from dynfocus import __version__, checkpoints
 from dynfocus.cli import ask as ask_module
 from dynfocus.cli import loading, terminal
 from dynfocus.cli.app import app
-from dynfocus.cli.ask import read_thumbnails
-from dynfocus.cli.report import _key_frames, clock_time, counted
+from dynfocus.cli.report import _key_frames
 from dynfocus.cli.terminal import UserError
-from dynfocus.cli.timeline import _ThumbnailGrid, spread, timeline_figure
+from dynfocus.processing.clock import clock_time, counted
 
 QUESTION = "which number is it?"
 
@@ -288,92 +284,6 @@ def test_plot(ask, tmp_path):
         # Not a blank page, and not without colours.
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert (pixels.max(-1) - pixels.min(-1) > 60).mean() > 0.02
-
-
-def test_thumbnails_are_the_frames_shown_then(film):
-    images = read_thumbnails(film, [0.0, 3.0, 3.2, 11.5], size=24)
-    assert [read_barcode(image) for image in images] == [0, 6, 6, 23]
-    assert {image.shape for image in images} == {(24, 32, 3)}
-    # They are never made larger than they are.
-    assert read_thumbnails(film, [1.0], size=500)[0].shape == (48, 64, 3)
-
-
-def texts(figure):
-    found = [text.get_text() for text in figure.texts]
-    return found + [text.get_text() for axes in figure.axes for text in axes.texts]
-
-
-def test_figure(answer):
-    images = [np.full((48, 64, 3), 99, np.uint8)] * 3
-    figure = timeline_figure({**answer, "question": "$1 or 2$?", "answer": "x_1^"}, images)
-    figure.canvas.draw()
-    assert {"$1 or 2$?", "x_1^"} <= set(texts(figure))
-    assert {clock_time(frame["time"]) for frame in answer["key_frames"]} <= set(texts(figure))
-    assert any("138 visual tokens of 480" in text for text in texts(figure))
-    assert sum(len(axes.images) for axes in figure.axes) == 3
-    without = timeline_figure(answer)
-    assert sum(len(axes.images) for axes in without.axes) == 0
-    assert without.get_figheight() < figure.get_figheight()
-
-
-def test_an_event_that_returns_has_a_band_for_each_run(answer):
-    events = [
-        {"frames": [0, 1, 4, 5], "medoid": 1, "score": 0.9, "selected": True},
-        {"frames": [2, 3], "medoid": 2, "score": 0.1, "selected": False},
-    ]
-    key_frames = [{"index": 1, "time": 1.0, "score": 0.9}]
-    times = [float(time) for time in range(6)]
-    changed = {**answer, "events": events, "key_frames": key_frames, "frame_times": times, "num_frames": 6}
-    figure = timeline_figure(changed)
-    bands = figure.axes[0].patches
-    assert sorted((band.get_x(), band.get_width()) for band in bands) == [(0, 2), (2, 2), (4, 2)]
-    assert len({band.get_facecolor() for band in bands}) == 2
-
-
-def test_neighbouring_events_differ_in_colour(answer):
-    # Number 10 lies between all the others.
-    frames = [[2 * i] for i in range(10)] + [[2 * i + 1 for i in range(10)]]
-    events = [{"frames": found, "medoid": found[0], "score": 0.5, "selected": True} for found in frames]
-    times = [float(time) for time in range(20)]
-    figure = timeline_figure({**answer, "events": events, "key_frames": [], "frame_times": times})
-    bands = sorted(figure.axes[0].patches, key=lambda band: band.get_x())
-    assert all(a.get_facecolor() != b.get_facecolor() for a, b in pairwise(bands))
-
-
-def test_what_cannot_be_drawn(answer):
-    with pytest.raises(ValueError, match="return_details=True"):
-        timeline_figure({"answer": "7", "key_frames": []})
-    with pytest.raises(ValueError, match="one video"):
-        timeline_figure({**answer, "events": []})
-    with pytest.raises(ValueError, match="one video"):
-        timeline_figure({**answer, "events": [{"video": 0, **answer["events"][0]}]})
-    with pytest.raises(ValueError, match="1 thumbnails for 3 key frames"):
-        timeline_figure(answer, [np.zeros((4, 4, 3), np.uint8)])
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.floats(0.0, 1.0))
-def test_spread(wanted, tightness):
-    wanted = np.sort(wanted)
-    gap = tightness * 100 / max(1, len(wanted) - 1)
-    found = spread(wanted, gap, 0.0, 100.0)
-    assert np.all(np.diff(found) >= gap - 1e-6) and found.min() >= -1e-6 and found.max() <= 100 + 1e-6
-    if np.all(np.diff(wanted) >= gap):
-        assert np.allclose(found, wanted)
-
-
-@pytest.mark.parametrize("shape", [(90, 160, 3), (64, 64, 3), (160, 90, 3)])
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 20, 32])
-def test_thumbnails_do_not_overlap(count, shape):
-    grid = _ThumbnailGrid([shape] * count)
-    for times in (np.linspace(0, grid.space, count), np.zeros(count), np.full(count, grid.space)):
-        left = grid.centres(times) - grid.width / 2
-        assert left.min() > -1e-6 and left.max() + grid.width < grid.space + 1e-6
-        for row in range(grid.rows):
-            assert np.all(np.diff(left[row :: grid.rows]) > grid.width)
-        # The connectors of the upper row pass between the thumbnails of the lower one.
-        for centre in grid.centres(times)[1::2] if grid.rows == 2 else ():
-            assert not np.any((left[::2] <= centre) & (centre <= left[::2] + grid.width))
 
 
 def test_clock_time():

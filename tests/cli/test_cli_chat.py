@@ -24,7 +24,7 @@ from dynfocus import VideoState
 from dynfocus.cli import ask as ask_module
 from dynfocus.cli import chat as chat_module
 from dynfocus.cli.app import app
-from dynfocus.cli.report import clock_time
+from dynfocus.processing.clock import clock_time
 
 QUESTION = "which number is it?"
 

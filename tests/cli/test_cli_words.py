@@ -14,7 +14,6 @@ from videos import barcode_frames, cut_file, write_video
 from dynfocus.cli import ask as ask_module
 from dynfocus.cli.app import app, main
 from dynfocus.cli.loading import rate_note
-from dynfocus.cli.timeline import _heading, timeline_figure
 from dynfocus.cli.wording import in_options, looks_like_option, of_the_system
 
 QUESTION = "which number is it?"
@@ -184,35 +183,3 @@ def test_python_is_told_as_options(python, option):
 def test_errors_of_the_system_say_what_to_do(error, said):
     assert of_the_system(str(error)) == said
     assert of_the_system(f"It failed: {error}.") in (f"It failed: {said}.", "It failed: no number.")
-
-
-# ---- the timeline ----
-
-RESULT = {
-    "question": "what is it?",
-    "score": 0.9,
-    "num_visual_tokens": 80,
-    "num_dense_tokens": 400,
-    "num_frames": 2,
-    "frame_times": [0.0, 1.0],
-    "key_frames": [{"index": 1, "time": 1.0, "score": 0.8}],
-    "events": [{"frames": [0, 1], "score": 0.8, "selected": True, "medoid": 1}],
-}
-
-
-@pytest.mark.parametrize("words", [1, 7, 60, 900])
-def test_the_timeline_shows_all_of_an_answer(words):
-    result = {**RESULT, "answer": "answer " * words}
-    lines = _heading(result)
-    assert " ".join(text for text, style, _ in lines if style.get("weight") == "bold").split() == ["answer"] * words
-    figure = timeline_figure(result)
-    figure.canvas.draw()
-    edge = figure.bbox.width
-    spans = sorted((box.y0, box.y1) for box in (text.get_window_extent() for text in figure.texts))
-    assert all(text.get_window_extent().x1 < edge for text in figure.texts)
-    assert all(below < above for (_, below), (above, _) in zip(spans, spans[1:], strict=False))
-
-
-def test_wide_letters_stay_within_the_timeline():
-    lines = [text for text, style, _ in _heading({**RESULT, "answer": "字" * 200}) if style.get("weight") == "bold"]
-    assert "".join(lines) == "字" * 200 and max(map(len, lines)) <= 40
