@@ -157,13 +157,7 @@ class FocusProcessor:
         if family is None:
             # Imported here, because this module uses the class itself.
             family = known_family(processor) or import_module("dynfocus.adoption.self_test").tried_family(processor)
-        if coarse not in (None, "low", "panels", "none"):
-            raise ValueError(f"`coarse` must be 'low', 'panels' or 'none', got {coarse!r}.")
-        if coarse == "low" and not family.native:
-            raise ValueError(
-                f"`coarse='low'` saves nothing with {family.name}, which gives every frame the same number of tokens: "
-                "use 'panels' or 'none'."
-            )
+        _check_coarse(coarse, family)
         for name, value in (
             ("tokens_per_key_frame", tokens_per_key_frame),
             ("tokens_per_coarse_frame", tokens_per_coarse_frame),
@@ -241,6 +235,13 @@ class FocusProcessor:
         """This processor with a dual encoder that is already loaded."""
         found = copy.copy(self)
         found._dual_encoder = encoder
+        return found
+
+    def with_coarse(self, coarse: Coarse) -> "FocusProcessor":
+        """This processor with another way to show frames other than key frames."""
+        _check_coarse(coarse, self.family)
+        found = copy.copy(self)
+        found.coarse = coarse
         return found
 
     # ------------------------------------------------------------------------------------------------- the budget
@@ -645,6 +646,16 @@ class FocusProcessor:
             moves.append((match.span(), len(new)))
             end = match.end()
         return "".join([*parts, text[end:]]), moves
+
+
+def _check_coarse(coarse: str | None, family: Family) -> None:
+    if coarse not in (None, "low", "panels", "none"):
+        raise ValueError(f"`coarse` must be 'low', 'panels' or 'none', got {coarse!r}.")
+    if coarse == "low" and not family.native:
+        raise ValueError(
+            f"`coarse='low'` saves nothing with {family.name}, which gives every frame the same number of tokens: "
+            "use 'panels' or 'none'."
+        )
 
 
 __all__ = [

@@ -167,6 +167,7 @@ class ServedModel(FocusedModel):
             score=_score(reply.log_probs),
             num_visual_tokens=reply.num_image_tokens,
             num_prompt_tokens=reply.num_prompt_tokens,
+            token_log_probs=None if reply.log_probs is None else [*reply.log_probs],
         )
 
     def _reply(self, messages: list[dict[str, Any]], request: dict[str, Any]) -> Reply:

@@ -20,6 +20,7 @@ from .examples import (
     FIND_EXAMPLES,
     PUSH_EXAMPLES,
     REPORT_EXAMPLES,
+    SERVE_EXAMPLES,
     SYNTH_EXAMPLES,
     TRAIN_EXAMPLES,
 )
@@ -59,6 +60,8 @@ app = typer.Typer(
 
 # Groups of commands in the help.
 _ASK, _MEASURE, _SHARE = "Ask about videos", "Train and evaluate", "Share"
+# A group of options of one command.
+_LIMITS = "Limits"
 
 
 def _print_version(wanted: bool) -> None:
@@ -202,6 +205,110 @@ def chat(
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 verbose=verbose,
+            )
+        )
+
+
+@app.command(epilog=SERVE_EXAMPLES, rich_help_panel=_ASK)
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A folder or a Hub id.", show_default="demo model")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="Address to listen on; 0.0.0.0 for all networks.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name for clients.", show_default="MODEL")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", envvar="DYNFOCUS_API_KEY", help="What clients must send.", show_default=False),
+    ] = None,
+    allow_files: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Read file:// addresses in this folder; repeatable.", show_default=False),
+    ] = None,
+    allow_private_addresses: Annotated[
+        bool, typer.Option("--allow-private-addresses", help="Read videos from this machine and its networks.")
+    ] = False,
+    max_body: Annotated[
+        int, typer.Option(metavar="MIB", min=1, help="Largest request.", rich_help_panel=_LIMITS)
+    ] = 64,
+    max_download: Annotated[
+        int, typer.Option(metavar="MIB", min=1, help="Largest video from an address.", rich_help_panel=_LIMITS)
+    ] = 2048,
+    max_waiting: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Largest number of waiting requests.", rich_help_panel=_LIMITS)
+    ] = 32,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="For a request, with waiting.", rich_help_panel=_LIMITS)
+    ] = 600.0,
+    keep_videos: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Encoded videos that are kept.", rich_help_panel=_LIMITS)
+    ] = 16,
+    keep_memory: Annotated[
+        int, typer.Option(metavar="MIB", min=0, help="Memory for them.", rich_help_panel=_LIMITS)
+    ] = 2048,
+    max_visual_tokens: TokensOption = None,
+    rule: RuleOption = None,
+    dual_encoder: DualEncoderOption = None,
+    coarse: CoarseOption = None,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
+    max_new_tokens: AnswerOption = 512,
+    on_truncated: TruncatedOption = Truncated.error,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Answer requests in the form of OpenAI's chat completions, with videos, until Ctrl-C."""
+    with user_errors(verbose):
+        try:
+            from . import serve as command
+            from .ask import Setup
+            from .chat_completions import Limits
+        except ImportError as error:
+            if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
+                raise
+            raise UserError(f"A server needs the package {error.name}: pip install 'dynfocus[serve]'.") from error
+        sampling = {"fps": fps, "max_frames": max_frames, "decoder": decoder.value, "on_truncated": on_truncated.value}
+        command.run(
+            command.Request(
+                host=host,
+                port=port,
+                name=name,
+                setup=Setup(
+                    video="",
+                    model=model,
+                    sampling={"max_visual_tokens": max_visual_tokens, **sampling},
+                    rule=rule,
+                    adoption={"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
+                    max_new_tokens=max_new_tokens,
+                    device=device,
+                    dtype=dtype,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                    verbose=verbose,
+                ),
+                limits=Limits(
+                    api_key=api_key,
+                    folders=tuple(folder.resolve() for folder in allow_files or ()),
+                    private_addresses=allow_private_addresses,
+                    max_body=max_body << 20,
+                    max_download=max_download << 20,
+                    max_waiting=max_waiting,
+                    timeout=timeout,
+                    max_new_tokens=max_new_tokens,
+                    keep_videos=keep_videos,
+                    keep_bytes=keep_memory << 20,
+                    sampling={name: value for name, value in sampling.items() if value is not None},
+                    max_visual_tokens=max_visual_tokens,
+                    rule=rule,
+                ),
             )
         )
 

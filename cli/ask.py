@@ -115,14 +115,7 @@ def run(request: Request) -> None:
 
 def check_setup(setup: Setup) -> None:
     """Raises a `UserError` for mistakes that can be found before the model is loaded."""
-    if setup.rule is not None and setup.rule != "dpe":
-        from dynfocus.processing.video_qa import find_rule
-
-        try:
-            find_rule(setup.rule)
-        except ValueError as error:
-            raise UserError(f"--rule {setup.rule}: {error}") from error
-    check_sampling(setup.sampling)
+    check_options(setup)
     for name in ("fps", "max_frames"):
         value = setup.sampling[name]
         option = f"--{name.replace('_', '-')}"
@@ -132,6 +125,18 @@ def check_setup(setup: Setup) -> None:
                 f"`dynfocus encode {option} {value}`."
             )
     check_video(setup.video, "video state" if is_state(setup.video) else "video file")
+
+
+def check_options(setup: Setup) -> None:
+    """The same for the settings alone."""
+    if setup.rule is not None and setup.rule != "dpe":
+        from dynfocus.processing.video_qa import find_rule
+
+        try:
+            find_rule(setup.rule)
+        except ValueError as error:
+            raise UserError(f"--rule {setup.rule}: {error}") from error
+    check_sampling(setup.sampling)
 
 
 def check_video(video: str, kind: str = "video file") -> None:
@@ -236,6 +241,7 @@ __all__ = [
     "Request",
     "Setup",
     "answer",
+    "check_options",
     "check_plot",
     "check_setup",
     "check_video",

@@ -29,6 +29,14 @@ dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct
 
 dynfocus chat holiday.mp4 --model Qwen/Qwen3-VL-4B-Instruct < questions.txt"""
 
+SERVE_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus serve Qwen/Qwen3-VL-4B-Instruct --dtype bfloat16
+
+dynfocus serve user/my-dynfocus --port 8080 --allow-files videos/
+
+DYNFOCUS_API_KEY=… dynfocus serve user/my-dynfocus --host 0.0.0.0"""
+
 ENCODE_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct
@@ -94,6 +102,7 @@ __all__ = [
     "FIND_EXAMPLES",
     "PUSH_EXAMPLES",
     "REPORT_EXAMPLES",
+    "SERVE_EXAMPLES",
     "SYNTH_EXAMPLES",
     "TRAIN_EXAMPLES",
 ]

@@ -119,12 +119,15 @@ def load_encoder(name: str | None, device: str | None, dtype: str | None) -> Any
         raise UserError(f"--dual-encoder {name}: {words}") from error
 
 
-def note_demo(model: str | None, command: str) -> None:
-    """Prints on stderr what the demo model can answer, where no model was named; `command` is the one that was run."""
+def note_demo(model: str | None, command: str, option: str = "--model ") -> None:
+    """
+    Prints on stderr what the demo model can answer, where no model was named; `command` is the one that was run, and
+    `option` how it names a model.
+    """
     if model is None:
         print_note(
-            "No --model was given: the included demo model answers, which has only seen generated shapes. For real "
-            f"videos: dynfocus {command} --model Qwen/Qwen3-VL-4B-Instruct"
+            f"No {option.strip() or 'model'} was given: the included demo model answers, which has only seen generated "
+            f"shapes. For real videos: dynfocus {command} {option}Qwen/Qwen3-VL-4B-Instruct"
         )
 
 

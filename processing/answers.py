@@ -36,6 +36,8 @@ class Answer:
         question (`str`, *optional*): the question by which frames were chosen, for the title of `plot`.
         sources (`list`, *optional*): the file of each video, from which `plot` reads pictures; `None` for other
             videos.
+        token_log_probs (`list[float]`, *optional*): logarithms of the probabilities of the answer's tokens (its end
+            included); `None` where they are not known.
 
     In a notebook an answer is shown as its timeline.
     """
@@ -53,6 +55,7 @@ class Answer:
     num_prompt_tokens: int | None = None
     question: str | None = field(default=None, repr=False)
     sources: list[str | None] | None = field(default=None, repr=False)
+    token_log_probs: list[float] | None = field(default=None, repr=False)
 
     def plot(self, video: Any = None, *, width: float = 13.0) -> Any:
         """

@@ -62,6 +62,7 @@ class Said:
     score: float | None
     num_visual_tokens: int | None = None
     num_prompt_tokens: int | None = None
+    token_log_probs: list[float] | None = None
 
 
 class VideoQA(ABC):
@@ -247,6 +248,7 @@ class VideoQA(ABC):
                 num_prompt_tokens=reply.num_prompt_tokens,
                 question=row.get("question"),
                 sources=row.get("sources"),
+                token_log_probs=reply.token_log_probs,
             )
             for row, one, reply in zip(prepared, shown, said, strict=True)
         ]
@@ -261,8 +263,9 @@ class VideoQA(ABC):
         options = self._generate_options(given)
         output = self.model.generate(**batch, **options)
         new_tokens = output.sequences[:, batch["input_ids"].shape[1] :]
-        scores = sequence_scores(self.model, output, new_tokens, self._end_tokens(options))
-        return [Said(text, score) for text, score in zip(self.decode(new_tokens), scores, strict=True)]
+        scores, log_probs = sequence_scores(self.model, output, new_tokens, self.end_tokens(options))
+        found = zip(self.decode(new_tokens), scores, log_probs, strict=True)
+        return [Said(text, score, token_log_probs=logs) for text, score, logs in found]
 
     @abstractmethod
     def decode(self, new_tokens: torch.Tensor) -> list[str]:
@@ -298,7 +301,8 @@ class VideoQA(ABC):
         config.update(**named, **{name: value for name, value in given.items() if name not in _GENERATE_ARGUMENTS})
         return {**{name: given[name] for name in _GENERATE_ARGUMENTS & given.keys()}, "generation_config": config}
 
-    def _end_tokens(self, options: dict[str, Any]) -> list[int]:
+    def end_tokens(self, options: Mapping[str, Any]) -> list[int]:
+        """The tokens that end an answer; `options` are arguments of `generate`."""
         config = options.get("generation_config", self.model.generation_config)
         ends = options.get("eos_token_id", config.eos_token_id)
         return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -352,9 +356,12 @@ def find_rule(rule: str | Rule) -> Rule:
     return RULES[rule]
 
 
-def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_tokens: Sequence[int]) -> list[float]:
+def sequence_scores(
+    model: Any, output: Any, new_tokens: torch.Tensor, end_tokens: Sequence[int]
+) -> tuple[list[float], list[list[float]]]:
     """
-    Geometric mean of the model's probabilities of the generated tokens, up to and including the first end token.
+    Geometric mean of the model's probabilities of the generated tokens, up to and including the first end token; and
+    the logarithms of these probabilities.
 
     Args:
         output: output of `generate` with `output_logits=True`.
@@ -377,7 +384,7 @@ def sequence_scores(model: Any, output: Any, new_tokens: torch.Tensor, end_token
             f"The model computes NaN (not a number) in {str(model.dtype).removeprefix('torch.')}, so its answer would "
             "mean nothing: load it in float32 or bfloat16; if that does not help, save or download it again."
         )
-    return means.exp().tolist()
+    return means.exp().tolist(), [row[is_kept].tolist() for row, is_kept in zip(log_probs, kept, strict=True)]
 
 
 def event_entry(
