@@ -126,8 +126,8 @@ def note_demo(model: str | None, command: str, option: str = "--model ") -> None
     """
     if model is None:
         print_note(
-            f"No {option.strip() or 'model'} was given: the included demo model answers, which has only seen generated "
-            f"shapes. For real videos: dynfocus {command} {option}Qwen/Qwen3-VL-4B-Instruct"
+            f"No {option.strip() or 'model'} was given: the included demo model answers, which has only seen "
+            f"generated shapes. For real videos: dynfocus {command} {option}Qwen/Qwen3-VL-4B-Instruct"
         )
 
 
