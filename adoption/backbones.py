@@ -7,11 +7,15 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from dynfocus.adapters import refuse_adapter
 from dynfocus.configuration_dynfocus import PRESETS, DynFocusConfig
+from dynfocus.hub.folder_check import check_folder
 from dynfocus.hub.load_errors import unusable
+from dynfocus.loaded_weights import check_finite, check_layers
 from dynfocus.logit_scaling import scale_logits
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing.processing_dynfocus import DynFocusProcessor
@@ -101,6 +105,12 @@ def from_backbones(
         "force_download": force_download,
     }
     language_hub = {**hub, "revision": language_model_revision, "trust_remote_code": trust_remote_code}
+    # Before hours of downloads, or anything is built from what a folder claims.
+    for source, own in ((language_model, language_hub), (vision, {**hub, "revision": vision_revision})):
+        if not str(source).startswith(OPEN_CLIP):
+            refuse_adapter(source, own)
+            if Path(source).is_dir():
+                check_folder(source)
     text_config = _text_config(language_model, language_hub)
     tokenizer = _tokenizer(language_model, language_hub)
     _add_tokens(tokenizer, video_token)
@@ -230,6 +240,7 @@ def _vision_tower(
         else:
             options = {"dtype": torch.float32, "use_safetensors": True, "revision": revision}
             tower = VisionTower.from_backbone(source, feature_layer=feature_layer, **options, **hub)
+        check_finite("it", tower)
         # Only a forward pass shows whether its tokens are patches.
         tower(torch.zeros(1, 3, tower.config.image_size, tower.config.image_size))
     except (OSError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
@@ -249,17 +260,20 @@ def _open_clip_parts(source: str) -> tuple[str, str | None]:
 
 def _language_model(source: str | PathLike[str], dtype: torch.dtype | str, hub: dict[str, Any]) -> Any:
     loader: Any = AutoModelForCausalLM
+    name = f"The language model {str(source)!r}"
     try:
         causal, info = loader.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **hub
         )
-    except (OSError, ValueError) as error:
-        raise unusable(f"The language model {str(source)!r} cannot be used", error, hub["revision"]) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise unusable(f"{name} cannot be used", error, hub["revision"]) from error
     if info["missing_keys"]:
         raise ValueError(
             f"The language model {str(source)!r} lacks {len(info['missing_keys'])} weights of a "
             f"{type(causal).__name__}, such as {min(info['missing_keys'])}: choose a complete checkpoint."
         )
+    check_layers(name, info["unexpected_keys"], causal)
+    check_finite(name, causal)
     return causal
 
 

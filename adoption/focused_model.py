@@ -78,6 +78,8 @@ class FocusedModel(VideoQA):
         else:
             # As the model was trained, where it was trained on such inputs.
             saved = saved_settings(model.name_or_path, getattr(model.config, "_commit_hash", None))
+            if adapter := getattr(model, "folder_of_adapter", None):
+                saved = saved_settings(adapter) or saved
             if dual_encoder is not None:
                 options["dual_encoder"] = dual_encoder
             focused = FocusProcessor(processor, config=model.config, **{**saved, **options})

@@ -224,6 +224,7 @@ def check_model_name(model: str) -> None:
 
 def _why_not_loaded(error: Exception, revision: str | None) -> str:
     """The reason, as it follows `--model NAME: ` in a message."""
+    from huggingface_hub.errors import HfHubHTTPError
     from safetensors import SafetensorError
 
     from dynfocus.hub.load_errors import why_not_loaded
@@ -241,7 +242,10 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
         r"^(?:ValueError: )?.+ ((?:lacks|holds) .+: save or download it again.*)$", text, re.MULTILINE
     ):
         return f"it {ours[1].rstrip('.')}"
-    damaged = isinstance(error, (SafetensorError, UnpicklingError)) or "ignore_mismatched_sizes" in text
+    of_weights = (SafetensorError, UnpicklingError, HfHubHTTPError)
+    causes = (error, error.__cause__)
+    damaged = any(isinstance(cause, of_weights) for cause in causes) or "ignore_mismatched_sizes" in text
+    damaged = damaged or (isinstance(error, OSError) and "model.safetensors" in text)
     if damaged or text.startswith("Could not load model"):
         return (
             "its weights are missing or damaged, or were saved for another version of this package (--verbose shows "

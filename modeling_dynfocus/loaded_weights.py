@@ -1,7 +1,7 @@
 """Checks of weights that were just loaded: a model with missing weights or NaN would give meaningless answers."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool)
     """
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
-            f"{name} lacks {_counted(missing)}, without which it would answer at random: save or download it again, "
+            f"{name} lacks {counted(missing)}, without which it would answer at random: save or download it again, "
             "or use the version of this package that wrote it."
         )
     if not allow_mismatched and info["mismatched_keys"]:
@@ -56,21 +56,27 @@ def check_layers(name: str, unexpected_keys: Iterable[str], model: torch.nn.Modu
     ]
     if further:
         raise ValueError(
-            f"{name} holds {_counted(sorted(further))} of layers that its config.json leaves out, so it would answer "
+            f"{name} holds {counted(sorted(further))} of layers that its config.json leaves out, so it would answer "
             "without them: save or download it again."
         )
 
 
-def check_finite(name: str, model: torch.nn.Module) -> None:
+def check_finite(name: str, model: torch.nn.Module, only: Collection[str] | None = None) -> None:
     """
+    Args:
+        name: name of the model in the message.
+        model: as it was loaded.
+        only: names of the parameters and buffers to check; by default all.
+
     Raises:
         `ValueError`: if weights are NaN or infinite; the message names them. Weights that are not in memory (on the
             meta device, partitioned) or not plain tensors (quantized, sharded) are not checked.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    if broken := sorted(key for key, tensor in tensors if not _is_finite(tensor.detach())):
+    checked = [(key, tensor) for key, tensor in tensors if only is None or key in only]
+    if broken := sorted(key for key, tensor in checked if not _is_finite(tensor.detach())):
         raise ValueError(
-            f"{name} holds NaN or infinite numbers in {_counted(broken)}: save or download it again, or load it with "
+            f"{name} holds NaN or infinite numbers in {counted(broken)}: save or download it again, or load it with "
             "another `dtype` if this one's range is too small for its weights."
         )
 
@@ -85,7 +91,8 @@ def _without_number(key: str) -> str:
     return _NUMBER.sub(".#.", key)
 
 
-def _counted(names: Sequence[str]) -> str:
+def counted(names: Sequence[str]) -> str:
+    """Their number and the first of their names."""
     return f"{len(names)} weight{'s' if len(names) > 1 else ''} ({_listed(names)})"
 
 
@@ -94,4 +101,4 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-__all__ = ["check_all_loaded", "check_finite", "check_layers"]
+__all__ = ["check_all_loaded", "check_finite", "check_layers", "counted"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .adapters import add_adapter, find_adapter, without_adapter
 from .configuration_dynfocus import DynFocusConfig
 from .encoding.event_scoring import ZeroLinear
 from .encoding.question_encoder import QuestionEncoder
@@ -39,22 +40,29 @@ class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         """
         As in transformers, but weights are read from safetensors alone, as no pickle is ever opened, and all of them
-        must be there and be finite. With `output_loading_info=True`, missing ones are only reported.
+        must be there and be finite, those of an adapter of PEFT as well. With `output_loading_info=True`, missing ones
+        of the model itself are only reported.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("`use_safetensors=False` would read a pickle: DynFocus weights are safetensors only.")
         name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        # A state dict is the caller's own.
+        is_own = kwargs.get("state_dict") is not None
+        if not is_own and (found := find_adapter(name, kwargs)):
+            adapter, base = found
+            loaded: Any = cls.from_pretrained(base, *args[1:], **without_adapter(kwargs))
+            add_adapter(loaded[0] if isinstance(loaded, tuple) else loaded, adapter, kwargs)
+            return loaded
         if os.path.isdir(name):
             check_folder(name)
         is_asked = kwargs.get("output_loading_info", False)
         report = {} if is_asked else {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
+        loaded = super().from_pretrained(*args, **{**kwargs, **report, "use_safetensors": True})
         model, info = loaded
         check_finite(name, model)
         if is_asked:
             return model, info
-        # A state dict is the caller's own.
-        if kwargs.get("state_dict") is None:
+        if not is_own:
             check_all_loaded(name, info, allow_mismatched=kwargs.get("ignore_mismatched_sizes", False))
             check_layers(name, info["unexpected_keys"], model)
         return model

@@ -30,6 +30,7 @@ _ADOPTION = (
     "num_key_frames",
     "time_words",
 )
+_LONGEST_REASON = 400
 _SAMPLING = ("fps", "max_frames", "num_frames", "sampling", "decoder", "on_truncated")
 
 
@@ -112,6 +113,11 @@ class VideoQAPipeline(Pipeline):
     _pipeline_calls_generate = False
 
     def __init__(self, model: Any, *args: Any, server: str | None = None, **kwargs: Any):
+        if isinstance(reason := getattr(model, "not_loaded", None), Exception):
+            if isinstance(reason, (ValueError, OSError)):
+                raise reason
+            words = " ".join(str(reason).split())[:_LONGEST_REASON]
+            raise ValueError(f"The model cannot be loaded: {type(reason).__name__}, {words}") from reason
         self._adoption = {name: kwargs.pop(name) for name in _ADOPTION if name in kwargs}
         self._video_qa: VideoQA | None = None
         if server is not None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from transformers.utils import logging
 
+from dynfocus.adapters import refuse_adapter
 from dynfocus.adoption.backbones import from_backbones
 from dynfocus.adoption.families import reads_videos, token_side
 from dynfocus.adoption.focus_collator import FocusCollator
@@ -100,6 +101,7 @@ def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
     settings = recipe.model
     if settings.checkpoint is not None or (base is not None and (base / "config.json").is_file()):
         start = resolve_checkpoint(settings.checkpoint or str(base))
+        refuse_adapter(start, {"revision": settings.revision})
         try:
             config: Any = AutoConfig.from_pretrained(start, revision=settings.revision)
         except (OSError, ValueError) as error:

@@ -5,13 +5,14 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 # The largest tokenizers have some ten MB.
 _MOST_JSON_BYTES = 1 << 28
 _MOST_HEADER_BYTES = 100 << 20
+_WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # What is read of a folder; others may lie beside it.
 _READ = re.compile(r"(config|tokenizer|special_tokens_map|chat_template|\.index)\.json$|\.jinja$|\.safetensors$")
@@ -41,7 +42,11 @@ def check_folder(folder: str | os.PathLike) -> None:
     weights = _weights(folder, contents.get(_INDEX))
     config = contents.get("config.json")
     if weights and isinstance(config, Mapping):
-        tensors, bits = (sum(values) for values in zip(*map(_header, weights), strict=True))
+        found = {path.name: _header(path) for path in weights}
+        if _WHOLE not in found:
+            _check_index(folder, contents[_INDEX]["weight_map"], {name: names for name, (names, _) in found.items()})
+        tensors = sum(len(names) for names, _ in found.values())
+        bits = sum(size for _, size in found.values())
         # Of a few weights or none it is said later which are not there.
         for reason in _too_large(config, max(tensors, _LEAST_TENSORS), max(bits, _LEAST_BITS)):
             raise ValueError(f"{folder}: in its config.json, {reason}, but its weights have {bits // 8:,} bytes only.")
@@ -80,9 +85,11 @@ def _parsed(path: Path) -> Any:
 
 def _weights(folder: Path, index: Any) -> list[Path]:
     """The files with the weights; none where there are none in this form."""
+    # transformers reads the one file where there are both.
+    if (folder / _WHOLE).exists():
+        return [folder / _WHOLE]
     if index is None:
-        whole = folder / "model.safetensors"
-        return [whole] if whole.exists() else []
+        return []
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{folder}: its {_INDEX} has no `weight_map` of the weights.")
@@ -100,8 +107,33 @@ def _weights(folder: Path, index: Any) -> list[Path]:
     return files
 
 
-def _header(path: Path) -> tuple[int, int]:
-    """Tensors in a file of weights, and its bits."""
+def _check_index(folder: Path, index: Mapping[str, Any], found: Mapping[str, Collection[str]]) -> None:
+    """Raises a `ValueError` unless each weight is in the one file that the index names."""
+    places: dict[str, str] = {}
+    for file, names in found.items():
+        for name in names:
+            if name in places:
+                raise ValueError(
+                    f"{folder}: {name[:200]} is in {places[name]} and in {file}, and it is not clear which of them is "
+                    "meant: download the model again."
+                )
+            places[name] = file
+    for name, file in index.items():
+        if places.get(name) != file:
+            where = f"it is in {places[name]}" if name in places else "it is not there"
+            raise ValueError(
+                f"{folder}: its {_INDEX} says that {name[:200]} is in {file[:100]}, but {where}: download the model "
+                "again."
+            )
+    if left_out := sorted(places.keys() - index.keys()):
+        raise ValueError(
+            f"{folder}: its {_INDEX} leaves out {left_out[0][:200]}, which is in {places[left_out[0]]}: download the "
+            "model again."
+        )
+
+
+def _header(path: Path) -> tuple[Collection[str], int]:
+    """Names of the tensors in a file of weights, and its bits."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
@@ -115,7 +147,7 @@ def _header(path: Path) -> tuple[int, int]:
             raise ValueError(f"{path.parent}: its {path.name} is damaged: save or download the model again.") from None
     if not isinstance(header, dict):
         raise ValueError(f"{path.parent}: its {path.name} is damaged: save or download the model again.")
-    return len(header), 8 * (size - 8 - length)
+    return header.keys() - {"__metadata__"}, 8 * (size - 8 - length)
 
 
 def _too_large(config: Mapping[str, Any], tensors: int, bits: int) -> Iterator[str]:

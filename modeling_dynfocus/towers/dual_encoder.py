@@ -1,5 +1,6 @@
 """The dual encoder: any CLIP-like model of transformers or open_clip, which maps frames and texts to unit vectors."""
 
+import os
 import re
 from collections.abc import Sequence
 from os import PathLike
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 
+from ..adapters import refuse_adapter
+from ..hub.folder_check import check_folder
 from ..hub.load_errors import unusable
+from ..loaded_weights import check_layers
 from ..states.fingerprint import model_fingerprint, settings_digest, with_pixel_settings
 from .dual_encoder_check import warn_unless_it_knows_shapes
 
@@ -266,6 +270,9 @@ class _TransformersEncoder(DualEncoder):
     @classmethod
     def load(cls, name: str, device: torch.device, dtype: torch.dtype, **hub: Any) -> "DualEncoder":
         try:
+            refuse_adapter(name, hub)
+            if os.path.isdir(name):
+                check_folder(name)
             config = AutoConfig.from_pretrained(name, **hub)
             loader = _dual_class(config, name)
             verbosity = logging.get_verbosity()
@@ -286,6 +293,7 @@ class _TransformersEncoder(DualEncoder):
                 f"The dual encoder {name!r} lacks {len(info['missing_keys'])} weights of a {type(model).__name__}, "
                 f"such as {min(info['missing_keys'])}: choose a complete checkpoint."
             )
+        check_layers(f"The dual encoder {name!r}", info["unexpected_keys"], model)
         return cls(name, model.to(device), image_processor, tokenizer)
 
     def _pixels(self, frames: Tensor) -> dict[str, Tensor]:
