@@ -70,6 +70,11 @@ def load_pipeline(
             check_folder(model)
         except ValueError as error:
             raise UserError(f"--model {error}") from error
+        if not any(Path(model).glob("*.safetensors*")):
+            raise UserError(
+                f"--model {model}: its weights are missing or damaged: the folder has no model.safetensors, and "
+                "pickles are not read."
+            )
     with loading_errors(model, revision):
         config = AutoConfig.from_pretrained(model, **hub)
         if config.model_type == "dynfocus" and given:
