@@ -1,6 +1,7 @@
 """`dynfocus ask`: one question about one video."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -167,6 +168,8 @@ def check_plot(plot: Path, option: str = "") -> None:
         raise UserError(f"{option}{plot}: there is no folder {plot.parent}; create it first.")
     if plot.is_dir():
         raise UserError(f"{option}{plot}: is a folder; name a file.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(f"{option}{plot}: drawing needs the package matplotlib: pip install 'dynfocus[plot]'.")
 
 
 def open_pipeline(setup: Setup) -> Any:

@@ -1,13 +1,15 @@
 """The plots of a run's report."""
 
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from .scoring import Unit, accuracy_interval, units
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOR, _FAINT = "#2a6f97", "#9aa5ad"
 _STEPS = {"decode": "#2a6f97", "encode": "#a23b72", "generate": "#3a7d44"}
@@ -55,7 +57,14 @@ def number_bars(lines: Sequence[Mapping[str, Any]], name: str, unit: str) -> lis
     return bars
 
 
-def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float | None) -> Figure:
+def _figure(**settings: Any) -> "Figure":
+    try:
+        return importlib.import_module("matplotlib.figure").Figure(**settings)
+    except ImportError:
+        raise ImportError("Plots of a report need the package matplotlib: pip install 'dynfocus[eval]'.") from None
+
+
+def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float | None) -> "Figure":
     """
     Accuracy with its 95 % intervals: one bar in a row, one group in a panel.
 
@@ -68,7 +77,7 @@ def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float 
         (title, [bar for bar in bars if bar in kept]) for (title, bars), (_, kept) in zip(panels, shown, strict=True)
     ]
     rows = [len(bars) for _, bars in shown]
-    figure = Figure(figsize=(7.5, 0.9 + sum(0.75 + 0.3 * count for count in rows)), layout="constrained")
+    figure = _figure(figsize=(7.5, 0.9 + sum(0.75 + 0.3 * count for count in rows)), layout="constrained")
     grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=[1.5 + count for count in rows])
     for axes, (title, bars) in zip(grid[:, 0], shown, strict=True):
         places = range(len(bars))
@@ -87,9 +96,9 @@ def accuracy_figure(panels: Sequence[tuple[str, Sequence[Bar]]], overall: float 
     return figure
 
 
-def times_figure(timings: Sequence[Mapping[str, float]]) -> Figure:
+def times_figure(timings: Sequence[Mapping[str, float]]) -> "Figure":
     """The seconds of each step over the questions: median, quartiles, and 5th to 95th percentile."""
-    figure = Figure(figsize=(7.5, 2.2), layout="constrained")
+    figure = _figure(figsize=(7.5, 2.2), layout="constrained")
     axes = figure.subplots()
     seconds = [[line[step] for line in timings] for step in _STEPS]
     boxes = axes.boxplot(

@@ -78,7 +78,7 @@ class Answer:
             timeline: Any = importlib.import_module("dynfocus.processing.timeline")
         except ImportError as error:
             raise ImportError(
-                f"A timeline needs dynfocus and matplotlib: `pip install dynfocus` ({error})."
+                f"A timeline needs dynfocus and matplotlib: pip install 'dynfocus[plot]' ({error})."
             ) from error
         pictures: Any = ()
         if video is not None:

@@ -168,6 +168,8 @@ def test_wrong_plot_is_said_before_the_model_runs(ask, monkeypatch, tmp_path):
     (tmp_path / "folder.png").mkdir()
     assert_one_sentence(ask("--plot", tmp_path / "folder.png"), "is a folder")
     assert_one_sentence(ask("--plot", tmp_path / "none" / "a.png"), "create it first")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert_one_sentence(ask("--plot", tmp_path / "a.png"), "pip install 'dynfocus[plot]'")
 
 
 def test_accelerator_that_is_not_there(monkeypatch):

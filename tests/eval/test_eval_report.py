@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,15 @@ def test_the_page_tells_what_a_reader_must_know(tmp_path):
     assert section.startswith("## Evaluation") and f"{value:.1f} %" in section and "subtitles" in section
     table = printed(print_summary, run)
     assert f"{value:.1f} % accuracy" in table and re.search(r"short +\d", table) and "could not be asked" in table
+
+
+def test_without_matplotlib_only_the_plots_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run = read_run(make_run(tmp_path / "run"))
+    assert "accuracy" in printed(print_summary, run)
+    with pytest.raises(ImportError, match=re.escape("pip install 'dynfocus[eval]'")):
+        write_report(run)
 
 
 def test_results_for_the_hub(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -276,3 +278,13 @@ def test_what_the_pipeline_returns_is_a_dict_that_draws_itself(film):
     assert again == result and again.plot().get_figheight() > 0
     # What cannot be drawn is printed by a notebook.
     assert make_answer(events=[])._repr_html_() is None
+
+
+def test_without_matplotlib_an_answer_is_printed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("timeline", "lettering"):
+        monkeypatch.delitem(sys.modules, f"dynfocus.processing.{name}", raising=False)
+    answer = make_answer(sources=["gone.mp4"])
+    with pytest.raises(ImportError, match=re.escape("pip install 'dynfocus[plot]'")):
+        answer.plot()
+    assert answer._repr_html_() is None
