@@ -221,16 +221,17 @@ class DynFocusVideoProcessor(SavedWithCode, BaseVideoProcessor):
         """Hash of all settings that determine a frame's pixels, as 16 hexadecimal digits."""
         return _pixel_fingerprint(self._resolve(dict(kwargs)))
 
-    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> tuple[Any, Any]:
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None, **kwargs: Any) -> tuple[Any, Any]:
         """
         Read one video, or a list of videos: `(frames, metadata)`, each a list for a list.
 
-        Frames are sampled by this processor's settings while they are read, so `sample_indices_fn` is not called.
+        Frames are sampled by this processor's settings and those of the call while they are read, so
+        `sample_indices_fn` is not called.
         """
         if isinstance(video_url_or_urls, (list, tuple)):
-            read = [self.fetch_videos(video) for video in video_url_or_urls]
+            read = [self.fetch_videos(video, **kwargs) for video in video_url_or_urls]
             return [frames for frames, _ in read], [metadata for _, metadata in read]
-        video, settings = self._own_settings(video_url_or_urls, {}, self._resolve({}))
+        video, settings = self._own_settings(video_url_or_urls, kwargs, self._resolve(dict(kwargs)))
         return self._load(video, None, settings)
 
     def sampling_of(self, **kwargs: Any) -> dict[str, Any]:

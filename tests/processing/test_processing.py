@@ -385,6 +385,11 @@ def test_save_and_load(tmp_path):
     changed = DynFocusProcessor.from_pretrained(tmp_path, max_visual_tokens=100)
     assert changed.max_visual_tokens == 100 and changed.num_prototypes == 6
     assert "processor_config.json" in os.listdir(tmp_path)
+    # Where vLLM, and older versions of transformers, look for the video processor.
+    (tmp_path / "processor_config.json").unlink()
+    alone = AutoVideoProcessor.from_pretrained(tmp_path)
+    assert type(alone) is type(saved.video_processor) and alone.fps == 4.0
+    assert without_names(alone.to_dict()) == saved.video_processor.to_dict()
 
 
 def test_settings_of_a_call(processor, video_file):
