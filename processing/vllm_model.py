@@ -145,6 +145,17 @@ class DynFocusForVLLM(TransformersMultiModalForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self._states = _Recent(self.model_config.get_multimodal_config())
 
+    def recursive_replace(self) -> None:
+        """vLLM's layers in place of torch's, in the language model only, unless weights are quantized."""
+        # Between frames that look alike, the last digit decides: the parts that choose compute as in transformers.
+        names = [name for name, _ in self.model.named_children() if name != "language_model"]
+        kept = {name: getattr(self.model, name) for name in names if self.quant_config is None}
+        for name in kept:
+            setattr(self.model, name, None)
+        super().recursive_replace()
+        for name, part in kept.items():
+            setattr(self.model, name, part)
+
     def _process_vision_input(
         self,
         modality: str,
