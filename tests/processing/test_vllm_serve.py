@@ -6,17 +6,7 @@ vLLM: a server starts for about a minute.
 import base64
 import functools
 import http.server
-import importlib.util
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -25,14 +15,11 @@ from tiny import make_tiny_processor
 from tiny_models import make_question_aware, tiny_model, tiny_text_config
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from videos import barcode_frames, write_video
+from vllm_server import MARKS, Server
 
 from dynfocus.checkpoints import embedded_model
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = MARKS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUESTION = "Which number is shown with the red star?"
@@ -49,63 +36,6 @@ ASKED = [
     ("long.mp4", "Which comes right before the red star?"),
 ]
 TOLERANCE = 1e-4  # of log-probabilities in float32
-
-
-class Server:
-    """`vllm serve MODEL` on a free port, as long as the `with` lasts."""
-
-    def __init__(self, model, log, *options):
-        self.model, self.log = str(model), log
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
-        # Without `--dtype float32`, vLLM uses bfloat16 for weights in float32.
-        command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", self.model, "--dtype", "float32"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager", *options]
-        settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, env={**os.environ, **settings}, start_new_session=True
-            )
-
-    def __enter__(self):
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
-                return self
-            except OSError:
-                time.sleep(2)
-        self.__exit__()
-        raise RuntimeError(f"vLLM did not start: {self.log.read_text()[-3000:]}")
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-    def post(self, messages, **fields):
-        """Status and reply, or the message of an error."""
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 32, **fields}
-        body |= {"logprobs": True, "return_token_ids": True}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=900) as reply:
-                return reply.status, json.load(reply)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)["error"]["message"]
 
 
 class Direct:
@@ -209,7 +139,7 @@ def test_plain_requests_give_the_answers_of_the_pipeline(direct, server, web):
             [turn("user", {"type": "video", "video": one}, text(question))] for one in (EXAMPLES / name, url)
         )
         worst = max(worst, assert_same_answers(direct, server, chat, sent))
-    print(f"{len(ASKED)} of {len(ASKED)} answers; largest difference of log-probabilities {worst:.1e}")
+    print(f"largest difference of log-probabilities in {len(ASKED)} answers: {worst:.1e}")
 
 
 CHATS = {
