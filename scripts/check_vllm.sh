@@ -54,11 +54,12 @@ if [[ ! -e "$environment/complete" ]]; then
     printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" \
         >"$site/vllm-$version+cpu.dist-info/METADATA"
     # What the package imports, and what runs the tests.
-    "$in_it" -m pip install "av>=15" "typer>=0.16" rich accelerate pytest pytest-timeout hypothesis
+    "$in_it" -m pip install "av>=15" "typer>=0.16" rich accelerate openai pytest pytest-timeout hypothesis
     "$in_it" -m pip install --no-deps -e .
     touch "$environment/complete"
 fi
 
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES="" HF_HUB_OFFLINE=1
 "$in_it" -P -m pytest -p no:cacheprovider -m "vllm or not slow and not gpu" -rfE --tb=short \
-    tests/processing/test_vllm_serve.py tests/processing/test_vllm_plugin.py tests/modeling/test_vllm_contract.py "$@"
+    tests/processing/test_vllm_serve.py tests/adoption/test_vllm_served_model.py tests/processing/test_vllm_plugin.py \
+    tests/modeling/test_vllm_contract.py "$@"

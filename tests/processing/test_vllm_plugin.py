@@ -1,12 +1,18 @@
 """The plug-in for vLLM, without vLLM: it finds the question in a prompt, passes on files, refuses unknown settings."""
 
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny import make_tiny_processor
 from videos import barcode_frames, write_video
 
 from dynfocus.processing.prompt_question import PromptQuestion
-from dynfocus.processing.vllm_plugin import SETTINGS, FileLoader, settings_of
+from dynfocus.processing.vllm_plugin import SETTINGS, FileLoader, register, settings_of
 
 QUESTION = "which number is shown with the red star?"
 VIDEO = {"type": "video"}
@@ -147,3 +153,34 @@ def test_unknown_settings_are_refused_by_name(given, media, named):
 def test_the_settings_are_declared_by_the_processor():
     known = make_tiny_processor().valid_processor_kwargs.__annotations__["videos_kwargs"].__annotations__
     assert set(SETTINGS) <= known.keys()
+
+
+def test_the_entry_point_leads_to_the_plug_in():
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    module, _, name = project["project"]["entry-points"]["vllm.general_plugins"]["dynfocus"].partition(":")
+    assert getattr(import_module(module), name) is register
+
+
+def test_vllm_is_given_the_loader_and_the_model(monkeypatch):
+    """With stand-ins for what it calls; called twice, as vLLM may do."""
+    loaders, models, names = {}, {}, {"other": "OtherVideoProcessor"}
+
+    class Loaders:
+        @staticmethod
+        def register(name, video_processor):
+            return lambda loader: loaders.update({(name, video_processor): loader})
+
+    stand_ins = {
+        "vllm": {"ModelRegistry": SimpleNamespace(register_model=models.__setitem__)},
+        "vllm.multimodal.video": {"VIDEO_LOADER_REGISTRY": Loaders},
+        "vllm.transformers_utils.processor": {"VIDEO_PROCESSOR_MAPPING_NAMES": names},
+    }
+    for name in (*stand_ins, "vllm.multimodal", "vllm.transformers_utils"):
+        module = ModuleType(name)
+        module.__dict__.update(stand_ins.get(name, {}))
+        monkeypatch.setitem(sys.modules, name, module)
+    register()
+    register()
+    assert loaders == {("dynfocus", "DynFocusVideoProcessor"): FileLoader}
+    assert names == {"other": "OtherVideoProcessor", "dynfocus": "DynFocusVideoProcessor"}
+    assert models == {"DynFocusForConditionalGeneration": "dynfocus.processing.vllm_model:DynFocusForVLLM"}
