@@ -27,7 +27,7 @@ from dynfocus.towers.dual_encoder import DualEncoder
 
 from .chats import last_words
 from .focus_processor import Choice, FocusProcessor
-from .looking import SAMPLING, frame_numbers, frame_times, look, open_frames
+from .looking import SAMPLING, frame_numbers, frame_times, frames_of, look, open_frames
 from .relevance import texts_of
 from .saved_settings import saved_settings
 from .stock_loading import check_loaded
@@ -185,6 +185,13 @@ class FocusedModel(VideoQA):
             num_groups=torch.tensor([len(choice.frames.coarse)]),
         )
         return focus, choice
+
+    def token_range(self, state: VideoState) -> tuple[int, int, int]:
+        self.check_state(state)
+        numbers = frame_numbers(state)
+        budget = self.focus_processor.budget(frames_of(state), numbers)
+        most = budget.fixed_price + budget.key_price * len(numbers)
+        return budget.fixed_price + budget.key_price, min(budget.max_visual_tokens, most), most
 
     # ----------------------------------------------------------------------------------------------- show, answer
 

@@ -13,6 +13,7 @@ from .examples import (
     ASK_EXAMPLES,
     CHAT_EXAMPLES,
     COMPARE_EXAMPLES,
+    DEMO_EXAMPLES,
     ENCODE_EXAMPLES,
     EVAL_EXAMPLES,
     EXAMPLES,
@@ -46,6 +47,7 @@ from .options import (
     TrustOption,
     VerboseOption,
     VideoArgument,
+    setup_fields,
 )
 from .terminal import UserError, print_error, user_errors
 from .wording import looks_like_option
@@ -120,6 +122,7 @@ def ask(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer a question about a video, and print its key frames."""
+    fields = setup_fields(locals())
     with user_errors(verbose):
         from . import ask as command
 
@@ -128,29 +131,9 @@ def ask(
                 video=video,
                 # A question without quotes comes as its words.
                 question=" ".join(question),
-                model=model,
                 plot=plot,
                 as_json=as_json,
-                sampling={
-                    "max_visual_tokens": max_visual_tokens,
-                    "fps": fps,
-                    "max_frames": max_frames,
-                    "decoder": decoder.value,
-                    "on_truncated": on_truncated.value,
-                },
-                rule=rule,
-                adoption={
-                    "dual_encoder": dual_encoder,
-                    "coarse": coarse and coarse.value,
-                    "server": server,
-                    "processor": processor,
-                },
-                max_new_tokens=max_new_tokens,
-                device=device,
-                dtype=dtype,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                verbose=verbose,
+                **fields,
             )
         )
 
@@ -177,36 +160,45 @@ def chat(
     verbose: VerboseOption = False,
 ) -> None:
     """Encode a video once, then answer one question after another."""
+    fields = setup_fields(locals())
     with user_errors(verbose):
         from . import chat as command
         from .ask import Setup
 
-        command.run(
-            Setup(
-                video=video,
-                model=model,
-                sampling={
-                    "max_visual_tokens": max_visual_tokens,
-                    "fps": fps,
-                    "max_frames": max_frames,
-                    "decoder": decoder.value,
-                    "on_truncated": on_truncated.value,
-                },
-                rule=rule,
-                adoption={
-                    "dual_encoder": dual_encoder,
-                    "coarse": coarse and coarse.value,
-                    "server": server,
-                    "processor": processor,
-                },
-                max_new_tokens=max_new_tokens,
-                device=device,
-                dtype=dtype,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                verbose=verbose,
-            )
-        )
+        command.run(Setup(video=video, **fields))
+
+
+@app.command(epilog=DEMO_EXAMPLES, rich_help_panel=_ASK)
+def demo(
+    model: ModelOption = None,
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="Address to serve at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port to serve at.")] = 7860,
+    max_upload: Annotated[int, typer.Option(min=1, metavar="MB", help="Largest video to upload.")] = 500,
+    max_visual_tokens: TokensOption = None,
+    rule: RuleOption = None,
+    dual_encoder: DualEncoderOption = None,
+    coarse: CoarseOption = None,
+    server: ServerOption = None,
+    processor: ProcessorOption = None,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
+    max_new_tokens: AnswerOption = 64,
+    on_truncated: TruncatedOption = Truncated.warn,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Serve a page to ask about videos: upload one, see answer, key frames and timeline."""
+    fields = setup_fields(locals())
+    with user_errors(verbose):
+        from . import demo as command
+
+        command.run(command.Request(video="", host=host, port=port, max_upload=max_upload, **fields))
 
 
 @app.command(epilog=SERVE_EXAMPLES, rich_help_panel=_ASK)
@@ -483,12 +475,16 @@ def export(
     model: ModelOption = None,
     revision: RevisionOption = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a weight file.")] = "5GB",
+    space: Annotated[bool, typer.Option("--space", help="Write a Space with the page of dynfocus demo.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Write a Hub folder with weights, settings, code and model card. It loads without this package."""
     with user_errors(verbose):
         from . import hub as command
 
+        if space:
+            command.export_space(out, model, revision)
+            return
         command.export(out, model, revision, max_shard_size, verbose)
 
 

@@ -37,6 +37,12 @@ dynfocus serve user/my-dynfocus --port 8080 --allow-files videos/
 
 DYNFOCUS_API_KEY=… dynfocus serve user/my-dynfocus --host 0.0.0.0"""
 
+DEMO_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus demo
+
+dynfocus demo --model Qwen/Qwen3-VL-4B-Instruct --max-visual-tokens 4096"""
+
 ENCODE_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Instruct
@@ -82,7 +88,9 @@ EXPORT_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus export my-model
 
-dynfocus export my-model --model runs/finetuned/checkpoint-400 --max-shard-size 2GB"""
+dynfocus export my-model --model runs/finetuned/checkpoint-400 --max-shard-size 2GB
+
+dynfocus export my-space --space --model Qwen/Qwen3-VL-4B-Instruct"""
 
 PUSH_EXAMPLES = """[bold]Examples[/bold]
 
@@ -95,6 +103,7 @@ __all__ = [
     "ASK_EXAMPLES",
     "CHAT_EXAMPLES",
     "COMPARE_EXAMPLES",
+    "DEMO_EXAMPLES",
     "ENCODE_EXAMPLES",
     "EVAL_EXAMPLES",
     "EXAMPLES",

@@ -36,6 +36,19 @@ def export(out: Path, model: str | None, revision: str | None, max_shard_size: s
     console.print(Text(f"  dynfocus push USER/NAME --model {quoted}", style="bold"))
 
 
+def export_space(out: Path, model: str | None, revision: str | None) -> None:
+    """Write the folder of a Space, and print how to run and upload it."""
+    from .space import write_space
+
+    with spinner("Writing the folder"):
+        folder = write_space(out, model, revision)
+    quoted = shlex.quote(str(folder))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(Text(f"Wrote a Space for {model or DEFAULT_MODEL} to {folder}. Try it, or put it on the Hub:"))
+    console.print(Text(f"  (cd {quoted} && python app.py)", style="bold"))
+    console.print(Text(f"  hf upload USER/NAME {quoted} --repo-type space", style="bold"))
+
+
 def push(
     repo_id: str, model: str | None, revision: str | None, private: bool | None, message: str | None, verbose: bool
 ) -> None:
@@ -106,4 +119,4 @@ def _why_refused(repo_id: str, error: errors.HfHubHTTPError) -> str:
     return f"{repo_id}: the Hub refused the upload ({why}) and committed nothing; run the same command again."
 
 
-__all__ = ["export", "push"]
+__all__ = ["export", "export_space", "push"]

@@ -1,7 +1,8 @@
 """Options that several commands share, and their choices."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -146,6 +147,24 @@ VerboseOption = Annotated[
 ]
 
 
+def setup_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Fields of a `Setup` from the options of a command that asks questions.
+
+    Args:
+        given: the options by name, as the command got them; others are left out.
+    """
+    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()}
+    sampling = ("max_visual_tokens", "fps", "max_frames", "decoder", "on_truncated")
+    adoption = ("dual_encoder", "coarse", "server", "processor")
+    as_they_are = ("model", "rule", "max_new_tokens", "device", "dtype", "revision", "trust_remote_code", "verbose")
+    return {
+        "sampling": {name: plain[name] for name in sampling},
+        "adoption": {name: plain[name] for name in adoption},
+        **{name: plain[name] for name in as_they_are},
+    }
+
+
 __all__ = [
     "AnswerOption",
     "Coarse",
@@ -169,4 +188,5 @@ __all__ = [
     "TrustOption",
     "VerboseOption",
     "VideoArgument",
+    "setup_fields",
 ]

@@ -18,4 +18,10 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-__all__ = ["clock_time", "counted"]
+def percent(part: float, whole: float) -> str:
+    """A share without its sign, such as `"17"`; below 1 with one digit that is not zero, such as `"0.04"`."""
+    share = 100 * part / whole
+    return f"{share:.0f}" if share >= 1 or not part else f"{max(share, 1e-4):.1g}"
+
+
+__all__ = ["clock_time", "counted", "percent"]

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,6 +93,13 @@ class DynFocusVideoQA(VideoQA):
         inputs = {name: row["inputs"][name] for name in names}
         with torch.no_grad():
             return self.model.base_model.choose(**inputs, choose=_rule_of_choice(rule))
+
+    def token_range(self, state: VideoState) -> tuple[int, int, int]:
+        (num_frames,) = state.num_frames
+        usual = self.processor.token_budget(max_visual_tokens=self._max_visual_tokens({}, 1))
+        all_it_asks_for = replace(usual, max_visual_tokens=None)
+        least = usual.cone_tokens + usual.rod_tokens
+        return least, *(one.plan(num_frames).num_visual_tokens for one in (usual, all_it_asks_for))
 
     def cut_for_choice(self, text: str) -> str:
         return cut_question([text], self.processor.tokenizer, self.processor.max_question_tokens)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from .clock import clock_time, counted
+from .clock import clock_time, counted, percent
 from .lettering import Pen, fonts_for, script_of
 
 # Lengths are in inches.
@@ -46,7 +46,11 @@ _MOST_TICKS = 400  # coarse frames that are drawn one by one
 
 
 def timeline_figure(
-    result: Mapping[str, Any], thumbnails: Sequence[np.ndarray | None] = (), *, width: float = _WIDTH
+    result: Mapping[str, Any],
+    thumbnails: Sequence[np.ndarray | None] = (),
+    *,
+    width: float = _WIDTH,
+    heading: bool = True,
 ) -> Figure:
     """
     The figure of one answer about one video.
@@ -63,6 +67,7 @@ def timeline_figure(
         thumbnails: a `(height, width, 3)` uint8 image for each entry of `result["key_frames"]`, or none at all. Only
             those that `pictured` names are drawn; the others may be `None`.
         width: inches, at least 4.
+        heading: whether question, answer and its facts are drawn; not where they stand beside the figure.
 
     Raises:
         `ValueError`: a result without details, about no video or several, a wrong number of thumbnails, or a figure
@@ -91,16 +96,16 @@ def timeline_figure(
         pen = Pen(figure)
         grid = _ThumbnailGrid([image.shape for image in images], space)
         words_space = width - _margin(width) - _RIGHT
-        heading = _heading(result, pen, words_space, missing)
+        lines = _heading(result, pen, words_space, missing) if heading else []
         legend = _legend(result, pen, words_space)
         events_height = _EVENTS_HEIGHT + _GAP if by_event else 0.0
         strip_height = _CAPTION_HEIGHT + grid.height if shown else 0.15
         bottom = _BOTTOM + _LEGEND_LINE * len(legend) + 0.1
         axes_height = _SCORES_HEIGHT + events_height + _SHOWN_HEIGHT + _GAP
-        height = _TOP + sum(line for *_, line in heading) + strip_height + axes_height + bottom
+        height = _TOP + sum(line for *_, line in lines) + strip_height + axes_height + bottom
         figure.set_size_inches(width, height)
 
-        _write_heading(figure, heading)
+        _write_heading(figure, lines)
         _write_legend(figure, pen, legend, bottom - _BOTTOM - 0.05)
 
         def add_axes(low: float, axes_height: float) -> Axes:
@@ -372,9 +377,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     spent, dense = result["num_visual_tokens"], result["num_dense_tokens"]
     facts = [] if result["score"] is None else [f"score {result['score']:.2f}"]
     if spent is not None:
-        share = 100 * spent / dense
-        percent = f"{share:.0f}" if share >= 1 else f"{share:.1g}"
-        facts.append(f"{spent:,} visual tokens of {dense:,} ({percent}%) that a dense model would take")
+        share = percent(spent, dense)
+        facts.append(f"{spent:,} visual tokens of {dense:,} ({share}%) that a dense model would take")
     elif "num_prompt_tokens" in result:
         facts.append(f"{result['num_prompt_tokens']:,} tokens in the prompt, by the server's count")
     frames = f"{counted(len(result['key_frames']), 'key frame')} of {counted(result['num_frames'], 'frame')}"

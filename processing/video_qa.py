@@ -181,6 +181,13 @@ class VideoQA(ABC):
                 function; by default the model's own.
         """
 
+    @abstractmethod
+    def token_range(self, state: VideoState) -> tuple[int, int, int]:
+        """
+        For the budget of questions about one video: the fewest visual tokens that are possible, those of a call that
+        sets none, and the most that can be spent.
+        """
+
     def cut_for_choice(self, text: str) -> str:
         """The beginning of a text, cut to the length of a question for the choice of frames."""
         return text
