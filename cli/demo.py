@@ -12,8 +12,6 @@ from rich.console import Console
 from dynfocus.checkpoints import DEFAULT_MODEL
 
 from .ask import Setup, check_options, open_pipeline
-from .demo_html import SCRIPT, STYLES, error_html, film_html, replies_html, rule_name
-from .studio import Film, Studio
 from .terminal import UserError, print_note, quiet
 
 #: Questions about the example videos, which are made on the spot: file, question.
@@ -94,16 +92,22 @@ def prepare(request: Request) -> tuple[Any, dict[str, Any]]:
 
 
 def load_gradio() -> Any:
-    """The `gradio` module, which asks no other host for anything. Raises a `UserError` if it is not installed."""
+    """
+    The `gradio` module, which asks no other host for anything. Raises a `UserError` if it, or matplotlib, is not
+    installed.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
+        importlib.import_module("matplotlib")
         return importlib.import_module("gradio")
     except ImportError as error:
-        raise UserError(f"The page needs Gradio: pip install 'dynfocus[demo]' ({error}).") from error
+        raise UserError(f"The page needs Gradio and matplotlib: pip install 'dynfocus[demo]' ({error}).") from error
 
 
 def launch_options(request: Request) -> dict[str, Any]:
     """Arguments of `launch`: limits, styles, and nothing from other hosts."""
+    from .demo_html import SCRIPT, STYLES
+
     gradio = load_gradio()
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
@@ -124,6 +128,9 @@ def launch_options(request: Request) -> dict[str, Any]:
 
 def build_page(pipe: Any, setup: Setup) -> Any:
     """The page as `gradio.Blocks`."""
+    from .demo_html import error_html, film_html, replies_html, rule_name
+    from .studio import Studio
+
     gr = load_gradio()
     studio = Studio(pipe, setup)
     examples = tempfile.TemporaryDirectory(prefix="dynfocus-examples-")
@@ -131,7 +138,7 @@ def build_page(pipe: Any, setup: Setup) -> Any:
     def read(path: str | None, progress: Any = gr.Progress()) -> tuple[Any, str, Any, str]:  # noqa: B008
         """The film, a note about it, the slider, and the answers, which are gone."""
         if path is None:
-            return None, "", gr.Slider(interactive=False), ""
+            return None, "", gr.Slider(visible=False), ""
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="Reading the video", unit="frames")
@@ -139,14 +146,14 @@ def build_page(pipe: Any, setup: Setup) -> Any:
         try:
             film = studio.read(path, report)
         except UserError as error:
-            return None, error_html(str(error)), gr.Slider(interactive=False), ""
+            return None, error_html(str(error)), gr.Slider(visible=False), ""
         least, usual, most = film.tokens
         given = setup.sampling["max_visual_tokens"]
         value = usual if given is None else min(max(given, least), most)
-        slider = gr.Slider(minimum=least, maximum=max(most, least + 1), value=value, interactive=True)
+        slider = gr.Slider(minimum=least, maximum=max(most, least + 1), value=value, visible=True)
         return film, film_html(film), slider, ""
 
-    def ask(film: Film | None, question: str, tokens: float, rule: str, beside: str, screen: float) -> str:
+    def ask(film: Any, question: str, tokens: float, rule: str, beside: str, screen: float) -> str:
         """The answers."""
         if film is None:
             return error_html("There is no video yet: upload one, or take an example.")
@@ -165,24 +172,15 @@ def build_page(pipe: Any, setup: Setup) -> Any:
                 note = gr.HTML(elem_id="note")
             with gr.Column(min_width=300):
                 question = gr.Textbox(label="Question", elem_id="question", max_lines=6)
-                tokens = gr.Slider(
-                    1,
-                    2,
-                    1,
-                    step=1,
-                    label="Token budget",
-                    info="visual tokens at most",
-                    interactive=False,
-                    elem_id="tokens",
-                )
-                with gr.Row():
+                budget = {"label": "Token budget", "info": "visual tokens at most"}
+                # Its ends are known once a video is read.
+                tokens = gr.Slider(1, 2, 1, step=1, visible=False, elem_id="tokens", **budget)
+                # A stock model's choice says more beside frames at equal distances.
+                with gr.Accordion("Choice of frames", open=not studio.has_scores):
                     names = [(rule_name(rule), rule) for rule in studio.rules]
-                    looks = {"min_width": 160, "filterable": False}
-                    rule = gr.Dropdown(names, value=studio.rule, label="Frames chosen by", **looks)
-                    # A stock model's choice says more beside frames at equal distances.
+                    rule = gr.Radio(names, value=studio.rule, label="Frames chosen by")
                     usual = _NO_RULE if studio.has_scores or studio.rule == "uniform" else "uniform"
-                    others = [("nothing", _NO_RULE), *names]
-                    beside = gr.Dropdown(others, value=usual, label="Compared with", **looks)
+                    beside = gr.Radio([("nothing", _NO_RULE), *names], value=usual, label="Compared with")
                 go = gr.Button("Ask", variant="primary", elem_id="ask")
                 gr.Markdown("Or take an example:")
                 with gr.Row(elem_id="examples"):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -98,13 +99,17 @@ def _write(folder: Path, model: str | None, revision: str | None) -> None:
 
 def requirements() -> list[str]:
     """What this package and its page need, one a line."""
-    needed = []
-    for line in importlib.metadata.requires("dynfocus") or []:
-        name, _, condition = (part.strip() for part in line.partition(";"))
-        if "extra ==" not in condition:
-            needed.append(line)
-        elif condition.replace("'", '"') == 'extra == "demo"':
-            needed.append(name)
+    extras, needed = ["demo"], []
+    lines = [line.replace("'", '"') for line in importlib.metadata.requires("dynfocus") or []]
+    needed += [line for line in lines if "extra ==" not in line]
+    while extras:
+        condition = f'extra == "{extras.pop()}"'
+        for line in lines:
+            name, _, when = (part.strip() for part in line.partition(";"))
+            if when == condition and (another := re.fullmatch(r"dynfocus\[([\w,-]+)\]", name)):
+                extras += another[1].split(",")
+            elif when == condition:
+                needed.append(name)
     return needed
 
 

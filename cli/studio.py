@@ -22,8 +22,8 @@ from .terminal import UserError, one_sentence
 MOST_FRAMES = 3600
 _MOST_PICTURES = 128  # kept for a video
 _PICTURE_PIXELS = 160  # of the shorter side
-# Options of the command line that have another name on the page.
-_ON_THE_PAGE = {"--max-visual-tokens": "the token budget", "--fps and --num-frames": "fewer frames"}
+# An option of the command line that has another name on the page, as it stands in messages.
+_BUDGET = re.compile(r"`?--max-visual-tokens( \d+)?`?")
 
 
 @dataclass
@@ -140,9 +140,7 @@ def on_the_page(path: str) -> Iterator[None]:
         with in_options():
             yield
     except UserError as error:
-        words = _named(one_sentence(str(error)), path)
-        for option, name in _ON_THE_PAGE.items():
-            words = re.sub(rf"{option}\b", name, words)
+        words = _BUDGET.sub(r"the token budget\1", _named(one_sentence(str(error)), path))
         raise UserError(words) from error
 
 
