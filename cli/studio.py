@@ -13,7 +13,7 @@ import numpy as np
 
 from dynfocus.processing.answers import Answer
 from dynfocus.processing.timeline import pictured, read_thumbnails
-from dynfocus.selecting.rules import RULES
+from dynfocus.processing.video_qa import RULES
 
 from .ask import Setup, in_options
 from .terminal import UserError, one_sentence

@@ -420,6 +420,7 @@ def _end_of_frame(seconds: Sequence[float], index: int) -> float:
 __all__ = [
     "DEFAULT_NEW_TOKENS",
     "GENERATION_PARAMETERS",
+    "RULES",
     "Answer",
     "Said",
     "Shown",
