@@ -130,14 +130,19 @@ def check_setup(setup: Setup) -> None:
 
 def check_options(setup: Setup) -> None:
     """The same for the settings alone."""
-    if setup.rule is not None and setup.rule != "dpe":
+    check_rule(setup.rule)
+    check_sampling(setup.sampling)
+
+
+def check_rule(rule: str | None) -> None:
+    """Raises a `UserError` for a rule of choice that does not exist."""
+    if rule is not None and rule != "dpe":
         from dynfocus.processing.video_qa import find_rule
 
         try:
-            find_rule(setup.rule)
+            find_rule(rule)
         except ValueError as error:
-            raise UserError(f"--rule {setup.rule}: {error}") from error
-    check_sampling(setup.sampling)
+            raise UserError(f"--rule {rule}: {error}") from error
 
 
 def check_video(video: str, kind: str = "video file") -> None:
@@ -246,6 +251,7 @@ __all__ = [
     "answer",
     "check_options",
     "check_plot",
+    "check_rule",
     "check_setup",
     "check_video",
     "draw",

@@ -49,6 +49,14 @@ dynfocus encode lecture.mp4 -o lecture.safetensors --model Qwen/Qwen3-VL-4B-Inst
 
 dynfocus encode film.mkv -o film.safetensors --key-frames --max-frames 2000"""
 
+BATCH_EXAMPLES = """[bold]Examples[/bold]
+
+dynfocus batch questions.parquet --model Qwen/Qwen3-VL-4B-Instruct --out answers
+
+dynfocus batch questions.csv --media-root films --model user/my-dynfocus --out answers --states --actors 2
+
+dynfocus batch questions.parquet --model Qwen/Qwen3-VL-4B-Instruct --out answers --address auto --actors 64"""
+
 SYNTH_EXAMPLES = """[bold]Examples[/bold]
 
 dynfocus synth --frames 128 --videos 50 --out test-set
@@ -101,6 +109,7 @@ dynfocus push user/my-model --model runs/finetuned/checkpoint-400 --private --me
 
 __all__ = [
     "ASK_EXAMPLES",
+    "BATCH_EXAMPLES",
     "CHAT_EXAMPLES",
     "COMPARE_EXAMPLES",
     "DEMO_EXAMPLES",

@@ -56,14 +56,14 @@ def run_settings(
         "prompts": {
             "example": questions[0].prompt,
             "hash": prompts_hash(questions),
-            "chat_template_hash": _digest(record["chat_template"]),
+            "chat_template_hash": text_hash(record["chat_template"]),
         },
         "generation": dict(benchmark.generation),
         "batch_size": settings.batch_size,
         "seed": settings.seed,
         "dtype": record["dtype"],
         "device": pipe.device.type,
-        "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "versions": package_versions(),
         "device_name": _device_name(pipe.device),
         "num_processes": num_processes,
         "videos": settings.videos,
@@ -78,7 +78,7 @@ def prompts_hash(questions: Sequence[Question]) -> str:
     asked = [
         [one.id, one.video, one.prompt, one.question, one.options, one.reference, one.subtitles] for one in questions
     ]
-    return _digest(json.dumps(asked, ensure_ascii=False))
+    return text_hash(json.dumps(asked, ensure_ascii=False))
 
 
 def weights_hash(model: str) -> str | None:
@@ -96,7 +96,13 @@ def weights_hash(model: str) -> str | None:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _digest(text: str) -> str:
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that results may depend on."""
+    return {name: found for name in _PACKAGES if (found := _version(name)) is not None}
+
+
+def text_hash(text: str) -> str:
+    """Hash of a text."""
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -115,4 +121,4 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-__all__ = ["prompts_hash", "run_settings", "weights_hash"]
+__all__ = ["package_versions", "prompts_hash", "run_settings", "text_hash", "weights_hash"]

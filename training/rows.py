@@ -19,7 +19,7 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: Of several such files in a folder, the one that holds the rows.
 _USUAL_NAMES = ("train", "questions", "metadata")
-_COLUMNS = ("video", "videos", "image", "images", "question", "answer")
+_COLUMNS = ("video", "videos", "image", "images", "question", "questions", "answer", "id")
 _FORMS = "`messages`, `conversations` (LLaVA), or `video`, `question` and `answer`"
 
 
@@ -71,7 +71,7 @@ def load_rows(sources: Sequence[Source]) -> Rows:
         `FileNotFoundError`: if a file, folder, data set or media root does not exist.
         `ValueError`: if a source is empty or of a form that cannot be read.
     """
-    return Rows([_load(source, streaming=False) for source in sources])
+    return Rows([_of_training(source, streaming=False) for source in sources])
 
 
 def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -> Any:
@@ -85,7 +85,7 @@ def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -
 
     streams = []
     for source in sources:
-        rows, media_root = _load(source, streaming=True)
+        rows, media_root = _of_training(source, streaming=True)
         # Shuffled after it was repeated, so that the order differs in each round.
         streams.append(rows.map(_WithRoot(media_root)).repeat(None).shuffle(seed=seed, buffer_size=buffer_size))
     if len(streams) == 1:
@@ -102,8 +102,20 @@ class _WithRoot:
         return {"media_root": self.media_root}
 
 
-def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
-    """The rows of one source, and its media root."""
+def _of_training(source: Source, streaming: bool) -> tuple[Any, str | None]:
+    rows, media_root = open_table(source, streaming)
+    _check_form(rows, source.path)
+    return rows, media_root
+
+
+def open_table(source: Source, streaming: bool = False) -> tuple[Any, str | None]:
+    """
+    The rows of one source, of any columns, and its media root.
+
+    Raises:
+        `FileNotFoundError`: if the file, folder, data set or media root does not exist.
+        `ValueError`: if it cannot be read.
+    """
     from datasets import Dataset, load_dataset, load_from_disk
 
     path = Path(source.path).expanduser()
@@ -133,7 +145,7 @@ def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
             rows = load_dataset(reader, data_files=str(file), split="train", streaming=streaming, **options)
         media_root = media_root or str(file.parent)
     elif _looks_local(source.path):
-        raise FileNotFoundError(f"{source.path}: there is no such file or folder with rows to train on.")
+        raise FileNotFoundError(f"{source.path}: there is no such file or folder with rows.")
     else:
         with _named_errors(source.path):
             rows = load_dataset(
@@ -142,7 +154,6 @@ def _load(source: Source, streaming: bool) -> tuple[Any, str | None]:
     rows = _with_plain_names(undecoded(rows))
     if source.limit is not None:
         rows = rows.take(source.limit)
-    _check_form(rows, source.path)
     return rows, media_root
 
 
@@ -210,10 +221,10 @@ class _named_errors:
         if isinstance(error, (DatasetGenerationError, ValueError, OSError)):
             cause = str(error.__cause__ or error).splitlines()[0]
             if "corresponds to no data" in cause:
-                raise ValueError(f"{self.path}: holds no rows to train on.") from error
+                raise ValueError(f"{self.path}: holds no rows.") from error
             if "Error tokenizing data" in cause:
                 cause += " (texts with a comma must be in quotes)"
             raise ValueError(f"{self.path}: cannot be read as rows: {cause}") from error
 
 
-__all__ = ["Rows", "Source", "load_rows", "stream_rows"]
+__all__ = ["Rows", "Source", "load_rows", "open_table", "stream_rows"]
