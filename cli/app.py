@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .batch import batch
 from .examples import (
     ASK_EXAMPLES,
     BATCH_EXAMPLES,
@@ -360,95 +361,7 @@ def encode(
         )
 
 
-@app.command(epilog=BATCH_EXAMPLES, rich_help_panel=_ASK)
-def batch(
-    table: Annotated[
-        str,
-        typer.Argument(
-            help="Table with the columns video and question (or questions, lists): parquet, CSV, TSV or JSONL.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder of the answers; the same command continues it.", show_default=False),
-    ],
-    model: ModelOption = None,
-    media_root: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Folder of relative paths of videos.", show_default="that of the table"),
-    ] = None,
-    states: Annotated[
-        bool, typer.Option("--states", help="Also keep the state of each video, for questions later.")
-    ] = False,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Also do the videos again whose rows have an error.")
-    ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
-    ] = None,
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that hold the model.", show_default="one a GPU, or one for 4 processors"),
-    ] = None,
-    gpus_per_actor: Annotated[
-        float | None, typer.Option(help="GPUs of each actor; 0.25 means that four share one.", show_default="1")
-    ] = None,
-    max_visual_tokens: TokensOption = None,
-    rule: RuleOption = None,
-    dual_encoder: DualEncoderOption = None,
-    coarse: CoarseOption = None,
-    server: ServerOption = None,
-    processor: ProcessorOption = None,
-    fps: FpsOption = None,
-    max_frames: FramesOption = None,
-    max_new_tokens: AnswerOption = 64,
-    on_truncated: TruncatedOption = Truncated.error,
-    decoder: DecoderOption = Decoder.auto,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Answer a table of questions about many videos, with Ray. After any interruption, the same command continues."""
-    with user_errors(verbose):
-        from . import batch as command
-
-        command.run(
-            command.Request(
-                table=table,
-                out=out,
-                media_root=media_root,
-                address=address,
-                actors=actors,
-                gpus_per_actor=gpus_per_actor,
-                states=states,
-                retry_errors=retry_errors,
-                model=model,
-                sampling={
-                    "fps": fps,
-                    "max_frames": max_frames,
-                    "decoder": decoder.value,
-                    "on_truncated": on_truncated.value,
-                },
-                max_visual_tokens=max_visual_tokens,
-                rule=rule,
-                max_new_tokens=max_new_tokens,
-                adoption={
-                    "dual_encoder": dual_encoder,
-                    "coarse": coarse and coarse.value,
-                    "server": server,
-                    "processor": processor,
-                },
-                device=device,
-                dtype=dtype,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                verbose=verbose,
-            )
-        )
+app.command(epilog=BATCH_EXAMPLES, rich_help_panel=_ASK)(batch)
 
 
 @app.command(epilog=FIND_EXAMPLES, rich_help_panel=_ASK)

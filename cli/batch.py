@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,9 +17,29 @@ from rich.text import Text
 
 from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 
-from .ask import check_rule
 from .loading import check_model_name, check_sampling, find_dtype, load_pipeline, note_demo
-from .terminal import UserError, quiet
+from .options import (
+    AnswerOption,
+    CoarseOption,
+    Decoder,
+    DecoderOption,
+    DeviceOption,
+    DtypeOption,
+    DualEncoderOption,
+    FpsOption,
+    FramesOption,
+    ModelOption,
+    ProcessorOption,
+    RevisionOption,
+    RuleOption,
+    ServerOption,
+    TokensOption,
+    Truncated,
+    TruncatedOption,
+    TrustOption,
+    VerboseOption,
+)
+from .terminal import UserError, quiet, user_errors
 
 # Local names are looked up for so many videos, before anything starts.
 _LOOKED_FOR = 100
@@ -55,6 +75,94 @@ class Request:
     revision: str | None
     trust_remote_code: bool
     verbose: bool
+
+
+def batch(
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="Table with the columns video and question (or questions, lists): parquet, CSV, TSV or JSONL.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder of the answers; the same command continues it.", show_default=False),
+    ],
+    model: ModelOption = None,
+    media_root: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of relative paths of videos.", show_default="that of the table"),
+    ] = None,
+    states: Annotated[
+        bool, typer.Option("--states", help="Also keep the state of each video, for questions later.")
+    ] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Also do the videos again whose rows have an error.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that hold the model.", show_default="one a GPU, or one for 4 processors"),
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs of each actor; 0.25 means that four share one.", show_default="1")
+    ] = None,
+    max_visual_tokens: TokensOption = None,
+    rule: RuleOption = None,
+    dual_encoder: DualEncoderOption = None,
+    coarse: CoarseOption = None,
+    server: ServerOption = None,
+    processor: ProcessorOption = None,
+    fps: FpsOption = None,
+    max_frames: FramesOption = None,
+    max_new_tokens: AnswerOption = 64,
+    on_truncated: TruncatedOption = Truncated.error,
+    decoder: DecoderOption = Decoder.auto,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Answer a table of questions about many videos, with Ray. After any interruption, the same command continues."""
+    with user_errors(verbose):
+        run(
+            Request(
+                table=table,
+                out=out,
+                media_root=media_root,
+                address=address,
+                actors=actors,
+                gpus_per_actor=gpus_per_actor,
+                states=states,
+                retry_errors=retry_errors,
+                model=model,
+                sampling={
+                    "fps": fps,
+                    "max_frames": max_frames,
+                    "decoder": decoder.value,
+                    "on_truncated": on_truncated.value,
+                },
+                max_visual_tokens=max_visual_tokens,
+                rule=rule,
+                max_new_tokens=max_new_tokens,
+                adoption={
+                    "dual_encoder": dual_encoder,
+                    "coarse": coarse and coarse.value,
+                    "server": server,
+                    "processor": processor,
+                },
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                verbose=verbose,
+            )
+        )
 
 
 def run(request: Request) -> None:
@@ -129,6 +237,8 @@ def _run(request: Request, console: Console) -> Counter[str]:
 
 def _check(request: Request) -> None:
     """Raises a `UserError` for mistakes that can be found before anything is read or loaded."""
+    from .ask import check_rule
+
     check_sampling(request.sampling)
     check_rule(request.rule)
     if request.max_visual_tokens is not None and request.max_visual_tokens < 1:
@@ -224,4 +334,4 @@ def _load_quietly(options: tuple[Any, ...], verbose: bool) -> Any:
         return load_pipeline(*options)
 
 
-__all__ = ["Request", "run"]
+__all__ = ["Request", "batch", "run"]
