@@ -262,7 +262,8 @@ class Desk:
         try:
             async with asyncio.timeout(limits.timeout):
                 check = partial(check_frames, limits=limits)
-                read = job.asked.messages, self.reading, limits.folders, check, job.given_up
+                reading = replace(self.reading, given_up=job.given_up)
+                read = job.asked.messages, reading, limits.folders, check
                 messages = await job.loop.run_in_executor(self.readers, read_media, *read)
                 asked = replace(job.asked, messages=messages)
                 found = await job.loop.run_in_executor(self.model, self._answer, asked, job.feed)

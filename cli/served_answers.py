@@ -92,16 +92,14 @@ def read_media(
     limits: ReadingLimits,
     folders: Sequence[Path],
     check: Callable[[Mapping[str, Any]], None],
-    given_up: Event,
 ) -> list[dict[str, Any]]:
     """
     The messages of a request in the form of [`clean_message`], with their videos and images as [`Media`].
 
     Args:
-        limits: of downloads.
+        limits: of downloads, with the event that gives the request up.
         folders: in which files may be read.
         check: raises a `ValueError` for a video's own settings that are not allowed.
-        given_up: ends the reading.
 
     Raises:
         `ValueError`, `FileNotFoundError`: for a block or an address that cannot be read or is not allowed.
@@ -120,7 +118,7 @@ def read_media(
         check(settings)
         try:
             source = _opened(value, limits, folders)
-            block[kind] = Media(source, _digest(source, given_up), settings)
+            block[kind] = Media(source, _digest(source), settings)
         except (ValueError, OSError) as error:
             raise for_a_client(error) from None
     return found
@@ -165,11 +163,11 @@ def _allowed_file(address: str, folders: Sequence[Path]) -> str:
     return str(path)
 
 
-def _digest(source: VideoSource, given_up: Event) -> str:
+def _digest(source: VideoSource) -> str:
     found = hashlib.sha256()
     with source.opened() as file:
         while block := file.read(_BLOCK_BYTES):
-            if given_up.is_set():
+            if source.limits.given_up is not None and source.limits.given_up.is_set():
                 raise GivenUp
             found.update(block)
     return found.hexdigest()

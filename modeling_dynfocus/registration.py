@@ -76,6 +76,7 @@ def _register_classes() -> None:
         AutoProcessor,
         AutoVideoProcessor,
     )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
     from .configuration_dynfocus import DynFocusConfig
     from .modeling_dynfocus import DynFocusForConditionalGeneration, DynFocusModel
@@ -88,6 +89,8 @@ def _register_classes() -> None:
     AutoModelForMultimodalLM.register(DynFocusConfig, DynFocusForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(DynFocusConfig, DynFocusProcessor, exist_ok=True)
     AutoVideoProcessor.register(DynFocusConfig, video_processor_class=DynFocusVideoProcessor, exist_ok=True)
+    # `transformers serve` looks into the table itself.
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[_MODEL_TYPE] = DynFocusForConditionalGeneration.__name__
     _register_pipeline()
 
 

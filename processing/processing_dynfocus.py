@@ -209,6 +209,8 @@ class DynFocusProcessor(SavedWithCode, ProcessorMixin):
         As in transformers. The question of a conversation with videos is `question` (one, or one for each
         conversation), by default the text of its last user turn. Images count as videos of one frame.
         """
+        # `transformers serve` asks for the sound of all videos, which no DynFocus model hears.
+        kwargs.pop("load_audio_from_video", None)
         conversation = getattr(conversation, "messages", conversation)
         if not isinstance(conversation, (list, tuple)) or not conversation:
             raise ValueError("A conversation is a list of messages, with one of them at least.")

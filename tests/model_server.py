@@ -1,4 +1,4 @@
-"""`dynfocus serve` on the loopback interface, in a thread of the tests' own process."""
+"""`dynfocus serve` and `transformers serve` on the loopback interface, in threads of the tests' own process."""
 
 import contextlib
 import socket
@@ -53,6 +53,21 @@ class ModelServer:
         return not self.desk.jobs and not self.desk.places_taken
 
 
+@contextlib.contextmanager
+def transformers_serve() -> Iterator[str]:
+    """`transformers serve` in a thread; its address. A model's name there is its folder."""
+    from transformers.cli.serve import Serve
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = Serve(host="127.0.0.1", port=port, device="cpu", dtype="float32", non_blocking=True)
+    try:
+        wait_for(lambda: server.server.started)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.kill_server()
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Fails if a condition does not come true."""
     end = time.monotonic() + seconds
@@ -80,4 +95,4 @@ def held_back(owner: Any, name: str, monkeypatch: Any) -> Iterator[threading.Eve
             gate.set()
 
 
-__all__ = ["ModelServer", "held_back", "wait_for"]
+__all__ = ["ModelServer", "held_back", "transformers_serve", "wait_for"]

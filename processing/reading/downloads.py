@@ -163,6 +163,8 @@ def copy_bounded(
                 raise error
             if not chunk:
                 break
+            if limits.given_up is not None and limits.given_up.is_set():
+                raise ValueError(f"{name}: was given up.")
             size += len(chunk)
             if size > limits.max_bytes:
                 raise ValueError(too_large(name, limits))

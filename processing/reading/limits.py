@@ -1,7 +1,8 @@
 """Limits on videos: bytes and time of a download or pipe, pixels and frames to decode."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 
 _ALLOW_PRIVATE = "DYNFOCUS_ALLOW_PRIVATE_ADDRESSES"
 
@@ -19,6 +20,7 @@ class ReadingLimits:
         max_pixels: of one frame; default 2^26, such as 8192 × 8192.
         max_frames: of one video; default 2^22, 38 hours at 30 frames a second.
         max_duration: seconds that one video may claim to last; default 366 days.
+        given_up: ends a copy once it is set, because nobody waits for it any more.
     """
 
     max_bytes: int = 8 << 30
@@ -28,6 +30,7 @@ class ReadingLimits:
     max_pixels: int = 1 << 26
     max_frames: int = 1 << 22
     max_duration: float = 366 * 86400.0
+    given_up: Event | None = field(default=None, compare=False)
 
 
 _default: ReadingLimits | None = None

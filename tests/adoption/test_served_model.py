@@ -7,16 +7,13 @@ import io
 import json
 import math
 import re
-import socket
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 from adopted_models import greedy, stock
 from chat_server import ChatServer
+from model_server import ModelServer, transformers_serve
 from PIL import Image
 from tiny_dual_encoders import save_dual_encoder
 from transformers import AutoProcessor
@@ -318,8 +315,8 @@ def test_what_a_server_cannot_do_is_refused(encoder, state):
 
 
 @pytest.fixture(scope="module")
-def transformers_serve(tmp_path_factory):
-    """A process of `transformers serve`, and the folders of models that it can load."""
+def served_by_transformers(tmp_path_factory):
+    """The address of `transformers serve`, and the folder of models that it can load."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("fastapi")
     folder = tmp_path_factory.mktemp("served")
@@ -331,31 +328,21 @@ def transformers_serve(tmp_path_factory):
             # Small pictures stay as they are; those of the checkpoints are enlarged to 65536 pixels.
             processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": 16777216}
         processor.save_pretrained(folder / name)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    command = [sys.executable, "-m", "transformers.cli.transformers", *words]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            for _ in range(600):
-                assert process.poll() is None, (folder / "log").read_text()
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                    break
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1", folder
-        finally:
-            process.terminate()
+    with transformers_serve() as url:
+        yield url, folder
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["transformers", "dynfocus"])
 @pytest.mark.parametrize("name", ["qwen3_vl", "internvl"])
-def test_transformers_serve_answers_as_the_model_does(name, transformers_serve, encoder, state):
-    url, folder = transformers_serve
+def test_a_server_answers_as_the_model_does(name, engine, served_by_transformers, encoder, state):
+    url, folder = served_by_transformers
     model, processor = stock(name).model, AutoProcessor.from_pretrained(folder / name)
     settings = {"max_visual_tokens": 300, "tokens_per_key_frame": 64, "coarse": "none"}
-    there = ServedModel(url, str(folder / name), encoder, processor=folder / name, **settings)
-    (answer,) = there.answer([(state, QUESTION)], max_new_tokens=6)
+    server = ModelServer(VideoQAPipeline(model, processor=processor, dual_encoder=encoder))
+    with server if engine == "dynfocus" else contextlib.nullcontext():
+        where = (server.url, "tiny") if engine == "dynfocus" else (url, str(folder / name))
+        there = ServedModel(*where, encoder, processor=folder / name, **settings)
+        (answer,) = there.answer([(state, QUESTION)], max_new_tokens=6)
     # The stock model here, on the same chat.
     row = there.prepare({"video": state, "question": QUESTION})
     (messages,) = there.show([row], None)[0]["messages"]
@@ -367,7 +354,7 @@ def test_transformers_serve_answers_as_the_model_does(name, transformers_serve, 
         inputs["input_ids"].shape[1],
         processor.decode(mine, skip_special_tokens=True).strip(),
     )
-    assert answer.score is None and answer.key_frames
+    assert (answer.score is None) == (engine == "transformers") and answer.key_frames
     local = FocusedModel(model, processor, encoder, **settings)
     batch, _ = local.show([row], None)
     texts = [processor.decode(ids[0]) for ids in (batch["input_ids"], inputs["input_ids"])]

@@ -1,20 +1,22 @@
 """`dynfocus serve`, as the client of OpenAI speaks to it: answers, errors, limits, and clients that leave."""
 
 import base64
+import contextlib
 import functools
 import json
 import math
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from adopted_models import stock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_server import ModelServer, held_back, wait_for
+from model_server import ModelServer, held_back, transformers_serve, wait_for
 from tiny import make_tiny_processor
 from tiny_dual_encoders import save_dual_encoder
 from tiny_models import tiny_model
@@ -187,6 +189,23 @@ def test_sampled_answers_depend_on_the_seed(client, films):
     assert len({sampled(temperature=2, seed=seed) for seed in (1, 2, 3, 4)} - {greedy}) > 1
     assert sampled(temperature=2, seed=1) == sampled(temperature=2, seed=1)
     assert sampled(temperature=2, top_p=1e-6, seed=1) == greedy
+
+
+def test_transformers_serve_gives_the_answers_of_the_pipeline(pipe, films, tmp_path):
+    """Once `dynfocus` is imported; it asks for 32 frames unless it is given other settings."""
+    pipe.model.save_pretrained(tmp_path)
+    pipe.processor.save_pretrained(tmp_path)
+    messages = [turn(video(data_url(films / "a.mp4")), text(QUESTION))]
+    with transformers_serve() as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+        for template, settings in (({"num_frames": None}, {}), ({}, {"num_frames": 32})):
+            found = client.chat.completions.create(
+                model=str(tmp_path),
+                messages=messages,
+                max_tokens=LENGTH,
+                extra_body={"chat_template_kwargs": template},
+            )
+            assert found.choices[0].message.content.strip() == of_pipeline(pipe, messages, **settings)["answer"]
 
 
 # ------------------------------------------------------------------------------------------------- kept states
@@ -496,6 +515,35 @@ def test_a_server_that_stops_gives_up_its_work(pipe, films, monkeypatch):
         assert answer.result().choices
     with pytest.raises(openai.APIConnectionError):
         ask(server.client(), [turn(text("?"))])
+
+
+def test_who_leaves_ends_the_download(pipe, films, monkeypatch):
+    """Of a video that never ends."""
+    sent, has_begun = [], threading.Event()
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+                    has_begun.set()
+                    time.sleep(0.002)
+            sent.append("closed")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as web, ModelServer(pipe, private_addresses=True) as server:
+        threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        leaving = raw_request(server, [turn(video(f"http://127.0.0.1:{web.server_port}/a.mp4"), text(QUESTION))])
+        assert has_begun.wait(60)
+        # It waits for nobody else's video.
+        assert ask(server.client(), [turn(video(data_url(films / "a.mp4")), text(QUESTION))]).choices
+        leaving.close()
+        wait_for(lambda: sent)
+        web.shutdown()
 
 
 # ------------------------------------------------------------------------------------------------- stock models
