@@ -55,13 +55,15 @@ def run(request: Request) -> None:
         print_note(
             f"{name} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1; Ctrl-C stops it.", "serving"
         )
+        app = make_app(answerer, name, limits)
         config = uvicorn.Config(
-            make_app(answerer, name, limits),
-            log_config=None,
-            access_log=setup.verbose,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            app, log_config=None, access_log=setup.verbose, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            # A second Ctrl-C leaves work behind.
+            app.state.desk.close()
 
 
 def _listening(host: str, port: int) -> socket.socket:
