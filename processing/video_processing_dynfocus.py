@@ -457,7 +457,7 @@ def _decoded(
     """
     Frames in memory `(N, H, W, 3)` uint8, the indices of those to keep, their times, and their numbers in the video.
     """
-    if settings["sampling"] is not None:
+    if settings["sampling"] is not None and settings["do_sample_frames"]:
         raise ValueError("sampling='key_frames' needs a video file: frames in memory have no codec.")
     channels_first = {"channels_first": True, "channels_last": False}.get(str(settings["input_data_format"]))
     # Files are read one by one, when they are sampled.

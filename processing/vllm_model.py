@@ -80,8 +80,9 @@ class DynFocusMultiModalProcessor(MultiModalProcessor):
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         num_videos = inputs.mm_data_items.get_all_counts().get("video", 0)
         if num_videos:
-            given = self.info.ctx.get_merged_mm_kwargs(inputs.hf_processor_mm_kwargs)
-            settings = settings_of(given, inputs.media_io_kwargs.get("video") or {})
+            server = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
+            media = inputs.media_io_kwargs.get("video") or {}
+            settings = settings_of(server, media, inputs.hf_processor_mm_kwargs)
             settings.setdefault("max_visual_tokens", self.info.max_visual_tokens(num_videos))
             if settings.get("question") is None:
                 settings["question"] = self._question.find(inputs.prompt)

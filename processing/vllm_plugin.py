@@ -15,6 +15,8 @@ import numpy as np
 
 from .video_processing_dynfocus import SAMPLING_SETTINGS
 
+# Ways to say how many frames are sampled.
+_RATES = ("fps", "num_frames", "sampling")
 _SAMPLING = tuple(name for name in SAMPLING_SETTINGS if name != "do_sample_frames")
 #: Settings with which a file is read.
 READING = (*_SAMPLING, "decoder", "on_truncated")
@@ -51,22 +53,28 @@ class FileLoader:
         return np.frombuffer(data, np.uint8), {"do_sample_frames": False}
 
 
-def settings_of(given: Mapping[str, Any], media: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(server: Mapping[str, Any], media: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The settings of a request.
+    The settings of a request. Later ones replace earlier ones, and `fps`, `num_frames` and `sampling` each other.
 
     Args:
-        given: `mm_processor_kwargs` of the server and the request together.
-        media: `media_io_kwargs["video"]` of both; only the sampling, which `given` overrides.
+        server: `--mm-processor-kwargs`.
+        media: `media_io_kwargs["video"]` of the server and the request; only the sampling.
+        request: `mm_processor_kwargs` of the request.
 
     Raises:
         `ValueError`: an unknown name.
     """
-    for kind, names, known in (("mm_processor_kwargs", given, SETTINGS), ("media_io_kwargs", media, _SAMPLING)):
-        unknown = sorted(set(names) - set(known))
+    found: dict[str, Any] = {}
+    for kind, given in (("mm_processor_kwargs", server), ("media_io_kwargs", media), ("mm_processor_kwargs", request)):
+        known = _SAMPLING if kind == "media_io_kwargs" else SETTINGS
+        unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(f"`{kind}` has no setting `{unknown[0]}`: it may hold {', '.join(known)}.")
-    return {**media, **given}
+        if any(given.get(name) is not None for name in _RATES):
+            found = {name: value for name, value in found.items() if name not in _RATES}
+        found.update(given)
+    return found
 
 
 __all__ = ["READING", "SETTINGS", "FileLoader", "register", "settings_of"]

@@ -120,34 +120,48 @@ def test_the_loader_passes_on_the_file(tmp_path):
         frames, metadata = processor.fetch_videos(passed.tobytes(), **settings)
         direct = processor(file, return_metadata=True, return_tensors="pt", **settings)
         again = processor(
-            [frames], video_metadata=[metadata], do_sample_frames=False, return_metadata=True, return_tensors="pt"
+            [frames],
+            video_metadata=[metadata],
+            do_sample_frames=False,
+            sampling="key_frames",  # of the server, perhaps
+            return_metadata=True,
+            return_tensors="pt",
         )
         assert np.array_equal(again["pixel_values_videos"], direct["pixel_values_videos"])
         assert again["video_metadata"][0].timestamps == direct["video_metadata"][0].timestamps
     assert len(processor.fetch_videos(passed.tobytes())[0]) == 6
 
 
-def test_settings_of_the_request_override_those_of_media():
-    assert settings_of({}, {}) == {}
-    assert settings_of({"fps": 2, "question": QUESTION}, {"fps": 1, "max_frames": 9}) == {
-        "fps": 2, "question": QUESTION, "max_frames": 9
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("server", "media", "request_", "expected"),
+    [
+        ({}, {}, {}, {}),
+        ({"fps": 2, "max_frames": 9}, {}, {"fps": 1, "question": "?"}, {"fps": 1, "max_frames": 9, "question": "?"}),
+        # Rates exclude each other.
+        ({"fps": 2, "max_frames": 9}, {}, {"num_frames": 4}, {"num_frames": 4, "max_frames": 9}),
+        ({"num_frames": 4}, {"fps": 2}, {}, {"fps": 2}),
+        ({"num_frames": 4}, {"fps": 2}, {"sampling": "key_frames"}, {"sampling": "key_frames"}),
+        ({"num_frames": 4}, {}, {"max_frames": 9, "fps": None}, {"num_frames": 4, "max_frames": 9, "fps": None}),
+    ],
+)
+def test_settings_of_a_request_replace_those_of_the_server(server, media, request_, expected):
+    assert settings_of(server, media, request_) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "media", "named"),
+    ("server", "media", "request_", "named"),
     [
-        ({"questoin": QUESTION}, {}, "`mm_processor_kwargs` has no setting `questoin`"),
-        ({"do_sample_frames": False}, {}, "`mm_processor_kwargs` has no setting `do_sample_frames`"),
-        ({"size": 32}, {}, "`mm_processor_kwargs` has no setting `size`"),
-        ({"videos_kwargs": {"fps": 2}}, {}, "`mm_processor_kwargs` has no setting `videos_kwargs`"),
-        ({}, {"video_backend": "opencv"}, "`media_io_kwargs` has no setting `video_backend`"),
-        ({}, {"question": QUESTION}, "`media_io_kwargs` has no setting `question`"),
+        ({}, {}, {"questoin": QUESTION}, "`mm_processor_kwargs` has no setting `questoin`"),
+        ({"do_sample_frames": False}, {}, {}, "`mm_processor_kwargs` has no setting `do_sample_frames`"),
+        ({"size": 32}, {}, {"fps": 2}, "`mm_processor_kwargs` has no setting `size`"),
+        ({}, {}, {"videos_kwargs": {"fps": 2}}, "`mm_processor_kwargs` has no setting `videos_kwargs`"),
+        ({}, {"video_backend": "opencv"}, {}, "`media_io_kwargs` has no setting `video_backend`"),
+        ({}, {"question": QUESTION}, {}, "`media_io_kwargs` has no setting `question`"),
     ],
 )
-def test_unknown_settings_are_refused_by_name(given, media, named):
+def test_unknown_settings_are_refused_by_name(server, media, request_, named):
     with pytest.raises(ValueError, match=named):
-        settings_of(given, media)
+        settings_of(server, media, request_)
 
 
 def test_the_settings_are_declared_by_the_processor():
