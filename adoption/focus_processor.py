@@ -60,7 +60,7 @@ from .families import (
     known_family,
     token_side,
 )
-from .looking import frame_numbers, frame_times, frames_of, look, open_frames
+from .looking import check_state, frame_numbers, frame_times, frames_of, look, open_frames
 from .relevance import relevance_of
 from .saved_settings import SAVED, SETTINGS_FILE, saved_settings
 from .stock_inputs import Span, StockCall, answer_labels, collate, moved, spans_of_videos, tokens_within
@@ -404,6 +404,7 @@ class FocusProcessor:
             max_visual_tokens, rule: by default those of the processor.
         """
         checked_question(question)
+        check_state(state, self.dual_encoder)
         video, numbers = frames_of(state), frame_numbers(state)
         assert state.frame_embeddings is not None
         features = state.frame_embeddings[0, : len(numbers)].float()

@@ -27,7 +27,7 @@ from dynfocus.towers.dual_encoder import DualEncoder
 
 from .chats import last_words
 from .focus_processor import Choice, FocusProcessor
-from .looking import SAMPLING, frame_numbers, frame_times, frames_of, look, open_frames
+from .looking import SAMPLING, check_state, frame_numbers, frame_times, frames_of, look, open_frames
 from .relevance import texts_of
 from .saved_settings import saved_settings
 from .stock_loading import check_loaded
@@ -124,17 +124,7 @@ class FocusedModel(VideoQA):
         return torch.float16
 
     def check_state(self, state: VideoState) -> None:
-        if state.frame_embeddings is None:
-            raise ValueError(
-                "This video state was encoded by a DynFocus model, not by a dual encoder: encode the video again "
-                "with this model."
-            )
-        super().check_state(state)
-        state.check({"frame_embeddings": (self.dual_encoder.width,)})
-        if state.frame_times is None or state.frame_indices is None:
-            raise ValueError(
-                "This video state lacks the times or the numbers of its frames in the video: encode the video again."
-            )
+        check_state(state, self.dual_encoder)
 
     def open_video(self, video: Any, **sampling: Any) -> FrameStream:
         given = {"fps": self.focus_processor.fps} if not {"num_frames", "sampling"} & sampling.keys() else {}
@@ -196,6 +186,8 @@ class FocusedModel(VideoQA):
     # ----------------------------------------------------------------------------------------------- show, answer
 
     def prepare(self, row: Mapping[str, Any], question: str | None = None, **settings: Any) -> dict[str, Any]:
+        if unknown := sorted(settings.keys() - {*SAMPLING, "max_visual_tokens", "max_new_tokens"}):
+            raise TypeError(f"Unknown keyword of `prepare`: {', '.join(unknown)}.")
         messages, asked = read_row(row, question)
         if asked is None:
             asked = last_words(messages)

@@ -16,6 +16,7 @@ from dynfocus.processing.reading.sampling import sample_indices
 from dynfocus.processing.reading.stream import FrameStream
 from dynfocus.processing.reading.video_reading import open_video, resize_frame, target_size
 from dynfocus.states.encoding import encode_stream
+from dynfocus.states.fingerprint import difference
 from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
@@ -130,12 +131,48 @@ def look(stream: FrameStream, encoder: DualEncoder, *, dtype: torch.dtype | None
         dtype=dtype or torch.float16,
         fingerprint=encoder.fingerprint().rpartition(":")[0],
         keep_indices=True,
+        encoder=_described(encoder),
         **options,
     )
     if (again := _AGAIN.pop(stream, None)) is not None:
         where, video = again
         state.event_cache[where] = video
     return state
+
+
+def check_state(state: VideoState, encoder: DualEncoder) -> None:
+    """Raises a `ValueError` if a state is damaged, or was not encoded by this dual encoder as it is now."""
+    if state.frame_embeddings is None:
+        raise ValueError(
+            "This video state was encoded by a DynFocus model, not by a dual encoder: encode the video again "
+            "with this model."
+        )
+    state.check()
+    what = difference(state.fingerprint, encoder.fingerprint(), is_dual=True)
+    if what is not None:
+        mine, made = _described(encoder), (state.sampling or {}).get("encoder") or {}
+        differing = [
+            f"{key.replace('_', ' ')} {str(made[key])[:200]}, not {value}"
+            for key, value in mine.items()
+            if key in made and made[key] != value
+        ]
+        by = f" ({'; '.join(differing)})" if differing else f": its {what} differ from those of {encoder.name!r}"
+        raise ValueError(
+            f"This video state was encoded by another dual encoder{by}: choose that one as `dual_encoder`, or encode "
+            "the video again."
+        )
+    state.check({"frame_embeddings": (encoder.width,)})
+    if state.frame_times is None or state.frame_indices is None:
+        raise ValueError(
+            "This video state lacks the times or the numbers of its frames in the video: encode the video again."
+        )
+
+
+def _described(encoder: DualEncoder) -> dict[str, Any]:
+    """What is said of a dual encoder where it is not the one that is needed."""
+    size = encoder.size
+    sides = "its own" if size is None else size if isinstance(size, int) else "×".join(map(str, size))
+    return {"name": encoder.name, "image_size": str(sides), "vectors_of": encoder.width}
 
 
 def whole_video(video: Any, fps: float = 1.0) -> VideoFrames:
@@ -223,4 +260,13 @@ def frame_times(state: VideoState) -> list[float]:
     return state.frame_times[0, : state.num_frames[0]].tolist()
 
 
-__all__ = ["SAMPLING", "frame_numbers", "frame_times", "frames_of", "look", "open_frames", "whole_video"]
+__all__ = [
+    "SAMPLING",
+    "check_state",
+    "frame_numbers",
+    "frame_times",
+    "frames_of",
+    "look",
+    "open_frames",
+    "whole_video",
+]

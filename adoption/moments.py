@@ -15,7 +15,7 @@ from dynfocus.selecting.rules import peaks
 from dynfocus.states.video_state import VideoState
 from dynfocus.towers.dual_encoder import DualEncoder
 
-from .looking import frame_times, look, open_frames
+from .looking import check_state, frame_times, look, open_frames
 from .relevance import similarity, text_vectors
 
 _TICKS = 90_000
@@ -50,7 +50,7 @@ def find_moments(state: VideoState, text: str, encoder: DualEncoder, top: int = 
     """
     if len(state) != 1 or state.frame_embeddings is None:
         raise ValueError("Moments are found in the state of one video from a dual encoder: encode the video again.")
-    state.check_fingerprint(encoder.fingerprint())
+    check_state(state, encoder)
     embeddings, times = state.frame_embeddings[0].float(), frame_times(state)
     scores = similarity(embeddings, text_vectors(encoder, [text])).cpu()
     found = peaks(scores, top, features=embeddings, times=torch.as_tensor(times))

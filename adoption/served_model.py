@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from dynfocus.hub.load_errors import unusable
+from dynfocus.processing.generation_settings import check_generation
 from dynfocus.processing.video_qa import DEFAULT_NEW_TOKENS, Said, Shown
 from dynfocus.selecting.rules import Rule
 from dynfocus.states.video_state import VideoState
@@ -207,6 +208,7 @@ class ServedModel(FocusedModel):
 
 def _request(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a request for parameters of `generate`."""
+    check_generation(given)
     request: dict[str, Any] = {"max_tokens": DEFAULT_NEW_TOKENS, "temperature": 0}
     for name, value in given.items():
         if name == "max_new_tokens":

@@ -130,8 +130,14 @@ def check_setup(setup: Setup) -> None:
 
 def check_options(setup: Setup) -> None:
     """The same for the settings alone."""
+    from dynfocus.processing.generation_settings import check_generation
+
     check_rule(setup.rule)
     check_sampling(setup.sampling)
+    try:
+        check_generation({"max_new_tokens": setup.max_new_tokens})
+    except ValueError as error:
+        raise UserError(wording.in_options(str(error))) from error
 
 
 def check_rule(rule: str | None) -> None:

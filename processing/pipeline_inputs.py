@@ -5,8 +5,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from .reading.chat_video import VIDEO_SETTINGS
 from .reading.decoded_frames import is_video
-from .rows.blocks import is_message
+from .rows.blocks import is_empty, is_message
+from .video_qa import ROW_KEYS
 
 
 class RowsOf(Dataset):
@@ -20,7 +22,7 @@ class RowsOf(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return as_row(self.rows[index], self.question, index)
+        return as_row_of_table(self.rows[index], self.question, index)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
@@ -53,4 +55,13 @@ def as_row(value: Any, question: Any, number: int | None = None) -> dict[str, An
     return row if number is None else {**row, "row_number": number}
 
 
-__all__ = ["RowsOf", "as_row", "is_chat", "is_one_video"]
+def as_row_of_table(value: Any, question: Any, number: int) -> dict[str, Any]:
+    """A row of a data set: its columns of other names describe it, and empty cells are none."""
+    row = as_row(value, question, number)
+    if not _is_row(value):
+        return row
+    settings = {name for name in VIDEO_SETTINGS if is_empty(row.get(name))}
+    return {name: cell for name, cell in row.items() if name in ROW_KEYS and name not in settings}
+
+
+__all__ = ["RowsOf", "as_row", "as_row_of_table", "is_chat", "is_one_video"]

@@ -14,7 +14,8 @@ from dynfocus.selecting.focus import Focus
 from dynfocus.states.video_state import VideoState
 
 from .dynfocus_video_qa import DynFocusVideoQA
-from .pipeline_inputs import RowsOf, as_row, is_chat, is_one_video
+from .generation_settings import check_generation
+from .pipeline_inputs import RowsOf, as_row, as_row_of_table, is_chat, is_one_video
 from .reading.decoded_frames import is_state, with_message
 from .video_qa import GENERATION_PARAMETERS, VideoQA
 
@@ -40,7 +41,10 @@ class VideoQAPipeline(Pipeline):
 
     A call takes a video and `question=`, a row `{"video": …, "question": …}` (several videos: a list of them), a chat
     (`messages`), or a `VideoState` and `question=`; and lists, generators and data sets of these. A list gives a list,
-    a generator or a data set an iterator. Several questions (`question=[…]`) about one video encode it once.
+    a generator or a data set an iterator. A row may hold settings of its one video (`fps`, `num_frames`, `max_frames`,
+    `min_frames`, `video_start`, `video_end`), which replace those of the call; other keys are an error, except in data
+    sets and generators, whose further columns are left out. Several questions (`question=[…]`) about one video encode
+    it once.
 
     Unless noted otherwise, the parameters may be given to the pipeline or to a call.
 
@@ -156,12 +160,15 @@ class VideoQAPipeline(Pipeline):
         generate_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
+        if generate_kwargs is not None and not isinstance(generate_kwargs, Mapping):
+            raise ValueError(f"`generate_kwargs` must be a dict, got {type(generate_kwargs).__name__}.")
         given = {**(generate_kwargs or {}), **kwargs}
         unknown = sorted(set(given) - GENERATION_PARAMETERS)
         if unknown:
             raise TypeError(f"Unknown keyword of the video-qa pipeline: {', '.join(unknown)}.")
         if given.get("num_return_sequences", 1) != 1:
             raise ValueError("`num_return_sequences` must be 1: a row has one answer.")
+        check_generation(given)
         if on_error not in (None, "raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
         whole = {"max_frames": max_frames, "num_frames": num_frames, "max_visual_tokens": max_visual_tokens}
@@ -210,7 +217,7 @@ class VideoQAPipeline(Pipeline):
         if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
             return super().__call__(RowsOf(inputs, question), **kwargs)
         if isinstance(inputs, Iterable):
-            return super().__call__((as_row(one, question, i) for i, one in enumerate(inputs)), **kwargs)
+            return super().__call__((as_row_of_table(one, question, i) for i, one in enumerate(inputs)), **kwargs)
         raise ValueError(f"Cannot make a video out of {type(inputs).__name__}.")
 
     def _ask_many(self, video: Any, questions: list[str], **kwargs: Any) -> list[dict[str, Any]]:

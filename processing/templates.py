@@ -14,6 +14,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from .rows.blocks import KEYS_OF_TEMPLATES, ROLES_OF_TEMPLATES
+
 # The longest templates in use have about 20,000 characters.
 _MOST_TEMPLATE_CHARACTERS = 1 << 20
 # Items of loops, calls and operators; the longest chats take some ten thousand.
@@ -53,6 +55,7 @@ def check_template(template: Any, messages: Sequence[Any], **variables: Any) -> 
         raise UnusableTemplate(f"The chat template must be a text, got {type(template).__name__}.")
     if len(template) > _MOST_TEMPLATE_CHARACTERS:
         raise UnusableTemplate(f"The chat template is too long: it has {len(template):,} characters.")
+    _check_read(template, messages)
     refusals = import_module("jinja2.exceptions").TemplateError
     try:
         environment, compiled = _compiled(template)
@@ -64,6 +67,18 @@ def check_template(template: Any, messages: Sequence[Any], **variables: Any) -> 
         raise
     except Exception as error:
         raise UnusableTemplate(f"The chat template cannot be rendered: {type(error).__name__}, {error}.") from None
+
+
+def _check_read(template: str, messages: Sequence[Any]) -> None:
+    """Raises a `ValueError` for roles and keys that this template would leave out, or take for others."""
+    for message in messages:
+        if not isinstance(message, Mapping):
+            continue
+        if (role := message.get("role")) in ROLES_OF_TEMPLATES and role not in template:
+            raise ValueError(f"This model's chat template has no role {role!r}: use 'system', 'user' and 'assistant'.")
+        for key in KEYS_OF_TEMPLATES:
+            if message.get(key) is not None and not re.search(rf"\b{key}\b", template):
+                raise ValueError(f"This model's chat template does not read `{key}` of a message: leave it out.")
 
 
 def _plain(value: Any) -> Any:

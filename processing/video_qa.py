@@ -19,6 +19,8 @@ from dynfocus.selecting.rules import RULES, Rule
 from dynfocus.states.video_state import VideoState
 
 from .answers import Answer
+from .generation_settings import check_generation, check_names
+from .reading.chat_video import VIDEO_SETTINGS
 from .reading.decoded_frames import describe_video, flatten_videos, is_state, with_message
 from .reading.stream import FrameStream
 from .rows.collator import pad_token_id
@@ -39,6 +41,17 @@ _GENERATE_ARGUMENTS = {
 }
 #: All parameters of `generate`.
 GENERATION_PARAMETERS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | _GENERATE_ARGUMENTS
+#: What a row may hold; see [`as_messages`].
+ROW_KEYS = (
+    *("video", "videos", "image", "images", "question", "answer", "options", "messages", "conversations", "id"),
+    *VIDEO_SETTINGS,
+    "row_number",
+)
+# Settings of a call that are none of a row.
+_OF_CALLS = (
+    *("sampling", "decoder", "on_truncated", "max_visual_tokens", "rule", "on_error", "return_details"),
+    *("batch_size", "num_workers", "generate_kwargs"),
+)
 
 
 @dataclass
@@ -230,6 +243,7 @@ class VideoQA(ABC):
             max_visual_tokens, rule: see `choose`; prepared rows keep their budget.
             generate: parameters of `generate`.
         """
+        check_generation(generate)
         settings = {} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens}
         if "max_new_tokens" in generate:
             settings["max_new_tokens"] = generate["max_new_tokens"]
@@ -295,6 +309,7 @@ class VideoQA(ABC):
         named: dict[str, Any] = {"return_dict_in_generate": True, "output_logits": True}
         config = given.get("generation_config")
         current = self.model.generation_config if config is None else config
+        self._check_generation(given, current, "" if config is None else " in the `generation_config` that was given")
         if current.pad_token_id is None:
             named["pad_token_id"] = pad_token_id(self.processor.tokenizer)
         # 20 is the library's default, not a choice of the user.
@@ -307,6 +322,18 @@ class VideoQA(ABC):
         config = copy.deepcopy(config)
         config.update(**named, **{name: value for name, value in given.items() if name not in _GENERATE_ARGUMENTS})
         return {**{name: given[name] for name in _GENERATE_ARGUMENTS & given.keys()}, "generation_config": config}
+
+    def _check_generation(self, given: Mapping[str, Any], config: GenerationConfig, where: str) -> None:
+        text = self.model.config.get_text_config()
+        limits = {
+            "vocab_size": getattr(text, "vocab_size", None),
+            "positions": getattr(text, "max_position_embeddings", None),
+        }
+        where = where or " in the model's generation_config.json"
+        saved = {name: value for name, value in config.to_dict().items() if given.get(name) is None}
+        check_names(saved, GENERATION_PARAMETERS, where)
+        check_generation(saved, **limits, where=where)
+        check_generation({name: value for name, value in given.items() if name not in _GENERATE_ARGUMENTS}, **limits)
 
     def end_tokens(self, options: Mapping[str, Any]) -> list[int]:
         """The tokens that end an answer; `options` are arguments of `generate`."""
@@ -330,8 +357,10 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
             turn.
 
     Raises:
-        `ValueError`: a row with neither a chat nor a question, or a question that is empty or no string.
+        `ValueError`: a row with neither a chat nor a question, a question that is empty or no string, or a key that
+            is not known.
     """
+    _check_keys(row)
     asked: str | None = row.get("question")
     if asked is None:
         asked = question
@@ -339,7 +368,15 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
         if asked is None:
             raise ValueError("There is no question: give `question=`, or rows with `question`.")
         row = {**row, "question": asked, "answer": None}
-    return as_messages(row), None if asked is None else checked_question(asked)
+    return as_messages(row, has_settings=True), None if asked is None else checked_question(asked)
+
+
+def _check_keys(row: Mapping[str, Any]) -> None:
+    for key in (key for key in row if key not in ROW_KEYS and row[key] is not None):
+        if key in _OF_CALLS or key in GENERATION_PARAMETERS:
+            raise ValueError(f"`{key}` in a row is not read: give it to the call, for all of its rows.")
+        known = ", ".join(f"`{name}`" for name in ROW_KEYS if name != "row_number")
+        raise ValueError(f"`{str(key)[:60]}` in a row is not known: leave it out; a row may have {known}.")
 
 
 def sources_of(videos: Sequence[Any]) -> list[str | None]:
@@ -420,6 +457,7 @@ def _end_of_frame(seconds: Sequence[float], index: int) -> float:
 __all__ = [
     "DEFAULT_NEW_TOKENS",
     "GENERATION_PARAMETERS",
+    "ROW_KEYS",
     "RULES",
     "Answer",
     "Said",

@@ -13,6 +13,9 @@ from .state_checks import FEATURE_DTYPES, is_finite
 from .state_parts import StateParts
 from .video_state import VideoState
 
+# What a state's `sampling` says that is no setting.
+_NOTES = ("source", "duration", "encoder")
+
 
 @torch.no_grad()
 def encode_stream(
@@ -24,6 +27,7 @@ def encode_stream(
     keep_indices: bool = False,
     save_to: str | os.PathLike | None = None,
     progress: Progress = False,
+    encoder: dict[str, Any] | None = None,
 ) -> VideoState:
     """
     The state of a video of any length, which is read and encoded chunk by chunk.
@@ -46,6 +50,7 @@ def encode_stream(
             read when it is used.
         progress (`bool` or `Callable`, defaults to `False`): draw a bar, or call this with the number of frames done
             and the number of all frames.
+        encoder (`dict`, *optional*): what the state says of its encoder, as `sampling["encoder"]`, for messages.
 
     Raises:
         `ValueError`: if a pixel or a feature is NaN or infinite, the video cannot be read, or an interrupted encoding
@@ -58,9 +63,10 @@ def encode_stream(
         fingerprint = with_pixel_settings(fingerprint, stream.pixel_fingerprint)
         keeps = (*(["frame_indices"] if keep_indices else []), *(["jpeg_bytes"] if stream.keeps_frames else []))
         parts: StateParts | StateInMemory
+        sampling = state_sampling(stream) | ({} if encoder is None else {"encoder": encoder})
         if save_to is None:
             parts = StateInMemory(stream.num_frames, keeps)
-        elif (finished := _finished(save_to, state_sampling(stream), fingerprint, dtype, keeps)) is not None:
+        elif (finished := _finished(save_to, sampling, fingerprint, dtype, keeps)) is not None:
             return finished
         else:
             parts = StateParts(save_to, stream.source, stream.sampling, fingerprint, dtype, keeps)
@@ -75,7 +81,7 @@ def encode_stream(
                 parts.add({**host, **_ragged(*jpegs), "frame_times": times, "frame_indices": frame_indices})
                 del pixels, found, host, jpegs
                 report(parts.num_frames, float(times[-1]))
-            return parts.finish(fingerprint, state_sampling(stream))
+            return parts.finish(fingerprint, sampling)
 
 
 class StateInMemory:
@@ -148,7 +154,7 @@ def difference_of_states(
     found, of_file = state.sampling or {}, ("size", "digest")
 
     def settings(of: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in of.items() if name not in ("source", "duration", *of_file)}
+        return {name: value for name, value in of.items() if name not in (*_NOTES, *of_file)}
 
     differs = {
         "video": any(found.get(name) != sampling.get(name) for name in of_file),

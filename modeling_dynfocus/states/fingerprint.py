@@ -54,16 +54,26 @@ def is_fingerprint(text: Any) -> bool:
         return False
 
 
-def difference(first: str | None, second: str | None) -> str | None:
-    """What differs, in words; `None` if nothing differs. Parts that are unknown on one side are not compared."""
+def difference(first: str | None, second: str | None, *, is_dual: bool = False) -> str | None:
+    """
+    What differs, in words; `None` if nothing differs. Parts that are unknown on one side are not compared.
+
+    Args:
+        is_dual: whether the fingerprints are of dual encoders.
+    """
+    settings, tower = (
+        ("tokens or length of texts", "dual encoder")
+        if is_dual
+        else ("settings of the vision tower or of the grouping", "vision tower")
+    )
     if first is None or second is None or first == second:
         return None
     ones, others = ((text.split(":") + ["", ""])[:3] for text in (first, second))
     if ones[0] and others[0]:
         if ones[0] != others[0]:
-            return "settings of the vision tower or of the grouping"
+            return settings
         if not _same_weights(ones[1], others[1]):
-            return "weights of the vision tower"
+            return f"weights of the {tower}"
     if ones[2] and others[2] and ones[2] != others[2]:
         return "pixel settings (size, crop, resampling or normalisation)"
     return None

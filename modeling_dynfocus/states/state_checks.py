@@ -171,6 +171,7 @@ def _faults_of_sampling(sampling: Any) -> Iterator[str]:
     size, duration = sampling.get("size"), sampling.get("duration")
     are_right = {
         "source": isinstance(sampling.get("source"), (str, type(None))),
+        "encoder": isinstance(sampling.get("encoder"), (dict, type(None))),
         "digest": isinstance(sampling.get("digest"), (str, type(None))),
         "size": size is None or (_is_number(size, int) and size >= 0),
         "duration": duration is None or (_is_number(duration, (int, float)) and 0 <= duration < math.inf),

@@ -231,7 +231,7 @@ class VideoState:
             return first if len(states) == 1 else first.base.expand(sum(map(len, states)))
         fingerprints = [state.fingerprint for state in states if state.fingerprint is not None]
         for fingerprint in fingerprints[1:]:
-            if what := difference(fingerprints[0], fingerprint):
+            if what := difference(fingerprints[0], fingerprint, is_dual="frame_embeddings" in first.columns):
                 raise ValueError(f"States of different {what} cannot form a batch: encode the videos with one model.")
         shapes = [{name: column.shape[2:] for name, column in state.columns.items()} for state in states]
         if any(shape != shapes[0] for shape in shapes[1:]):

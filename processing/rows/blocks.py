@@ -18,6 +18,10 @@ _KINDS = {"text": "text", "video": "video", "image": "image", "video_url": "vide
 _A = {"text": "a text", "video": "a video", "image": "an image"}
 #: Of a text; a million tokens of English are as long. A longer one would take minutes to be tokenized and refused.
 MOST_CHARACTERS = 1 << 22
+_ROLES = ("system", "user", "assistant")
+#: Roles and keys of messages that only some chat templates read.
+ROLES_OF_TEMPLATES = ("developer", "tool")
+KEYS_OF_TEMPLATES = ("name", "reasoning_content", "reasoning", "thinking", "tool_calls", "tool_call_id")
 # Where a block may have its video or image, besides under its own kind.
 _VALUE_KEYS = ("url", "path", "base64")
 # What other packages read there, and what decides it here.
@@ -56,7 +60,7 @@ def clean_message(number: int, message: Any, media_root: str | os.PathLike | Non
     Message `number` of a chat, its content a string or a list of blocks as [`clean_block`] makes them.
 
     Raises:
-        `ValueError`: no `role` or `content`, or a block that cannot be read.
+        `ValueError`: no `role` or `content`, an unknown role or key, or a block that cannot be read.
     """
     message = as_mapping(message)
     if "role" not in message or "content" not in message:
@@ -67,6 +71,14 @@ def clean_message(number: int, message: Any, media_root: str | os.PathLike | Non
     blocks = isinstance(content, (list, tuple))
     # Arrow tables fill the keys that a message lacks with None.
     kept = {key: value for key, value in message.items() if value is not None}
+    if kept.get("role") not in (*_ROLES, *ROLES_OF_TEMPLATES):
+        raise ValueError(
+            f"Message {number} has the role {str(kept.get('role'))[:60]!r}: it must be one of "
+            f"{', '.join(map(repr, _ROLES))}."
+        )
+    for key in kept:
+        if key not in ("role", "content", *KEYS_OF_TEMPLATES):
+            raise ValueError(f"`{str(key)[:60]}` of message {number} is not known: leave it out.")
     return {**kept, "content": [clean_block(b, media_root) for b in content] if blocks else as_text(content)}
 
 
@@ -84,7 +96,12 @@ def clean_block(block: Any, media_root: str | os.PathLike | None = None) -> dict
     """
     if isinstance(block, str):
         return {"type": "text", "text": block}
-    given = {key: value for key, value in as_mapping(block).items() if not is_empty(value)}
+    # A setting of NaN is a mistake of whoever computed it, and not a missing one.
+    given = {
+        key: value
+        for key, value in as_mapping(block).items()
+        if not is_empty(value) or (key in VIDEO_SETTINGS and value is not None)
+    }
     kind = _KINDS.get(str(given.get("type")))
     if kind is None:
         raise ValueError(
@@ -213,7 +230,9 @@ def as_text(cell: Any) -> str:
 
 
 __all__ = [
+    "KEYS_OF_TEMPLATES",
     "MOST_CHARACTERS",
+    "ROLES_OF_TEMPLATES",
     "as_mapping",
     "as_text",
     "clean_block",

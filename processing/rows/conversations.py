@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..reading.chat_video import ChatVideo
+from ..reading.chat_video import VIDEO_SETTINGS, ChatVideo
 from ..reading.decoded_frames import describe_video, is_source, is_state, is_video
 from ..reading.images import read_image
 from .blocks import as_mapping, as_text, clean_message, is_empty, listed, settings_of, with_value
@@ -18,7 +18,9 @@ _WINDOW = ("video_start", "video_end")
 _MARK = re.compile(r"(<image>|<video>)")
 
 
-def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+def as_messages(
+    row: Mapping[str, Any], media_root: str | os.PathLike | None = None, *, has_settings: bool = False
+) -> list[dict[str, Any]]:
     """
     A row as a conversation in chat form. No file is opened.
 
@@ -37,6 +39,8 @@ def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = N
             A video block may hold settings of the sampling (`fps`, `num_frames` or `nframes`, `max_frames`,
             `min_frames`, `video_start`, `video_end`); a row with one video may have `video_start` and `video_end`.
         media_root: the folder of relative paths.
+        has_settings: whether `fps` and the other settings of a video may stand in the row, too. In data sets, columns
+            of these names describe the files.
 
     Returns:
         Messages whose contents are strings or lists of `{"type": "text", "text"}`, `{"type": "video", "video"}` and
@@ -47,7 +51,7 @@ def as_messages(row: Mapping[str, Any], media_root: str | os.PathLike | None = N
             number from the media.
     """
     row = {column: listed(cell) for column, cell in row.items()}
-    media = _media_of_row(row, media_root)
+    media = _media_of_row(row, media_root, has_settings)
     messages: Any = getattr(row.get("messages"), "messages", row.get("messages"))
     turns: Any = row.get("conversations")
     if is_empty(messages) and not is_empty(turns) and "role" in as_mapping(turns[0]):
@@ -127,17 +131,22 @@ def checked_question(question: Any) -> str:
     return as_text(question)
 
 
-def _media_of_row(row: Mapping[str, Any], root: str | os.PathLike | None) -> list[dict[str, Any]]:
+def _media_of_row(row: Mapping[str, Any], root: str | os.PathLike | None, has_settings: bool) -> list[dict[str, Any]]:
     """Blocks of the media in the columns of a row."""
     media = list(_media_beside(row))
-    window = {name: row[name] for name in _WINDOW if not is_empty(row.get(name))}
+    if has_settings:
+        window = {name: row[name] for name in VIDEO_SETTINGS if row.get(name) is not None}
+    else:
+        window = {name: row[name] for name in _WINDOW if not is_empty(row.get(name))}
     num_videos = sum(kind == "video" for kind, _ in media)
     if window and num_videos != 1:
         raise ValueError(
-            f"The column `{next(iter(window))}` is for rows with one video, not {num_videos}: give it in the "
-            "video's block of a message."
+            f"`{next(iter(window))}` in a row is for its one video, and this row has {num_videos} beside its "
+            "messages: give it in the video's block of a message."
         )
     for name, cell in window.items():
+        if name not in _WINDOW:
+            continue
         try:
             window[name] = float(cell)  # tables of text
         except (TypeError, ValueError):

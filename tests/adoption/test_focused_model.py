@@ -20,7 +20,8 @@ from videos import barcode_frames, read_barcode, write_video
 from dynfocus import VideoQAPipeline, VideoState
 from dynfocus.adoption.focus_processor import FocusProcessor
 from dynfocus.adoption.focused_model import FocusedModel
-from dynfocus.adoption.looking import frames_of
+from dynfocus.adoption.looking import check_state, frames_of
+from dynfocus.adoption.moments import find_moments
 from dynfocus.towers.dual_encoder import DualEncoder
 
 BUDGET = 200
@@ -179,8 +180,21 @@ def test_states_of_others_are_refused(focused, state, tmp_path):
         focused.answer([(foreign, QUESTION)])
     another = DualEncoder.from_pretrained(save_dual_encoder("siglip", tmp_path / "two", seed=3), device="cpu")
     second = FocusedModel(*stock("qwen3_vl"), another)
-    with pytest.raises(ValueError, match="This video state was encoded with other weights"):
-        second.answer([(state, QUESTION)])
+    for use in (lambda: second.answer([(state, QUESTION)]), lambda: second.focus_processor(state, QUESTION)):
+        with pytest.raises(ValueError, match=r"by another dual encoder \(name .*, not .*two\): choose that one as"):
+            use()
+    another.name = focused.dual_encoder.name
+    with pytest.raises(ValueError, match=": its weights of the dual encoder differ from those of '.*: choose that"):
+        find_moments(state, "red", another)
+    other_pixels = DualEncoder.from_pretrained(save_dual_encoder("clip", tmp_path / "three"), device="cpu")
+    other_pixels.name = another.name
+    with pytest.raises(
+        ValueError, match=r"by another dual encoder \(image size 32×32, not 32; vectors of 32, not 24\): choose that"
+    ):
+        check_state(state, other_pixels)
+    older = replace(state, sampling={key: value for key, value in state.sampling.items() if key != "encoder"})
+    with pytest.raises(ValueError, match="another dual encoder: its .* differ from those of"):
+        check_state(older, other_pixels)
 
 
 @pytest.mark.parametrize(

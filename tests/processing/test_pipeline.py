@@ -239,6 +239,42 @@ def test_a_chat_may_begin_the_answer(pipe, film):
 # --- errors
 
 
+@pytest.mark.parametrize("settings", [{"fps": 2}, {"num_frames": 3}, {"max_frames": 2}, {"video_start": 1}])
+def test_settings_of_a_row_are_those_of_its_video(pipe, film, settings):
+    def times(found):
+        return found["frame_times"]
+
+    row = {"video": film, "question": "a?", **settings}
+    block = {"type": "video", "video": film, **settings}
+    chat = [{"role": "user", "content": [block, {"type": "text", "text": "a?"}]}]
+    options = {"max_new_tokens": 1, "return_details": True, "fps": 1}
+    whole, expected = (times(pipe(one, **options)) for one in ({"video": film, "question": "a?"}, chat))
+    assert times(pipe(row, **options)) == expected != whole
+    (listed,) = pipe([row], **options)
+    # A data set's columns of other names describe its rows.
+    (of_table,) = pipe(({**row, "category": "birds", "min_frames": float("nan")} for row in [row]), **options)
+    assert times(listed) == times(of_table) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"fps": float("nan")}, "fps is nan"),
+        ({"fps": "2"}, "`fps` of a video must be a number, got str"),
+        ({"fps": True}, "`fps` of a video must be a number, got bool"),
+        ({"max_new_tokens": 3}, "`max_new_tokens` in a row is not read: give it to the call"),
+        ({"max_visual_tokens": 300}, "`max_visual_tokens` in a row is not read: give it to the call"),
+        ({"temprature": 3}, "`temprature` in a row is not known: leave it out; a row may have `video`, "),
+        ({"messages": [{"role": "user", "content": "a?"}], "video": None, "fps": 2}, "give it in the video's block"),
+    ],
+)
+def test_keys_of_a_row_are_read_or_refused(pipe, film, row, words):
+    with pytest.raises(ValueError, match=words):
+        pipe({"video": film, "question": "a?", **row})
+    (found,) = pipe([{"video": film, "question": "a?", **row}], on_error="skip")
+    assert found["answer"] is None and re.search(words, found["error"])
+
+
 def test_a_bad_row_costs_itself_alone(pipe, rows, answers, tmp_path):
     garbage = tmp_path / "garbage.mp4"
     garbage.write_bytes(b"no video" * 100)
@@ -262,7 +298,7 @@ def test_a_bad_row_costs_itself_alone(pipe, rows, answers, tmp_path):
             "Row 3: .*NaN",
             "empty",
             "Row 6: There is no question",
-            "float",
+            "`clip` in a row is not known",
         ]
         for error, cause in zip(errors, causes, strict=True):
             assert re.search(cause, error["error"])

@@ -54,7 +54,7 @@ WINDOWS = [
     ({"num_frames": 2.0, "video_start": 5}, [6.2, 8.7]),
     ({"max_frames": 2}, [2.5, 7.5]),
     ({"min_frames": 20}, [0.25 + second / 2 for second in range(20)]),
-    ({"video_end": None, "fps": float("nan")}, [float(second) for second in range(10)]),
+    ({"video_end": None, "fps": None}, [float(second) for second in range(10)]),
 ]
 
 
@@ -64,9 +64,34 @@ def test_settings_of_a_block_are_obeyed(processor, film, settings, expected):
     assert found == pytest.approx(expected, abs=0.06) and len(found) == len(expected)
     for second in found:
         assert second == pytest.approx(round(second * 10) / 10)
-    for call in ({"num_frames": 5}, {"fps": 0.5}, {"sampling": "key_frames"}) if "fps" in settings else ():
-        if settings["fps"] == settings["fps"]:
-            assert times(processor, chat(film, **settings), **call) == [found]
+    for call in ({"num_frames": 5}, {"fps": 0.5}, {"sampling": "key_frames"}) if settings.get("fps") else ():
+        assert times(processor, chat(film, **settings), **call) == [found]
+
+
+@pytest.mark.parametrize("name", ["fps", "num_frames", "nframes", "max_frames", "min_frames", "video_start"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "2", "", True, [2], -1])
+def test_numbers_of_a_block_are_numbers(processor, film, name, value):
+    with pytest.raises(ValueError, match=f"{name.replace('nframes', '(n|num_)frames')}"):
+        times(processor, chat(film, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "usr"}, "Message 0 has the role 'usr': it must be one of 'system', 'user', 'assistant'"),
+        ({"role": 7}, "Message 0 has the role '7'"),
+        ({"role": "tool"}, "chat template has no role 'tool'"),
+        ({"speed": 2}, "`speed` of message 0 is not known"),
+        ({"fps": 2}, "`fps` of message 0 is not known"),
+        ({"name": "Ann"}, "chat template does not read `name` of a message"),
+        ({"content": [{"type": "text", "text": "a?", "fps": 2}]}, "`fps` in a text block is not known"),
+        ({"content": [{"type": "image", "image": "a.png", "size": 2}]}, "`size` in an image block is not known"),
+        ({"content": [{"type": "audio", "audio": "a.wav"}]}, "must have the type 'text', 'video' or 'image'"),
+    ],
+)
+def test_what_a_message_may_hold(processor, message, words):
+    with pytest.raises(ValueError, match=words):
+        processor.apply_chat_template([{"role": "user", "content": "a?", **message}], tokenize=True)
 
 
 def test_each_video_has_settings_of_its_own(processor, film):
@@ -175,9 +200,9 @@ def test_blocks_that_cannot_be_meant(processor, block, message):
 
 def test_a_window_of_a_row_is_for_its_one_video():
     row = {"question": "?", "video_start": 3}
-    with pytest.raises(ValueError, match="`video_start` is for rows with one video, not 2"):
+    with pytest.raises(ValueError, match="`video_start` in a row is for its one video, and this row has 2"):
         as_messages({"videos": ["a.mp4", "b.mp4"], **row})
-    with pytest.raises(ValueError, match="one video, not 0"):
+    with pytest.raises(ValueError, match="and this row has 0"):
         as_messages({"messages": chat("a.mp4"), **row})
     with pytest.raises(ValueError, match="`video_end` holds seconds, got 'soon'"):
         as_messages({"video": "a.mp4", "question": "?", "video_end": "soon"})
