@@ -91,8 +91,7 @@ def _wanted(name: str, value: Any, is_sampled: bool, vocab_size: int | None) -> 
         return None if isinstance(value, bool) else "True or False"
     if name in _TOKENS:
         ids = value if isinstance(value, (list, tuple)) else [value]
-        most = math.inf if vocab_size is None else vocab_size
-        if all(_is_whole(one) and 0 <= one < most for one in ids):
+        if all(_is_whole(one) and 0 <= one and (vocab_size is None or one < vocab_size) for one in ids):
             return None
         return "ids of tokens" if vocab_size is None else f"ids of the model's tokens, 0 to {vocab_size - 1:,}"
     return None

@@ -325,7 +325,7 @@ class VideoQA(ABC):
 
     def _check_generation(self, given: Mapping[str, Any], config: GenerationConfig, where: str) -> None:
         text = self.model.config.get_text_config()
-        limits = {
+        limits: dict[str, Any] = {
             "vocab_size": getattr(text, "vocab_size", None),
             "positions": getattr(text, "max_position_embeddings", None),
         }

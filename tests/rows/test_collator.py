@@ -382,12 +382,18 @@ def test_an_empty_answer_is_a_bad_row_in_every_form(processor, form):
     assert (patient.rows_seen, patient.rows_bad) == (2, 1)
 
 
-def test_a_call_of_a_tool_is_an_answer_without_words(processor):
+def test_a_call_of_a_tool_is_an_answer_without_words(processor, monkeypatch):
     call = {"type": "function", "function": {"name": "seek", "arguments": {"second": 3}}}
     turn = {"role": "assistant", "content": "", "tool_calls": [call]}
     last = {"role": "assistant", "content": "b"}
     row = {"messages": [{"role": "user", "content": "a?"}, turn, {"role": "user", "content": "b?"}, last]}
-    assert (DynFocusCollator(processor, learn_from="last").encode(row)["labels"] != -100).any()
+    collator = DynFocusCollator(processor, learn_from="last")
+    with pytest.raises(ValueError, match="chat template does not read `tool_calls` of a message"):
+        collator.encode(row)
+    end = "{%- if message['role'] == 'assistant' -%}{{- eos_token"
+    template = processor.chat_template.replace(end, "{{- message.tool_calls|tojson if message.tool_calls -}}" + end)
+    monkeypatch.setattr(processor, "chat_template", template)
+    assert (collator.encode(row)["labels"] != -100).any()
 
 
 def test_bad_rows_are_left_out_counted_and_told_once(processor, folder, caplog):
