@@ -6,11 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
-
-# The tensors are tiny: more threads would only wait for each other, and parallel test processes do use the cores.
-torch.set_num_threads(1)
 
 # A shell starts what runs in its background with Ctrl-C ignored, which every child process would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,6 +15,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_collection() -> None:
+    """The tensors are tiny: more threads would only wait for each other, and parallel test processes use the cores."""
+    # Not where processes are only handed their tests.
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,16 +25,47 @@ from unittest import mock
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def _server(*modules: str) -> forkserver.ForkServer:
-    """A server of processes that have imported `modules`; it starts with the first of them."""
-    server = forkserver.ForkServer()
-    server.set_forkserver_preload(list(modules))
-    return server
+class _Forked(forkserver.ForkServer):
+    """A server that is forked from another one, and has imported `modules` besides; each starts when it is needed."""
+
+    def __init__(self, server: forkserver.ForkServer, modules: list[str]):
+        super().__init__()
+        self._server, self._modules, self._process = server, modules, None
+
+    def ensure_running(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            return
+        address = connection.arbitrary_address("AF_UNIX")
+        self._process = _CONTEXT.Process(target=_serve, args=(address, self._modules), daemon=True)
+        with mock.patch.object(forkserver, "connect_to_new_process", self._server.connect_to_new_process):
+            self._process.start()
+        while not os.path.exists(f"{address}.ready"):
+            self._process.join(0.02)
+            assert self._process.exitcode is None, "the server of processes ended"
+        self._forkserver_address = address
+        # It ends with the process that has started it, whatever its own processes do.
+        self._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)
 
 
-_PACKAGE = _server("dynfocus.training.train", "dynfocus.eval.run", "dynfocus.cli.app")
+def _serve(address: str, modules: list[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    Path(f"{address}.ready").touch()
+    forkserver.main(listener.detach(), parent.sentinel, [])
+
+
+_LIBRARIES = forkserver.ForkServer()
 # What reads no variable of the Hub when it is imported, and is not the package.
-_LIBRARIES = _server("torch._dynamo", "torchvision", "pandas", "pyarrow.dataset", "scipy.stats", "av", "PIL.Image")
+_LIBRARIES.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.tensor", "torchvision", "pandas", "pyarrow.dataset", "scipy.stats", "sympy"]
+    + ["tokenizers", "safetensors.torch", "httpx", "jinja2", "yaml", "av", "PIL.Image"]
+)
+_PACKAGE = _Forked(_LIBRARIES, ["dynfocus.training.train", "dynfocus.eval.run", "dynfocus.cli.app"])
 
 
 class Forked:
@@ -136,6 +168,11 @@ def _run(words: list[str], environment: dict[str, str], folder: str | Path, stre
     else:
         module, _, function = words[0].partition(":")
         sys.exit(getattr(importlib.import_module(module), function)())
+
+
+def at_once() -> Any:
+    """In a `with` block, processes of the start method `"forkserver"` have imported the package when they start."""
+    return mock.patch.object(forkserver, "connect_to_new_process", _PACKAGE.connect_to_new_process)
 
 
 def run(entry: str | Path, *arguments: Any, **options: Any) -> str:

@@ -110,6 +110,15 @@ def remote_again(sources: dict, video: str, question: str) -> tuple[dict, dict]:
     return found, tensors
 
 
+def remote_answers(sources: list[str], video: str, question: str) -> tuple[dict, dict]:
+    """What pipelines made of `sources`, with trust, answer."""
+    from transformers import pipeline
+
+    return {
+        name: pipeline("video-qa", model=name, trust_remote_code=True)(video, question=question) for name in sources
+    }, {}
+
+
 def installed(sources: dict, failures: dict, video: str, question: str) -> tuple[dict, dict]:
     """Loads `sources` with the package and without trust; and reports how the command refuses `failures`."""
     import dynfocus  # noqa: F401
@@ -180,7 +189,6 @@ def remote_training(model: str, video: str, question: str, folder: str, pushed: 
     sources = {
         "checkpoint": (f"{folder}/checkpoint-2", {}),
         "by trainer": (f"{pushed}-by-trainer", {}),
-        "by parts": (f"{pushed}-by-parts", {}),
         "by pipeline": (f"{pushed}-by-pipeline", {}),
     }
     found, tensors = remote_again(sources, video, question)

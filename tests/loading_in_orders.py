@@ -8,11 +8,13 @@ tried in a fork of this process, which has imported none of what the order is ab
 import importlib
 import json
 import os
+import pickle
 import sys
 import traceback
+from pathlib import Path
 
 # What takes long and has no part in the question.
-for name in ("torch", "torchvision", "av", "PIL.Image", "huggingface_hub", "safetensors.torch"):
+for name in ("torch._dynamo", "torchvision", "av", "PIL.Image", "huggingface_hub", "safetensors.torch"):
     importlib.import_module(name)
 
 
@@ -21,9 +23,12 @@ def load(imports: str, asked: list[str], folder: str) -> list[str]:
     exec(imports, {})
     found = []
     for name in asked:
+        config = pickle.loads(Path(folder, "config.pickle").read_bytes()) if name == "pickled" else None
         transformers = importlib.import_module("transformers")
         if name == "pipeline":
             loaded = transformers.pipeline("video-qa", model=folder)
+        elif name == "pickled":
+            loaded = transformers.AutoModelForImageTextToText.from_config(config)
         elif name == "from_config":
             config = importlib.import_module("dynfocus.configuration_dynfocus").DynFocusConfig.from_pretrained(folder)
             loaded = transformers.AutoModel.from_config(config)

@@ -4,16 +4,17 @@ import importlib
 import importlib.util
 import inspect
 import json
-import multiprocessing
+import pickle
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
+import forked
 import pytest
 from tiny import make_tiny_processor
 from tiny_models import tiny_model
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 import dynfocus
 from dynfocus.registration import _AfterImport
@@ -34,6 +35,7 @@ CLASS_OF = {
     "AutoVideoProcessor": VIDEO_PROCESSOR,
     "pipeline": PIPELINE,
     "from_config": MODEL,
+    "pickled": GENERATING,
 }
 ALL = ["AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoConfig", "AutoVideoProcessor"]
 ALL += ["AutoProcessor", "pipeline"]
@@ -48,6 +50,8 @@ ORDERS = {
     "after transformers' pipelines": ("from transformers import pipeline; import dynfocus", ["pipeline", *ALL]),
     "after transformers' models": ("from transformers import AutoModel; import dynfocus", ALL),
     "after its configurations": ("from transformers import AutoConfig; import dynfocus", ["AutoProcessor", *ALL]),
+    # As a spawned worker is given its arguments.
+    "by a pickled configuration": ("", ["pickled"]),
 }
 
 
@@ -62,16 +66,17 @@ def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     tiny_model().save_pretrained(folder)
     make_tiny_processor().save_pretrained(folder)
+    (folder / "config.pickle").write_bytes(pickle.dumps(AutoConfig.from_pretrained(folder)))
     return folder
 
 
 @pytest.fixture(scope="module")
-def found(saved) -> dict[str, object]:
-    command = [sys.executable, str(TESTS / "loading_in_orders.py"), str(saved)]
-    done = subprocess.run(command, input=json.dumps(ORDERS), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def found(saved, tmp_path_factory) -> dict[str, object]:
+    asked, printed = (tmp_path_factory.mktemp("orders") / name for name in ("asked", "printed"))
+    asked.write_text(json.dumps(ORDERS), encoding="utf-8")
+    forked.run(TESTS / "loading_in_orders.py", saved, package=False, stdin=asked, stdout=printed)
     found: dict[str, object] = {}
-    for line in done.stdout.splitlines():
+    for line in printed.read_text(encoding="utf-8").splitlines():
         found.update(json.loads(line))
     return found
 
@@ -85,18 +90,24 @@ def test_importing_the_package_imports_neither_torch_nor_transformers():
     assert run("import dynfocus, sys; print(*{'torch', 'transformers', 'numpy'} & {*sys.modules})").split() == []
 
 
-@pytest.mark.parametrize("command", ["", "ask", "encode", "train", "eval", "export"])
-def test_help_imports_neither_torch_nor_transformers(command):
+def test_help_imports_neither_torch_nor_transformers():
     code = """
-import sys
+import os, sys
 from dynfocus.cli import main
-sys.argv = ["dynfocus", *sys.argv[1:], "--help"]
-try:
-    main()
-except SystemExit as end:
-    print("heavy:", *{"torch", "transformers", "numpy"} & {*sys.modules}, "code:", end.code)
+for word in sys.argv[1].split(","):
+    if not os.fork():
+        sys.argv = ["dynfocus", *word.split(), "--help"]
+        try:
+            main()
+        except SystemExit as end:
+            heavy = {"torch", "transformers", "numpy"} & {*sys.modules}
+            print(f"after {word!r}:", *heavy, "code:", end.code, flush=True)
+        os._exit(0)
+    os.wait()
 """
-    assert run(code, *command.split()).splitlines()[-1] == "heavy: code: 0"
+    commands = ["", "ask", "encode", "train", "eval", "export"]
+    said = [line for line in run(code, ",".join(commands)).splitlines() if line.startswith("after ")]
+    assert said == [f"after {command!r}: code: 0" for command in commands]
 
 
 def test_every_name_of_the_package_is_there():
@@ -120,21 +131,6 @@ def test_type_checkers_are_shown_the_names_that_are_there():
         ]
         assert line.split()[1] == f".{module}"
     assert {*dynfocus._MODULE_OF, "__version__"} == {*dynfocus.__all__}
-
-
-def in_worker(config, out) -> None:
-    model = AutoModelForImageTextToText.from_config(config)
-    out.put(f"{type(model).__module__}.{type(model).__name__}")
-
-
-def test_a_spawned_worker_reads_pickled_objects_and_knows_the_classes(saved):
-    config = AutoConfig.from_pretrained(saved)
-    context = multiprocessing.get_context("spawn")
-    out = context.Queue()
-    worker = context.Process(target=in_worker, args=(config, out))
-    worker.start()
-    assert out.get(timeout=240) == GENERATING
-    worker.join()
 
 
 @pytest.fixture

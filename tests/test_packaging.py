@@ -203,34 +203,34 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("path", source_files(), ids=relative)
-def test_dependencies_point_one_way(path):
-    if path in (ROOT / "modeling_dynfocus/__init__.py", ROOT / "modeling_dynfocus/registration.py"):
-        # Where all comes together.
-        assert imported_packages(path) <= {"dynfocus.adoption", *MAY_IMPORT["dynfocus.adoption"]}
-        return
-    package = next(name for name, folder in FOLDER_OF.items() if folder == path.parent)
-    own = part_of(package)
-    assert imported_packages(path) <= {own} | MAY_IMPORT[own]
+def test_dependencies_point_one_way():
+    for path in source_files():
+        if path in (ROOT / "modeling_dynfocus/__init__.py", ROOT / "modeling_dynfocus/registration.py"):
+            # Where all comes together.
+            assert imported_packages(path) <= {"dynfocus.adoption", *MAY_IMPORT["dynfocus.adoption"]}
+            continue
+        package = next(name for name, folder in FOLDER_OF.items() if folder == path.parent)
+        own = part_of(package)
+        assert imported_packages(path) <= {own} | MAY_IMPORT[own], relative(path)
 
 
-@pytest.mark.parametrize("path", source_files(), ids=relative)
-def test_files_hold_one_idea(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{relative(path)} has {lines} lines: it has two ideas in it, so make it two files"
+def test_files_hold_one_idea():
+    lines = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in source_files()}
+    too_long = {name: count for name, count in lines.items() if count > MAX_LINES}
+    assert too_long == {}, "there are two ideas in such a file, so make it two files"
 
 
-@pytest.mark.parametrize("path", source_files(), ids=relative)
-def test_modules_say_what_they_offer(path):
+def test_modules_say_what_they_offer():
     """A module begins with a docstring and closes with `__all__` (empty packages and scripts of one `main` aside)."""
-    module = tree(path)
-    if not module.body:
-        return
-    assert ast.get_docstring(module), f"{relative(path)} has no docstring"
-    if path.stem not in ("__init__", "__main__"):
-        targets = [ast.unparse(t) for n in module.body if isinstance(n, ast.Assign) for t in n.targets]
-        targets += [ast.unparse(node.target) for node in module.body if isinstance(node, ast.AnnAssign)]
-        assert "__all__" in targets, f"{relative(path)} has no __all__"
+    for path in source_files():
+        module = tree(path)
+        if not module.body:
+            continue
+        assert ast.get_docstring(module), f"{relative(path)} has no docstring"
+        if path.stem not in ("__init__", "__main__"):
+            targets = [ast.unparse(t) for n in module.body if isinstance(n, ast.Assign) for t in n.targets]
+            targets += [ast.unparse(node.target) for node in module.body if isinstance(node, ast.AnnAssign)]
+            assert "__all__" in targets, f"{relative(path)} has no __all__"
 
 
 def test_no_paths_of_one_machine():

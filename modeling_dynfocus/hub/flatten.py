@@ -48,7 +48,7 @@ def flatten(package: str, entries: Sequence[str]) -> dict[str, str]:
             _check_names(node, target, source, package)
             edits.append(_rewritten(node, source, _flat_name(target, package, flat_names)))
             waiting.append(target)
-        files[name] = _harmless(_apply(edits, source.text), source)
+        files[name] = _harmless(edits, source)
     return {f"{name}.py": files[name] for name in sorted(files)}
 
 
@@ -93,7 +93,7 @@ def _flat_name(module: str, package: str, flat_names: dict[str, str]) -> str:
 
 def _imports_of(source: _Source, package: str) -> Iterator[ast.ImportFrom]:
     """The imports from the package itself, anywhere in the module."""
-    for node in ast.walk(ast.parse(source.text)):
+    for node in _statements(ast.parse(source.text)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name == package or alias.name.startswith(f"{package}."):
@@ -102,6 +102,14 @@ def _imports_of(source: _Source, package: str) -> Iterator[ast.ImportFrom]:
             top = (node.module or "").partition(".")[0]
             if node.level or top == package:
                 yield node
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a module or of one statement; without their expressions, which are most of a tree."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for one in getattr(node, name, ()):
+            yield one
+            yield from _statements(one)
 
 
 def _target(node: ast.ImportFrom, source: _Source) -> str:
@@ -152,29 +160,27 @@ def _apply(edits: list[_Edit], text: str) -> str:
     return text
 
 
-def _harmless(text: str, source: _Source) -> str:
-    """Rewrites an import of a sibling in a docstring, because transformers would look for its file."""
-    tree = ast.parse(text)
-    imports = {
-        _offset(text, node.lineno, node.col_offset) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-    }
-    docstrings = [_span(text, node) for node in _docstrings(tree)]
-    edits = []
-    for found in _LOOKS_IMPORTED.finditer(text):
-        start = found.start() + len(found[0]) - len(found[0].lstrip())
-        if start in imports:
-            continue
+def _harmless(edits: list[_Edit], source: _Source) -> str:
+    """The edited text; an import of a sibling in a docstring is rewritten, as transformers would look for its file."""
+    text = _apply(edits, source.text)
+    imports, shift = set(), 0
+    for edit in sorted(edits):
+        imports.add(edit.start + shift)
+        shift += len(edit.text) - (edit.end - edit.start)
+    found = [one.end() - len(one[0].lstrip()) for one in _LOOKS_IMPORTED.finditer(text)]
+    strings = [start for start in found if start not in imports]
+    docstrings = [_span(text, node) for node in _docstrings(ast.parse(text))] if strings else []
+    for start in strings:
         if not any(first <= start < last for first, last in docstrings):
             line = text.count("\n", 0, start) + 1
             raise source.refuse(
                 line, "transformers would read this line of a string as an import; write it differently"
             )
-        edits.append(_Edit(start, start, ">>> "))
-    return _apply(edits, text)
+    return _apply([_Edit(start, start, ">>> ") for start in strings], text)
 
 
 def _docstrings(tree: ast.Module) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
+    for node in (tree, *_statements(tree)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):

@@ -127,7 +127,7 @@ def test_another_attention_does_not_pass_for_the_stock_call(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_plan_is_kept_for_every_video_and_budget(name, data):
     num_frames = data.draw(st.integers(1, 60), label="frames")

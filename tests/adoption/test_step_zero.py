@@ -37,7 +37,7 @@ def prompts(names):
         seed=1, num_frames=24, split="test", questions_per_kind=1, num_events=(4, 8), size=128, fps_container=8
     )
     rows = []
-    for number in range(6):
+    for number in range(4):
         episode, questions = world.draw(number)
         video = {"type": "video", "video": render(episode, 64)}
         # What a number is, no model tells that does not see it.
@@ -76,7 +76,7 @@ def mean_loss(model, prompts):
 
 def test_the_first_loss_is_that_of_noise_as_large_as_words(names, prompts):
     ours, with_noise, drowned = [], [], []
-    for seed in range(3):
+    for seed in range(2):
         model, _ = from_backbones(*names, feature_layer=-1, seed=seed)
         ours.append(mean_loss(model, prompts))
         with_noise += [loss_with_noise(model, row, seed) for row in prompts]

@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +22,13 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import ask_many
 import decoders
 import long_video
+import made_videos
 import measuring
 import peers
 import selection
 import versus_peers
 import write_performance
-from made_videos import FPS, make_video, read_number
+from made_videos import FPS, read_number
 from measuring import MIB, HostMemory, Report, Spread, put_text, results_as_text
 from training_throughput import SCALES, Scale
 
@@ -40,6 +42,16 @@ SMALL = Scale(SIZES, {**SIZES, "vocab_size": 64, "num_key_value_heads": 1}, torc
 def folder(tmp_path_factory):
     """Where the made videos are kept."""
     return tmp_path_factory.mktemp("videos")
+
+
+#: Files of 180p: what is looked at is there, and they are made and read in a fraction of the time.
+small_video = partial(made_videos.make_video, shrink=4)
+
+
+@pytest.fixture
+def small_videos(monkeypatch):
+    for script in (decoders, long_video, ask_many):
+        monkeypatch.setattr(script, "make_video", small_video)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +249,7 @@ def test_an_unknown_size_is_refused():
 def test_a_repeated_file_holds_its_part_over_and_over(folder, decoder):
     if decoder == "decord":
         pytest.importorskip("decord")
-    path, part_frames = make_video(folder, 4, part_seconds=2)
+    path, part_frames = small_video(folder, 4, part_seconds=2)
     video = read_video(path, fps=FPS, size=224, decoder=decoder)
     assert video.metadata.total_num_frames == 4 * FPS == 2 * part_frames
     assert [read_number(frame) for frame in video.frames] == [*range(part_frames)] * 2
@@ -246,10 +258,10 @@ def test_a_repeated_file_holds_its_part_over_and_over(folder, decoder):
 
 def test_a_length_that_is_no_multiple_is_refused(folder):
     with pytest.raises(ValueError, match="130 s is no multiple of the 120 s"):
-        make_video(folder, 130)
+        small_video(folder, 130)
 
 
-def test_it_compares_decoders(monkeypatch, folder, tmp_path, capsys):
+def test_it_compares_decoders(small_videos, monkeypatch, folder, tmp_path, capsys):
     monkeypatch.setattr(decoders, "child_process", here)
     decoders.main(seconds="2", rounds=1, folder=folder, json_file=tmp_path / "out.json")
     printed = capsys.readouterr().out
@@ -260,7 +272,7 @@ def test_it_compares_decoders(monkeypatch, folder, tmp_path, capsys):
 
 
 def test_wrong_frames_are_found_out(monkeypatch, folder):
-    path, part_frames = make_video(folder, 2)
+    path, part_frames = small_video(folder, 2)
     right = decoders.read
 
     def late(*args):
@@ -272,7 +284,7 @@ def test_wrong_frames_are_found_out(monkeypatch, folder):
     assert not decoders.read_once(path, {"fps": 5.0}, "pyav", part_frames)["right"]
 
 
-def test_it_encodes_long_videos(monkeypatch, folder, tmp_path, capsys):
+def test_it_encodes_long_videos(small_videos, monkeypatch, folder, tmp_path, capsys):
     monkeypatch.setattr(long_video, "in_child", lambda function, *args: function(*args))
     long_video.main(minutes="0.0333,0.0667", rounds=2, folder=folder, json_file=tmp_path / "out.json")
     printed = capsys.readouterr().out
@@ -284,7 +296,7 @@ def test_it_encodes_long_videos(monkeypatch, folder, tmp_path, capsys):
         assert len(one["asked"]) == 2 and len(one["decode_share"]) == 2
 
 
-def test_it_asks_many_questions(monkeypatch, folder, tmp_path, capsys):
+def test_it_asks_many_questions(small_videos, monkeypatch, folder, tmp_path, capsys):
     monkeypatch.setattr(ask_many, "NUM_QUESTIONS", 2)
     monkeypatch.setattr(ask_many, "BATCH_SIZES", (2,))
     monkeypatch.setattr(ask_many, "GOAL_FRAMES", 3)

@@ -387,7 +387,7 @@ def test_spinner(monkeypatch, patience, terminal_there):
 
 def in_a_process(*arguments):
     command = [sys.executable, "-m", "dynfocus.cli", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "77"}
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
 
 

@@ -7,11 +7,11 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import evaluate
+import forked
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,10 +125,11 @@ def test_metrics_load_without_network_package_and_gradio(tmp_path):
     for name in NAMES:
         shutil.copytree(FOLDER / name, tmp_path / name)
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    command = [sys.executable, "-c", script, *(f"./{name}" for name in NAMES)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{name} Apache-2.0 True" for name in NAMES]
+    (tmp_path / "load.py").write_text(script)
+    names = [f"./{name}" for name in NAMES]
+    printed = tmp_path / "printed"
+    forked.run(tmp_path / "load.py", *names, package=False, environment=environment, folder=tmp_path, stdout=printed)
+    assert printed.read_text().splitlines() == [f"{name} Apache-2.0 True" for name in NAMES]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -198,8 +198,6 @@ def started(hub, home_hub, nowhere, folders, video, elsewhere, tmp_path_factory)
     remote = {
         "main": ("user/tiny", {}),
         "commit": ("user/tiny", {"revision": hub.sha("user/tiny", "v1")}),
-        "folder": (str(folders["new"]), {}),
-        "sharded": ("user/sharded", {}),
         "with pickles": ("user/with-pickles", {}),
     }
     installed = {"main": ("user/tiny", {}), "tag": ("user/tiny", {"revision": "v1"}), "sharded": ("user/sharded", {})}
@@ -241,10 +239,7 @@ def test_models_differ_so_that_they_can_be_told_apart(expected):
     assert expected["old"][0]["answer"] != expected["new"][0]["answer"]
 
 
-@pytest.mark.parametrize(
-    ("source", "model"),
-    [("main", "new"), ("commit", "old"), ("folder", "new"), ("sharded", "new")],
-)
+@pytest.mark.parametrize(("source", "model"), [("main", "new"), ("commit", "old")])
 def test_remote_code_gives_what_the_package_gives(remotely, expected, source, model):
     assert_same(remotely, expected[model], source)
 
@@ -254,15 +249,11 @@ def test_several_weight_files_are_several(folders):
 
 
 def test_offline_the_cache_gives_the_same(remotely, nowhere, hub, expected, video, elsewhere):
-    sources = {
-        "main": ("user/tiny", {}),
-        "commit": ("user/tiny", {"revision": hub.sha("user/tiny", "v1")}),
-        "sharded": ("user/sharded", {}),
-    }
+    sources = {"main": ("user/tiny", {}), "commit": ("user/tiny", {"revision": hub.sha("user/tiny", "v1")})}
     offline = {"HF_HUB_OFFLINE": "1"}
     run = Part("remote_again", elsewhere, nowhere, offline, sources=sources, video=video, question=QUESTION).result()
     assert run[0]["imported"] == []
-    for source, model in (("main", "new"), ("commit", "old"), ("sharded", "new")):
+    for source, model in (("main", "new"), ("commit", "old")):
         assert_same(run, expected[model], source)
 
 

@@ -182,15 +182,6 @@ def test_what_was_pushed_is_what_is_exported(pushed, hub, saved):
     assert b'model="user/new"' in files["README.md"]
 
 
-def test_what_was_pushed_comes_back_and_answers_the_same_without_the_package(pushed, hub, saved, video, tmp_path):
-    names = ("new", "again")
-    sources = {name: (f"user/{name}", {}) for name in names}
-    asked = {"video": video, "question": QUESTION}
-    found, _ = Part("remote_again", tmp_path, hub.url, {"HF_TOKEN": "hf_user"}, sources=sources, **asked).result()
-    expected = pipeline("video-qa", model=str(saved))(video, question=QUESTION)
-    assert {name: found["sources"][name]["answer"] for name in names} == dict.fromkeys(names, expected)
-
-
 def test_a_push_replaces_code_and_weights_and_leaves_the_rest(pushed, hub):
     assert pushed["again"]["code"] == 0, pushed["again"]
     files = hub.files("user/again")
@@ -242,18 +233,20 @@ def stock(hub, saved, tmp_path_factory) -> None:
     ).result()
 
 
-def test_what_transformers_pushes_has_its_code_and_answers_the_same_without_the_package(
-    stock, hub, saved, video, tmp_path
-):
+def test_what_transformers_pushes_has_its_code(stock, hub, saved):
     code = {path.name: path.read_bytes() for path in saved.glob("*.py")}
     for way in WAYS:
         files = hub.files(f"user/own-{way}")
         assert {name: data for name, data in files.items() if name.endswith(".py")} == code, way
-    sources = {way: (f"user/own-{way}", {}) for way in WAYS}
+
+
+def test_what_was_pushed_answers_the_same_without_the_package(pushed, stock, hub, saved, video, tmp_path):
+    """By the command, to a new place and over another model; and in the ways of transformers."""
+    names = ["user/new", "user/again", *(f"user/own-{way}" for way in WAYS)]
     asked = {"video": video, "question": QUESTION}
-    found, _ = Part("remote_again", tmp_path, hub.url, {"HF_TOKEN": "hf_user"}, sources=sources, **asked).result()
+    found, _ = Part("remote_answers", tmp_path, hub.url, {"HF_TOKEN": "hf_user"}, sources=names, **asked).result()
     expected = pipeline("video-qa", model=str(saved))(video, question=QUESTION)
-    assert {way: found["sources"][way]["answer"] for way in WAYS} == dict.fromkeys(WAYS, expected)
+    assert found == dict.fromkeys(names, expected)
 
 
 @pytest.mark.parametrize("part", ["config", "processor", "video"])

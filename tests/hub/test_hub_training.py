@@ -76,7 +76,8 @@ def test_training_ran_without_the_package(trained):
     assert torch.isfinite(tensors["trained/logits"]).all()
 
 
-@pytest.mark.parametrize("place", PLACES)
+# By parts, the same files are there: see below.
+@pytest.mark.parametrize("place", ["checkpoint", "by trainer", "by pipeline"])
 def test_what_was_trained_loads_again(trained, place):
     found, tensors = trained
     assert torch.equal(tensors[f"{place}/logits"], tensors["trained/logits"])

@@ -3,11 +3,11 @@
 import ast
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -49,12 +49,9 @@ def elsewhere(saved, video, tmp_path_factory) -> Path:
     """What a process without the package finds: `found.json`, `tensors.safetensors`, and the folders that it saved."""
     out = tmp_path_factory.mktemp("elsewhere")
     environment = {**os.environ, "HF_HOME": str(out / "cache"), "HF_HUB_OFFLINE": "1"}
-    for name in ("HF_MODULES_CACHE", "PYTHONPATH"):
-        environment.pop(name, None)
+    environment.pop("HF_MODULES_CACHE", None)
     script = Path(__file__).parents[1] / "without_package.py"
-    command = [sys.executable, "-P", str(script), str(saved), str(video), QUESTION, str(out)]
-    done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    forked.run(script, saved, video, QUESTION, out, package=False, environment=environment, folder=out)
     return out
 
 

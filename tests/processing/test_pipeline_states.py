@@ -227,7 +227,7 @@ def test_sampling_of_a_call(pipe, tmp_path):
     assert one["num_frames"] < 12
 
 
-@pytest.mark.parametrize(("positions", "room"), [(1000, 488), (1700, 1188), (8192, 2 * 600 + 3 * 38)])
+@pytest.mark.parametrize(("positions", "room"), [(1000, 488), (8192, 2 * 600 + 3 * 38)])
 def test_a_long_video_has_as_many_tokens_as_there_are_positions(positions, room):
     pipe = make_pipe(text_config=tiny_text_config(max_position_embeddings=positions))
     long = pipe.encode_video(np.random.default_rng(0).integers(0, 256, (600, 8, 8, 3), dtype=np.uint8))

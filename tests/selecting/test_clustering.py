@@ -185,8 +185,9 @@ def test_dpc_every_token_its_own_cluster(clusters):
     assert (result.centers[:, 4:] == -1).all()
 
 
-@pytest.mark.parametrize("chunk_elements", [90, 977, 90 * 90, 3 * 90 * 90])
-@pytest.mark.parametrize("duplicates", [False, True])
+@pytest.mark.parametrize(
+    ("chunk_elements", "duplicates"), [(90, True), (977, False), (977, True), (90 * 90, False), (3 * 90 * 90, True)]
+)
 def test_dpc_in_chunks_equals_whole(chunk_elements, duplicates):
     tokens = random_tokens(5, 90, 33)
     if duplicates:

@@ -123,7 +123,7 @@ FORMULAS = {
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("length, num_key", [(1, 1), (7, 3), (60, 8), (60, 11), (150, 64), (40, 40)])
 def test_a_rule_follows_its_formula(name, length, num_key):
-    for seed in range(4):
+    for seed in range(4 if length < 100 else 1):
         generator = torch.Generator().manual_seed(seed)
         scores = torch.rand(length, generator=generator)
         features, times = made_up(length, seed=seed), torch.rand(length, generator=generator).cumsum(0)

@@ -347,7 +347,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_exactly_and_looks_no_second_time(
     models, rows, encoder, tmp_path, monkeypatch, kind
 ):

@@ -9,7 +9,7 @@ from hub_datasets import DatasetHubServer, jsonl_file
 from training_runs import ANSWERS, QUESTION, recipe_settings, save_start, write_recipe, write_rows
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_from_the_hub_to_the_hub(tmp_path, streaming):
     rows = write_rows(tmp_path / "data", 2)
     listed = [{"video": f"{number}.mp4", "question": QUESTION, "answer": ANSWERS[number]} for number in range(2)]
