@@ -274,6 +274,7 @@ def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
     written = times_in(tmp_path, "**/*.*")
     compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense", "--checkpoint", tmp_path / "tiny")
     assert_saved(tmp_path / "tiny")
+    compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense")
     assert rows_in(tmp_path).keys() == {"dynfocus-1", "dense-1"}
     assert times_in(tmp_path, "**/*.*").items() >= written.items()
 
