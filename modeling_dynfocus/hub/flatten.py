@@ -163,7 +163,8 @@ def _apply(edits: list[_Edit], text: str) -> str:
 def _harmless(edits: list[_Edit], source: _Source) -> str:
     """The edited text; an import of a sibling in a docstring is rewritten, as transformers would look for its file."""
     text = _apply(edits, source.text)
-    imports, shift = set(), 0
+    imports: set[int] = set()
+    shift = 0
     for edit in sorted(edits):
         imports.add(edit.start + shift)
         shift += len(edit.text) - (edit.end - edit.start)
