@@ -4,6 +4,7 @@ The demo's page in Chromium: upload, ask, play, jump to a key frame, ask again, 
 Run by `scripts/check_browser.sh`, which keeps the pictures of the page.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from adopted_models import stock
@@ -265,6 +268,49 @@ def test_visitors_read_no_private_addresses_and_no_more_than_is_allowed(monkeypa
     assert page.analytics_enabled is False
     # The model answers one request at a time.
     assert {function.concurrency_id for function in page.fns.values() if function.inputs} == {"model"}
+
+
+def test_a_hostile_visitor_reads_nothing(page, tmp_path):
+    """Neither files of the server, nor private addresses, by whatever is sent in place of an upload."""
+    import httpx
+
+    address, _ = page
+    functions = httpx.get(f"{address}config").json()["dependencies"]
+    read = next(one["id"] for one in functions if any("upload" in target for target in one["targets"]))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    def send(path):
+        session = f"visitor-{len(seen)}"
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [file], "fn_index": read, "session_hash": session, "event_data": None, "trigger_id": None}
+        httpx.post(f"{address}gradio_api/queue/join", json=body).raise_for_status()
+        answers = f"{address}gradio_api/queue/data?session_hash={session}"
+        with httpx.stream("GET", answers, timeout=PATIENCE) as lines:
+            for line in lines.iter_lines():
+                if "process_completed" in line:
+                    seen.append(line)
+                    return json.loads(line.removeprefix("data:"))
+        raise AssertionError("no answer")
+
+    seen: list[str] = []
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        private = f"http://127.0.0.1:{other.server_port}/film.mp4"
+        for path in (str(EXAMPLE), private, "../../secret.mp4"):
+            assert not send(path)["success"]
+        playlist = f"#EXTM3U\n#EXTINF:10,\n{private}\n#EXT-X-ENDLIST\n".encode()
+        uploaded = httpx.post(f"{address}gradio_api/upload", files={"files": ("film.m3u8", playlist)}).json()
+        assert "is a playlist" in json.dumps(send(uploaded[0])["output"])
+        other.shutdown()
+    assert asked == []
+    assert httpx.get(f"{address}gradio_api/file={EXAMPLE}").status_code == 403
+    large = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.mp4", bytes(2_000_000))})
+    assert large.status_code == 413
 
 
 def test_an_exported_space_serves_the_page(tmp_path, pictures):
