@@ -429,6 +429,14 @@ def synth(
         Split, typer.Option(help="The test split has textures and objects that the train split does not have.")
     ] = Split.test,
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind for each video.")] = 1,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,KIND,…",
+            help="Kinds of questions; `object` is one that the demo checkpoint has not learned.",
+            show_default="the kinds that the demo checkpoint has learned",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,
 ) -> None:
     """Generate a set of synthetic videos, with questions and their answers."""
@@ -436,7 +444,7 @@ def synth(
     with user_errors(verbose):
         from . import synth as command
 
-        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events)
+        command.run(out, seed, videos, frames, split.value, questions_per_kind, num_events, kinds)
 
 
 @app.command(epilog=TRAIN_EXAMPLES, rich_help_panel=_MEASURE)

@@ -18,9 +18,11 @@ def run(
     split: str,
     questions_per_kind: int,
     num_events: tuple[int, int] | None,
+    kinds: str | None,
 ) -> None:
     """Write the set, with a progress bar on stderr if that is a terminal, and print what it holds."""
     from dynfocus.eval.synthetic.builder import synthesize
+    from dynfocus.eval.synthetic.questions import KINDS
 
     console = Console(stderr=True)
     columns = TextColumn("Writing videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -34,14 +36,15 @@ def run(
             split=split,
             questions_per_kind=questions_per_kind,
             num_events=num_events,
+            kinds=KINDS if kinds is None else [kind.strip() for kind in kinds.split(",")],
             on_video=lambda done, _: progress.update(task, completed=done),
         )
     rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
-    kinds = Counter(row["kind"] for row in rows)
+    counts = Counter(row["kind"] for row in rows)
     output = Console(soft_wrap=True, highlight=False)
     lengths = f"{videos} video{'s' * (videos != 1)} of {frames} s"
     output.print(Text(f"Wrote {lengths} and {len(rows)} questions to {out} (seed {seed}, {split} split)."))
-    output.print(Text("Kinds: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))), style="dim")
+    output.print(Text("Kinds: " + ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))), style="dim")
     output.print("Score a model on it:")
     output.print(Text(f"  dynfocus eval synthetic --videos {shlex.quote(str(out))}", style="bold"))
 

@@ -46,7 +46,8 @@ def show(recipe: str, accelerate: bool) -> None:
 def _check(recipe: Any, num_rows: int) -> None:
     from dynfocus.training.check import check_recipe
 
-    progress_console = Console(stderr=True)
+    progress_console = Console(stderr=True, soft_wrap=True, highlight=False)
+    progress_console.print(Text(f"Loading {recipe.model.start}."))
     columns = TextColumn("Reading rows"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=progress_console, transient=True, disable=not progress_console.is_terminal) as bar:
         task = bar.add_task("", total=None)
@@ -58,6 +59,7 @@ def _check(recipe: Any, num_rows: int) -> None:
     console.print(Text(f"{found.run} {found.steps:,} steps."))
     console.print(_lengths_table(found))
     console.print(_memory_line(found.memory))
+    console.print(_time_line(found))
     for number, example in enumerate(found.examples):
         console.print(Text(f"\nRow {number} as the model reads it; learned tokens are green:", style="bold"))
         line = Text()
@@ -74,7 +76,9 @@ def _check(recipe: Any, num_rows: int) -> None:
 
 
 def _lengths_table(found: Any) -> Table:
-    table = Table(box=None, title=f"{len(found.lengths)} rows read", title_justify="left")
+    table = Table(
+        box=None, title=f"{len(found.lengths)} row{'s' * (len(found.lengths) != 1)} read", title_justify="left"
+    )
     for heading in ("", "least", "median", "most"):
         table.add_column(heading, justify="right" if heading else "left", header_style="dim")
     for name, heading in (
@@ -93,6 +97,24 @@ def _memory_line(memory: Any) -> Text:
     parts = ("weights", "gradients", "optimizer", "activations")
     sizes = ", ".join(f"{name} {_bytes(getattr(memory, name))}" for name in parts)
     return Text.assemble("Memory of a process, roughly: ", (_bytes(memory.total), "bold"), f" ({sizes}).")
+
+
+def _time_line(found: Any) -> Text:
+    computing, reading = _duration(found.flops / 1e14), _duration(found.reading)
+    return Text.assemble(
+        "Time, roughly, without evaluation: ",
+        (computing, "bold"),
+        f" of computing at 100 TFLOP/s ({found.flops / 1e15:.2g} PFLOP in all), while reading videos takes ",
+        (reading, "bold"),
+        " in all, as fast as here.",
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _bytes(number: int) -> str:

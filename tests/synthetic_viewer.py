@@ -58,6 +58,8 @@ def answer_from_frames(text, seen):
     number = re.search(r"\d\d+", text)
     if number:
         color, shape = next(event[:2] for event in seen if event[2] == number[0])
+        if "object" in text:
+            return f"{color} {shape}"
         return color if "color" in text else shape
     if text.startswith(("How often", "How many times")):
         words = set(re.search(r"\ban? (.+) (?:appear|shown)", text)[1].split()) - {"shape"}

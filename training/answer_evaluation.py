@@ -8,8 +8,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from dynfocus.eval.statistics import paired_difference
 from dynfocus.eval.synthetic.score import normalize_answer
+from dynfocus.processing.reading.chat_video import ChatVideo
+from dynfocus.processing.reading.decoded_frames import describe_video
 from dynfocus.processing.rows.collator import RowCollator
+from dynfocus.processing.rows.conversations import as_messages, media_of, text_of
 
 
 def generate_answers(
@@ -64,10 +68,46 @@ def in_dtype(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def answer_accuracy(answered: Sequence[tuple[int, str, str]], num_rows: int) -> float:
-    """The share of rows whose answer is right after `normalize_answer`; rows without an answer count as wrong."""
-    right = sum(normalize_answer(text) == normalize_answer(wanted) for _, text, wanted in answered)
-    return right / max(1, num_rows)
+def answer_table(rows: Sequence[Mapping[str, Any]], answered: Sequence[tuple[int, str, str]]) -> list[dict[str, Any]]:
+    """
+    The answers to rows beside the right ones: for each row `video`, `question`, `answer` (the model's), `expected` and
+    `correct`, which is true if both are equal after `normalize_answer`. A row that could not be read has no answer,
+    which is wrong.
+    """
+    found = {index: (text, wanted) for index, text, wanted in answered}
+    table = []
+    for index, row in enumerate(rows):
+        text, wanted = found.get(index, (None, None))
+        try:
+            messages = as_messages(row, row.get("media_root"))
+        except ValueError:
+            messages = []
+        media = [value.video if isinstance(value, ChatVideo) else value for _, value in media_of(messages)]
+        videos = ", ".join(describe_video(value) for value in media if isinstance(value, str))
+        questions = [text_of(message) for message in messages if message["role"] == "user"]
+        is_right = text is not None and normalize_answer(text) == normalize_answer(wanted or "")
+        table.append(
+            {
+                "video": videos or f"row {index}",
+                "question": questions[-1].strip() if questions else None,
+                "answer": text,
+                "expected": wanted,
+                "correct": is_right,
+            }
+        )
+    return table
 
 
-__all__ = ["answer_accuracy", "generate_answers", "in_dtype"]
+def gain(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    """Words for the gain of accuracy between two tables of the same rows, with its interval (clustered by video)."""
+    found = paired_difference(
+        [row["correct"] for row in before], [row["correct"] for row in after], [row["video"] for row in after]
+    )
+    rows = f"{len(after)} row{'s' * (len(after) != 1)}"
+    if found.low == found.high == 0:
+        return f"no answer became right or wrong, {rows}"
+    words = f"gain {found.estimate:+.2f}, 95 % interval {found.low:+.2f} … {found.high:+.2f}, {rows}"
+    return words if found.p_value < 0.05 else f"{words}: it may be chance"
+
+
+__all__ = ["answer_table", "gain", "generate_answers", "in_dtype"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from dynfocus.processing.rows.labels import label_table
 from .looking_ahead import with_dual_encoder
 from .parts import is_stock, part_sizes
 from .recipe import Recipe
-from .setup import Data, fit_arguments, load_data, load_model, training_arguments, with_lora
+from .rows import make_synthetic
+from .setup import Data, fit_arguments, load_data, load_model, quiet_libraries, training_arguments, with_lora
 from .train import describe_model, describe_run
 
 
@@ -68,6 +70,10 @@ class Check:
         examples (`list[list[tuple[str, bool]]]`): the tokens of the first rows, and whether each is learned.
         memory ([`MemoryEstimate`]).
         steps (`int`): number of optimizer steps.
+        flops (`float`): floating-point operations of the whole run, without evaluation; an estimate, see
+            [`estimate_flops`].
+        reading (`float`): seconds in which the data loader of each process reads its share of the run's rows, as long
+            as these rows took here.
     """
 
     model: str
@@ -77,6 +83,8 @@ class Check:
     examples: list[list[tuple[str, bool]]]
     memory: MemoryEstimate
     steps: int
+    flops: float
+    reading: float
     warnings: list[str] = field(default_factory=list)
 
     def median(self, name: str) -> float:
@@ -84,6 +92,7 @@ class Check:
         return median(getattr(one, name) for one in self.lengths)
 
 
+@quiet_libraries()
 def check_recipe(
     recipe: Recipe, *, num_rows: int = 100, num_examples: int = 2, on_row: Callable[[int, int], None] | None = None
 ) -> Check:
@@ -101,6 +110,7 @@ def check_recipe(
     """
     args = training_arguments(recipe)
     model, processor = load_model(recipe)
+    make_synthetic([*recipe.data.train, *recipe.data.eval], lambda text: None)
     data = load_data(recipe, processor, bad_rows="raise")
     if is_stock(model):
         fit_arguments(args, recipe, processor)
@@ -112,10 +122,13 @@ def check_recipe(
     lengths: list[RowLength] = []
     bad_rows: list[str] = []
     examples: list[list[tuple[str, bool]]] = []
+    seconds = 0.0
     for number, row in enumerate(_first(data.train, num_rows)):
         try:
             row = _with_frames(data.collator, row)
+            began = perf_counter()
             encoded = data.collator.encode(row)
+            seconds += perf_counter() - began
         except (ValueError, OSError) as error:
             bad_rows.append(f"Row {number}: {error}")
         else:
@@ -126,6 +139,10 @@ def check_recipe(
             on_row(number + 1, num_rows)
     if not lengths:
         raise ValueError(f"None of the first {num_rows} rows can be read. {bad_rows[0]}")
+    steps = _steps(args, data)
+    # In each process.
+    rows = steps * args.train_batch_size * args.gradient_accumulation_steps
+    of_rows = [estimate_flops(model, args, one) for one in lengths]
     return Check(
         model=describe_model(model),
         run=describe_run(recipe, args, data),
@@ -133,7 +150,9 @@ def check_recipe(
         bad_rows=bad_rows,
         examples=examples,
         memory=estimate_memory(model, args, max(lengths, key=lambda one: one.total)),
-        steps=_steps(args, data),
+        steps=steps,
+        flops=rows * args.world_size * sum(of_rows) / len(of_rows),
+        reading=rows * seconds / len(lengths) / max(1, args.dataloader_num_workers),
         warnings=_warnings(model, lengths, _bad_held_out(data, num_rows)),
     )
 
@@ -170,6 +189,35 @@ def estimate_memory(model: Any, args: TrainingArguments, longest: RowLength) -> 
     else:
         bytes_of_row += _bytes_of_parts(model.config, longest, size, of_layers)
     return MemoryEstimate(weights, trained, 2 * trained, args.train_batch_size * bytes_of_row)
+
+
+def estimate_flops(model: Any, args: TrainingArguments, row: RowLength) -> float:
+    """
+    Floating-point operations of a row's forward and backward pass, as twice the number of weights for each token that
+    they read, in each direction and for the gradients of weights that are trained; attention of the language model is
+    added.
+    """
+    again = bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
+    text, sizes = model.config.get_text_config(), part_sizes(model)
+    embeddings = text.vocab_size * text.hidden_size
+    tied = 1 if text.tie_word_embeddings else 2
+    of_text, learned = sizes["language_model"]
+    layers = max(0, of_text - tied * embeddings)
+    # Forward, again for the backward pass, and the gradients of activations.
+    passes = 2 + again
+    total = 2.0 * row.total * (passes * layers + min(learned, layers))
+    total += 2.0 * passes * text.num_hidden_layers * row.total**2 * text.hidden_size
+    total += 6.0 * row.learned * embeddings
+    of_tower, learned = sizes["vision_tower"]
+    factor = passes * of_tower + learned if learned else of_tower
+    if is_stock(model):
+        return total + 2.0 * 4 * row.visual * factor
+    config = model.config
+    total += 2.0 * row.frames * config.vision_config.num_patches * factor
+    of_question, learned = sizes["question_encoder"]
+    # 32 tokens is a long question.
+    read = row.frames * (config.num_question_queries + 32)
+    return total + 2.0 * read * (passes * of_question + learned)
 
 
 def _bytes_of_parts(config: Any, longest: RowLength, size: int, of_layers: Callable[[int, int, int, int], int]) -> int:
@@ -246,4 +294,4 @@ def _warnings(model: Any, lengths: list[RowLength], held_out: list[str]) -> list
     return found
 
 
-__all__ = ["Check", "MemoryEstimate", "RowLength", "check_recipe", "estimate_memory"]
+__all__ = ["Check", "MemoryEstimate", "RowLength", "check_recipe", "estimate_flops", "estimate_memory"]

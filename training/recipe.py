@@ -58,8 +58,16 @@ class ModelSettings(_Settings):
     def _one_start(self) -> "ModelSettings":
         backbones = (self.vision, self.language_model)
         if (self.checkpoint is None) == (None in backbones) or (self.checkpoint and any(backbones)):
-            raise ValueError("give either `checkpoint`, or both `vision` and `language_model`")
+            raise ValueError(
+                "give either `checkpoint`, or both `vision` and `language_model`, as in "
+                "model.checkpoint=Qwen/Qwen3-VL-4B-Instruct"
+            )
         return self
+
+    @property
+    def start(self) -> str:
+        """The names of what the run starts from."""
+        return self.checkpoint or f"{self.vision} and {self.language_model}"
 
 
 class DataSettings(_Settings):
@@ -234,6 +242,7 @@ class Recipe(_Settings):
         return setting in self._suggested
 
 
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _OF_EVALUATION = ("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model")
 #: Fields of TrainingArguments that would conflict with settings of the recipe.
 _OURS = {
@@ -272,7 +281,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             settings[name] = _numbers(settings[name])
         recipe = Recipe.model_validate(settings)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_why_invalid(error)}.") from error
+        named = f"The recipe {path.stem}" if path.parent == RECIPES else path
+        raise ValueError(f"{named}: {_why_invalid(error)}.") from error
     if path.parent == RECIPES:
         changed = {override.partition("=")[0] for override in overrides}
         recipe._suggested = frozenset(
@@ -366,9 +376,11 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 def _why_invalid(error: ValidationError) -> str:
     """The first mistake, with its key."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    # A misspelt key may be why another one is missing.
+    fault = next((one for one in faults if one["type"] in _UNKNOWN), faults[0])
     key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if fault["type"] in _UNKNOWN:
         outer = fault["loc"][:-1]
         known = list(_settings_at(outer))
         return f"unknown key `{key}`{_suggestion(str(fault['loc'][-1]), known) or '; known are ' + ', '.join(known)}"

@@ -1,6 +1,6 @@
 """Rows of questions and answers from files, folders and the Hub, for `Trainer`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dynfocus.eval.rows import undecoded
+from dynfocus.eval.synthetic.builder import QUESTIONS_FILE, synthesize
 
 #: Readers of `datasets` by file endings, with their settings. "NA" is an answer.
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -20,6 +21,7 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 #: Of several such files in a folder, the one that holds the rows.
 _USUAL_NAMES = ("train", "questions", "metadata")
 _COLUMNS = ("video", "videos", "image", "images", "question", "questions", "answer", "id")
+_MEDIA_ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".gif", ".jpg", ".jpeg", ".png", ".webp")
 _FORMS = "`messages`, `conversations` (LLaVA), or `video`, `question` and `answer`"
 
 
@@ -36,6 +38,8 @@ class Source:
         media_root (`str`, *optional*): folder of relative paths of videos and images; by default the folder of a local
             file.
         limit (`int`, *optional*): take only the first rows, up to this number.
+        synth (`dict`, *optional*): arguments of `synthesize`, such as `seed` and `num_videos`: `path` is made as a set
+            of synthetic videos.
     """
 
     path: str
@@ -44,6 +48,7 @@ class Source:
     revision: str | None = None
     media_root: str | None = None
     limit: int | None = None
+    synth: dict[str, Any] | None = None
 
 
 class Rows(torch.utils.data.Dataset):
@@ -72,6 +77,25 @@ def load_rows(sources: Sequence[Source]) -> Rows:
         `ValueError`: if a source is empty or of a form that cannot be read.
     """
     return Rows([_of_training(source, streaming=False) for source in sources])
+
+
+def make_synthetic(sources: Sequence[Source], log: Callable[[str], None]) -> None:
+    """
+    Make the sets of the sources with `synth`, or complete them.
+
+    Raises:
+        `ValueError`, `FileExistsError`: for invalid settings, or a folder that holds something else.
+    """
+    for source in sources:
+        if source.synth is None:
+            continue
+        folder = Path(source.path).expanduser()
+        if not (folder / QUESTIONS_FILE).is_file():
+            log(f"Making synthetic videos in {folder}.")
+        try:
+            synthesize(folder, **source.synth)
+        except TypeError as error:
+            raise ValueError(f"{source.path}: `synth`: {str(error).replace('synthesize() ', '')}.") from error
 
 
 def stream_rows(sources: Sequence[Source], seed: int, buffer_size: int = 1000) -> Any:
@@ -200,6 +224,10 @@ def _check_form(rows: Any, path: str) -> None:
         raise ValueError(f"{path}: holds no rows to train on.")
     if "messages" not in first and "conversations" not in first and not {"question", "answer"} <= first.keys():
         raise ValueError(f"{path}: rows need {_FORMS}; these have the columns {', '.join(sorted(first))}.")
+    if not {*first} & {"messages", "conversations", "video", "videos", "image", "images"}:
+        for name, value in first.items():
+            if isinstance(value, str) and value.strip().lower().endswith(_MEDIA_ENDINGS):
+                raise ValueError(f"{path}: has no column `video`, but a file in `{name}`: rename it to `video`.")
 
 
 class _named_errors:
@@ -227,4 +255,4 @@ class _named_errors:
             raise ValueError(f"{self.path}: cannot be read as rows: {cause}") from error
 
 
-__all__ = ["Rows", "Source", "load_rows", "open_table", "stream_rows"]
+__all__ = ["Rows", "Source", "load_rows", "make_synthetic", "open_table", "stream_rows"]

@@ -1,10 +1,15 @@
 """Makes the inputs of `Trainer` from a recipe: model, processor, rows, collator and arguments."""
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainingArguments
@@ -68,6 +73,32 @@ class Data:
     eval: Any
     collator: Any
     eval_collator: Any
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """
+    Without the progress bars of other libraries for reading tables and for loading and writing weights, without the
+    lines of each attempt to reach the Hub (what fails in the end is an error), and without a warning of transformers
+    to peft.
+    """
+    bars, bars_of_tables = logging.is_progress_bar_enabled(), not datasets.utils.are_progress_bars_disabled()
+    attempts = getLogger("huggingface_hub.utils._http")
+    level = attempts.level
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    attempts.setLevel(ERROR)
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 asks for the old name.
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+            yield
+    finally:
+        attempts.setLevel(level)
+        if bars_of_tables:
+            datasets.enable_progress_bars()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
@@ -306,4 +337,5 @@ __all__ = [
     "resolve_checkpoint",
     "training_arguments",
     "with_lora",
+    "quiet_libraries",
 ]

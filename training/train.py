@@ -21,14 +21,17 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
 from dynfocus.adoption.focus_processor import FocusProcessor
+from dynfocus.eval.files import read_rows
 from dynfocus.hub.card import make_model_card
 from dynfocus.hub.upload import PushedModel, push_model
 
+from .answer_evaluation import gain
 from .checkpoints import SaveOnSignal, claim_run, last_checkpoint
 from .lengths import row_lengths
 from .looking_ahead import ChosenRows, choose_ahead
 from .parts import is_stock, part_sizes
 from .recipe import Recipe, load_recipe
+from .rows import make_synthetic
 from .selection_noise import SelectionNoiseSchedule
 from .setup import (
     Data,
@@ -36,15 +39,17 @@ from .setup import (
     learning_rates,
     load_data,
     load_model,
+    quiet_libraries,
     resolve_checkpoint,
     training_arguments,
     with_lora,
 )
-from .trainer import DynFocusTrainer
+from .trainer import DynFocusTrainer, answers_file
 
 logger = logging.get_logger(__name__)
 
 
+@quiet_libraries()
 def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
     """
     Run a recipe, or continue an interrupted run.
@@ -69,11 +74,14 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
         claim_run(recipe)
     result = folder / "model"
     if (result / "config.json").is_file():
-        log(f"The run is finished: the trained model is in {result}.")
+        log(f"The run is finished: the trained model is in {result}. For a new run, set `training.output_dir`.")
         _push(recipe, args, result, log)
         return result
+    log(f"Loading {recipe.model.start}.")
     model, processor = _start(recipe, args)
     with args.main_process_first(desc="reading the rows"):
+        if PartialState().is_main_process:
+            make_synthetic([*recipe.data.train, *recipe.data.eval], log)
         data = load_data(recipe, processor)
     stock = is_stock(model)
     if stock:
@@ -100,7 +108,8 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
         data_collator=data.collator,
         eval_collator=data.eval_collator,
         processing_class=processor.processor if stock else processor,
-        callbacks=[stop] if stock else [SelectionNoiseSchedule(**recipe.selection_noise.model_dump()), stop],
+        callbacks=[] if stock else [SelectionNoiseSchedule(**recipe.selection_noise.model_dump())],
+        stop=stop,
         learning_rates=learning_rates(recipe, model),
         lengths=_lengths(args, data, folder, log),
         generate_rows=recipe.evaluation.generate_rows,
@@ -141,7 +150,7 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
 
 
 def _before_and_after(trainer: DynFocusTrainer) -> str | None:
-    """The scores on the held-out rows before training, and those of the result."""
+    """The scores on the held-out rows before training, and those of the result, with the interval of the gain."""
     history = trainer.state.log_history
     if not any(entry["step"] == 0 and "eval_loss" in entry for entry in history):
         return None
@@ -150,10 +159,19 @@ def _before_and_after(trainer: DynFocusTrainer) -> str | None:
     if not any(entry["step"] == step and "eval_loss" in entry for entry in history):
         trainer.evaluate()
     scores = {entry["step"]: entry for entry in history if "eval_loss" in entry}
-    names = [name for name in ("eval_accuracy", "eval_loss") if name in scores[0] and name in scores[step]]
-    before, after = scores[0], scores[step]
-    pairs = ", ".join(f"{name.removeprefix('eval_')} {before[name]:.3g} → {after[name]:.3g}" for name in names)
-    return f"On the held-out rows, before training → after: {pairs}."
+    words = []
+    for name in ("eval_accuracy", "eval_loss"):
+        if name in scores[0] and name in scores[step]:
+            words.append(f"{name.removeprefix('eval_')} {scores[0][name]:.3g} → {scores[step][name]:.3g}")
+    tables = [_answers(trainer, at) for at in (0, step)]
+    if "eval_accuracy" in scores[step] and len(tables[0]) == len(tables[1]) > 0:
+        words[0] += f" ({gain(*tables)})"
+    return f"On the held-out rows, before training → after: {', '.join(words)}."
+
+
+def _answers(trainer: DynFocusTrainer, step: int) -> list[dict[str, Any]]:
+    path = answers_file(trainer.args.output_dir, step)
+    return read_rows(path, ("video", "correct"), "delete it") if path.is_file() else []
 
 
 def _push(recipe: Recipe, args: TrainingArguments, result: Path, log: Callable[[str], None]) -> None:

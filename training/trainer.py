@@ -1,19 +1,26 @@
 """`Trainer` with additions for fine-tuning DynFocus; the plain one works, too."""
 
 import inspect
+import json
 import os
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dynfocus.eval.files import write_text
 from dynfocus.processing.rows.collator import RowCollator
 
-from .answer_evaluation import answer_accuracy, generate_answers, in_dtype
+from .answer_evaluation import answer_table, generate_answers, in_dtype
+from .checkpoints import ANSWERS, SaveOnSignal, StopInStep
 from .parts import is_stock, split_by_learning_rate
 from .sampling import EpochLengthGroupedSampler
 from .selection_noise import selector
@@ -27,6 +34,11 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def answers_file(output_dir: str | Path | None, step: int) -> Path:
+    """The file with the answers of an evaluation after so many steps."""
+    return Path(str(output_dir)) / ANSWERS / f"{step}.jsonl"
 
 
 def _start_worker(before: Callable[[int], None] | None, number: int) -> None:
@@ -47,9 +59,11 @@ class DynFocusTrainer(Trainer):
         lengths (`list[int]`, *optional*): tokens of each training row, for
             `train_sampling_strategy="group_by_length"`.
         generate_rows (`int`, defaults to 200): number of first rows of the evaluation set that are also answered, for
-            the metric `eval_accuracy`: the share of exact answers. 0 answers none.
+            the metric `eval_accuracy`: the share of exact answers. 0 answers none. The answers are written to
+            `answers/STEP.jsonl` in `args.output_dir`.
         max_new_tokens (`int`, defaults to 32): largest number of tokens of such an answer.
         eval_collator (*optional*): collator of the evaluation set; by default `data_collator`.
+        stop ([`SaveOnSignal`], *optional*): stops training on a signal.
         kwargs: arguments of `Trainer`. `data_collator` must be a [`DynFocusCollator`] or, for a stock model, a
             [`FocusCollator`].
     """
@@ -62,10 +76,14 @@ class DynFocusTrainer(Trainer):
         generate_rows: int = 200,
         max_new_tokens: int = 32,
         eval_collator: RowCollator | None = None,
+        stop: SaveOnSignal | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.model: Any
+        self.stop = stop
+        if stop is not None:
+            self.add_callback(stop)
         self.learning_rates = dict(learning_rates or {})
         self.lengths = lengths
         self.generate_rows = generate_rows
@@ -107,8 +125,39 @@ class DynFocusTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Trainer checks the number of steps only after a step, so a finished run would get another one.
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps:
+            return
+        try:
             super()._run_epoch(*args, **kwargs)
+        except StopInStep:
+            self.control.should_training_stop = True
+            self._save_beginning_of_step(kwargs["model"], kwargs["trial"])
+
+    def _save_beginning_of_step(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint from which the unfinished step is done again."""
+        model.zero_grad()
+        self.current_flos, self.state.num_input_tokens_seen = self._counted
+        checkpoint = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        # Processes on other machines may not see the file.
+        if not any(gather_object([(checkpoint / TRAINER_STATE_NAME).is_file()])):
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        self._counted = self.current_flos, self.state.num_input_tokens_seen
+        if self.stop is None:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches: list[Any] = []
+        # Reading may take long, too.
+        while len(batches) < num_batches and not self.stop.asked:
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        self.stop.check(self.args)
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # In order, independent of the order of training, which may use lengths that are not known here.
@@ -125,6 +174,9 @@ class DynFocusTrainer(Trainer):
         # The position before an answer predicts its first token.
         kept = length - max(0, first - 1) if self._keeps_logits else length
         inputs = {**inputs, "logits_to_keep": kept} if self._keeps_logits else dict(inputs)
+        if getattr(self.args, "activation_checkpointing", False) or self.args.gradient_checkpointing:
+            # Otherwise the model warns that it does without a cache.
+            inputs["use_cache"] = False
         if self._is_stock:
             # A DynFocus model cuts its labels itself.
             inputs["labels"] = inputs["labels"][:, length - kept :]
@@ -155,7 +207,12 @@ class DynFocusTrainer(Trainer):
                     max_new_tokens=self.max_new_tokens,
                 )
             assert output.metrics is not None
-            output.metrics[f"{prefix}_accuracy"] = answer_accuracy(answered, len(chosen))
+            table = answer_table(chosen, answered)
+            if self.is_world_process_zero():
+                path = answers_file(self.args.output_dir, self.state.global_step)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table))
+            output.metrics[f"{prefix}_accuracy"] = sum(row["correct"] for row in table) / len(table)
             output.metrics[f"{prefix}_unanswered"] = len(chosen) - len(answered)
         return output
 
@@ -168,4 +225,4 @@ class DynFocusTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-__all__ = ["DynFocusTrainer"]
+__all__ = ["DynFocusTrainer", "answers_file"]

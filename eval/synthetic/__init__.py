@@ -1,6 +1,6 @@
 """A synthetic world of events in video with known questions and answers: episodes, video files, and scores."""
 
-from .questions import KINDS, Question, make_questions
+from .questions import ALL_KINDS, KINDS, Question, make_questions
 from .world import (
     COLORS,
     HELD_OUT,
@@ -16,6 +16,7 @@ from .world import (
 )
 
 __all__ = [
+    "ALL_KINDS",
     "COLORS",
     "HELD_OUT",
     "KINDS",

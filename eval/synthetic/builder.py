@@ -11,7 +11,7 @@ of a seed does not depend on the number of videos, so a set can be continued, or
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from ..files import claim_folder, write_text
 from .data_card import CARD_FILE, make_data_card
-from .questions import Question, make_questions
+from .questions import KINDS, Question, make_questions
 from .video_file import check_file, write_episode
 from .world import SPLITS, Episode, events_for, render_frame, sample_episode
 
@@ -40,7 +40,12 @@ class Recipe:
     num_events: tuple[int, int]
     size: int
     fps_container: int
+    kinds: tuple[str, ...] = KINDS
     version: int = _VERSION
+
+    def settings(self) -> dict[str, Any]:
+        """For `dataset.json`; the default kinds are left out, as in sets of earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "kinds" or value != KINDS}
 
     def draw(self, index: int) -> tuple[Episode, list[Question]]:
         """Draw video `index` of the set."""
@@ -48,7 +53,7 @@ class Recipe:
         # scenes.
         rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split)])
         episode = sample_episode(rng, self.num_frames, self.split, self.num_events)
-        return episode, make_questions(episode, rng, self.questions_per_kind)
+        return episode, make_questions(episode, rng, self.questions_per_kind, self.kinds)
 
 
 def make_recipe(
@@ -59,6 +64,7 @@ def make_recipe(
     num_events: tuple[int, int] | None = None,
     size: int = 128,
     fps_container: int = 8,
+    kinds: Sequence[str] = KINDS,
 ) -> Recipe:
     """A recipe from the arguments of `synthesize`. Raises a `ValueError` if one of them is invalid."""
     if seed < 0:
@@ -68,7 +74,7 @@ def make_recipe(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}.")
     num_events = num_events or events_for(num_frames)
-    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
+    recipe = Recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, tuple(kinds))
     check_file(size, fps_container)
     # These two raise errors for settings that cannot be drawn.
     episode, _ = recipe.draw(0)
@@ -99,7 +105,7 @@ def _claim_folder(folder: Path, recipe: Recipe) -> None:
         raise ValueError(f"{folder} holds a set made with style=short, which is no longer made; {way_out}.")
     is_begun = (folder / QUESTIONS_FILE).exists() or any((folder / "videos").glob("*"))
     # Sets of an earlier version have an entry for the only remaining style.
-    claim_folder(manifest, asdict(recipe), kind="set", way_out=way_out, is_begun=is_begun, free=("style",))
+    claim_folder(manifest, recipe.settings(), kind="set", way_out=way_out, is_begun=is_begun, free=("style",))
 
 
 def synthesize(
@@ -113,6 +119,7 @@ def synthesize(
     size: int = 128,
     fps_container: int = 8,
     on_video: Callable[[int, int], None] | None = None,
+    kinds: Sequence[str] = KINDS,
 ) -> Path:
     """Write a set of videos and questions with its card, or complete an interrupted one.
 
@@ -128,6 +135,7 @@ def synthesize(
         size, fps_container (`int`, *optional*, default to 128 and 8): size and frame rate of the files, see
             `write_episode`.
         on_video (`Callable`, *optional*): called with (videos done, `num_videos`) after each video.
+        kinds (`Sequence[str]`, *optional*, defaults to `KINDS`): kinds of questions, from `ALL_KINDS`.
 
     Returns:
         `Path`: the file with the questions.
@@ -136,7 +144,7 @@ def synthesize(
         `ValueError`: if an argument is invalid, or the folder holds something else.
     """
     # Before the folder is made, so that a wrong argument does not leave one.
-    recipe = make_recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container)
+    recipe = make_recipe(seed, num_frames, split, questions_per_kind, num_events, size, fps_container, kinds)
     if num_videos < 1:
         raise ValueError(f"num_videos is {num_videos}, but a set has at least 1 video.")
     folder = Path(out_dir)

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .questions import KINDS
+from .questions import ALL_KINDS, KINDS
 from .world import COLORS, HELD_OUT, NUM_DIGITS, SHAPES, Episode, events_for
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ _ASKS = {
     "count": "how many events there are, or how many show something; `0` is an answer",
     "existence": "whether an object appears; one that does not shares its color or shape with one that does",
     "locating": "the objects right before and right after one, in this order",
+    "object": "color and shape of the object that carries a number",
 }
 
 _CARD = """---
@@ -134,7 +134,7 @@ def _command(recipe: "Recipe", num_videos: int) -> tuple[str, str]:
     fewest, most = recipe.num_events
     if (recipe.size, recipe.fps_container) != _DEFAULT_FILE:
         # The command has no options for files.
-        settings = asdict(recipe) | {"num_videos": num_videos}
+        settings = recipe.settings() | {"num_videos": num_videos}
         arguments = [f"    {name}={value!r}," for name, value in settings.items() if name != "version"]
         opening = ["from dynfocus.eval.synthetic.builder import synthesize", "", "synthesize(", '    "DIR",']
         lines = [*opening, *arguments, ")"]
@@ -145,12 +145,14 @@ def _command(recipe: "Recipe", num_videos: int) -> tuple[str, str]:
         text += f" --events {fewest}-{most}"
     if recipe.questions_per_kind != 1:
         text += f" --questions-per-kind {recipe.questions_per_kind}"
+    if recipe.kinds != KINDS:
+        text += f" --kinds {','.join(recipe.kinds)}"
     return "bash", f"{text} --out DIR"
 
 
 def _kinds_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         asked = [row for row in rows if row["kind"] == kind]
         if asked:
             answers = Counter(row["answer"] for row in asked)

@@ -14,7 +14,7 @@ class Question:
 
     Args:
         question, answer (`str`): the answer is short and in lower case.
-        kind (`str`): one of `KINDS`.
+        kind (`str`): one of `ALL_KINDS`.
         event_ids (`tuple[int, ...]`): the events that one must see, as indices into `episode.events`; none if the
             answer is that something is absent.
         frames (`tuple[int, ...]`): the sampled frames that show these events.
@@ -215,6 +215,19 @@ def _existence(episode: Episode, rng: np.random.Generator) -> _Draft:
     return text.format("an" if color[0] in "aeiou" else "a", f"{color} {shape}"), answer, looked_at
 
 
+def _object(episode: Episode, rng: np.random.Generator) -> _Draft:
+    index, event = _pick_event(episode, rng)
+    text = _pick(
+        rng,
+        (
+            "Which object carries the number {}?",
+            "What is the object with number {}?",
+            "Name the object that has the number {}.",
+        ),
+    )
+    return text.format(event.number), event.name, [index]
+
+
 _MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
     "color": _color,
     "shape": _shape,
@@ -225,21 +238,25 @@ _MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
     "count": _count,
     "existence": _existence,
     "locating": _locating,
+    "object": _object,
 }
 
-KINDS: tuple[str, ...] = tuple(_MAKERS)
+ALL_KINDS: tuple[str, ...] = tuple(_MAKERS)
+"""All kinds of questions."""
+KINDS: tuple[str, ...] = tuple(kind for kind in _MAKERS if kind != "object")
+"""The kinds of a set by default, which the demo checkpoint was trained on. It can learn `object` by fine-tuning."""
 
 
 def make_questions(
     episode: Episode, rng: np.random.Generator, per_kind: int = 1, kinds: Sequence[str] | None = None
 ) -> list[Question]:
-    """Draw `per_kind` questions of each kind in `kinds` (all by default), without repeated texts.
+    """Draw `per_kind` questions of each kind in `kinds` (`KINDS` by default), without repeated texts.
 
     Returns fewer if an episode does not allow as many, and none of a kind that it does not allow.
     """
-    unknown = sorted(set(kinds or ()) - set(KINDS))
+    unknown = sorted(set(kinds or ()) - set(ALL_KINDS))
     if unknown:
-        raise ValueError(f"Unknown kind of question {unknown[0]!r}; the kinds are {', '.join(KINDS)}.")
+        raise ValueError(f"Unknown kind of question {unknown[0]!r}; the kinds are {', '.join(ALL_KINDS)}.")
     questions: list[Question] = []
     for kind in KINDS if kinds is None else kinds:
         seen: set[str] = set()
@@ -258,4 +275,4 @@ def make_questions(
     return questions
 
 
-__all__ = ["KINDS", "Question", "make_questions"]
+__all__ = ["ALL_KINDS", "KINDS", "Question", "make_questions"]

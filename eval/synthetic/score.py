@@ -17,7 +17,7 @@ from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
 
 from ..files import read_rows
 from .builder import QUESTIONS_FILE
-from .questions import KINDS
+from .questions import ALL_KINDS
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -64,7 +64,7 @@ def score_predictions(rows: Sequence[Mapping[str, Any]], predictions: Sequence[M
             tally[3] += 1
         if "num_visual_tokens" in prediction:
             tokens.append(int(prediction["num_visual_tokens"]))
-    order = sorted(counts, key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), kind))
+    order = sorted(counts, key=lambda kind: (ALL_KINDS.index(kind) if kind in ALL_KINDS else len(ALL_KINDS), kind))
     kinds = {
         kind: {
             "correct": correct,

@@ -325,6 +325,12 @@ def test_synth_refuses(tmp_path, events, words):
     assert not (tmp_path / "set").exists()
 
 
+def test_synth_refuses_unknown_kinds(tmp_path):
+    done = run("synth", "--out", tmp_path / "set", "--kinds", "color,taste")
+    assert_one_sentence(done, "Unknown kind of question 'taste'; the kinds are color, ")
+    assert not (tmp_path / "set").exists()
+
+
 def test_synth_leaves_other_folders_alone(tmp_path):
     (tmp_path / "thesis.txt").touch()
     assert_one_sentence(run("synth", "--out", tmp_path), "is neither an empty folder nor one of a set")

@@ -202,13 +202,14 @@ def test_what_the_card_says_makes_the_same_set(made, tmp_path, monkeypatch):
     assert contents(tmp_path / "DIR") == contents(made)
 
     options = ["--frames", "8", "--videos", "2", "--seed", "9", "--split", "train", "--events", "2"]
-    options += ["--questions-per-kind", "2"]
+    options += ["--questions-per-kind", "2", "--kinds", "object,number"]
     assert CliRunner().invoke(app, ["synth", "--out", "first", *options]).exit_code == 0
     text = Path("first/README.md").read_text(encoding="utf-8")
     command = re.search(r"```bash\n(dynfocus synth .+)\n```", text)[1]
     arguments = shlex.split(command.replace("DIR", "second"))[1:]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert contents(Path("first")) == contents(Path("second"))
+    assert {json.loads(line)["kind"] for line in Path("first/questions.jsonl").open()} == {"object", "number"}
     assert "none of them is shown or asked for here" in text
 
 

@@ -281,7 +281,7 @@ def test_lora_learns_in_the_language_model_alone(lora, models):
     assert adapter and all(".language_model.layers." in name and ".lora_" in name for name in adapter)
     moved = moved_between(models("qwen3_vl"), result)
     assert moved and all(".language_model." in name and name.endswith("proj.weight") for name in moved)
-    assert "Frozen: vision_tower." in said[2]
+    assert "Frozen: vision_tower." in said[3]
     names = {path.name for path in result.iterdir()}
     assert {path.name for path in models("qwen3_vl").iterdir()} | {"focus_config.json"} == names
     assert not list(folder.rglob("training_args.bin"))

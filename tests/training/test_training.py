@@ -1,16 +1,19 @@
 """A run from a recipe: learns by heart, goes on after any interruption, and its result is a complete model."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import real_logits
-from training_runs import losses, recipe_settings, write_recipe
+from training_runs import ANSWERS, QUESTION, losses, recipe_settings, write_recipe
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback, TrainingArguments
 
 from dynfocus import DynFocusCollator, VideoQAPipeline
+from dynfocus.eval.files import read_rows
+from dynfocus.eval.statistics import paired_difference
 from dynfocus.training import SelectionNoiseSchedule
 from dynfocus.training.recipe import load_recipe
 from dynfocus.training.train import train
@@ -72,8 +75,8 @@ def test_videos_are_learned_by_heart(by_heart, few_rows, start):
     # Rods and cones each have maps of their own.
     assert {f"model.cooperative_encoder.{name}.weight" for name in ("value_projector", "projector.linear_1")} <= moved
     assert not [name for name in moved if name.startswith("model.vision_tower.")]
-    assert "Frozen: vision_tower." in said[0]
-    assert said[1] == "4 rows to learn from, 4 to evaluate. 1 process on cpu, 4 rows a step."
+    assert "Frozen: vision_tower." in said[1]
+    assert said[2] == "4 rows to learn from, 4 to evaluate. 1 process on cpu, 4 rows a step."
 
 
 def test_the_result_is_complete(by_heart, start):
@@ -167,20 +170,49 @@ def test_evaluation_answers_and_keeps_the_best(by_heart):
     assert all(round(accuracy * 4) == pytest.approx(accuracy * 4) for accuracy in found.values())
     best = min(step for step, accuracy in found.items() if accuracy == 1)
     assert best < 24
-    assert said[-1].startswith(f"On the held-out rows, before training → after: accuracy {found[0]:.3g} → 1, loss ")
+    tables = {step: read_rows(folder / "answers" / f"{step}.jsonl", (), "") for step in found}
+    assert {step: sum(row["correct"] for row in table) / 4 for step, table in tables.items()} == found
+    for row in tables[best]:
+        assert row["question"] == QUESTION and row["answer"] == row["expected"] in ANSWERS and row["video"]
+    right = [[row["correct"] for row in tables[step]] for step in (0, best)]
+    gain = paired_difference(*right, range(4))
+    assert said[-1].startswith(
+        f"On the held-out rows, before training → after: accuracy {found[0]:.3g} → 1 (gain {gain.estimate:+.2f}, "
+        f"95 % interval {gain.low:+.2f} … {gain.high:+.2f}, 4 rows"
+    )
+    # Of four videos alone.
+    assert gain.p_value > 0.05 and ": it may be chance), loss " in said[-1]
     assert state["best_global_step"] == best
     assert torch.equal(
         weights(folder / f"checkpoint-{best}")["lm_head.weight"], weights(folder / "model")["lm_head.weight"]
     )
 
 
-def test_lora_adapter_and_merged_model_agree(fit, start, rows):
+@pytest.mark.slow
+def test_the_tiny_recipe_learns_a_kind_of_question_that_the_demo_model_cannot_answer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    assert train(load_recipe("tiny"), said.append) == Path("runs/tiny/model")
+    before, after = (read_rows(Path(f"runs/tiny/answers/{step}.jsonl"), (), "") for step in (0, 80))
+    assert len(before) > 100 and [row["expected"] for row in before] == [row["expected"] for row in after]
+    right = [[row["correct"] for row in table] for table in (before, after)]
+    gain = paired_difference(*right, [row["video"] for row in after])
+    assert gain.low > 0.4
+    assert sum(said.startswith("Making synthetic videos") for said in said) == 3
+
+
+def test_lora_adapter_and_merged_model_agree(fit, start, rows, capfd):
     from peft import PeftModel
 
     def change(settings):
         settings["lora"] = {"rank": 4, "alpha": 8}
 
-    result, folder, _ = fit(change=change, max_steps=3, learning_rate=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        result, folder, _ = fit(change=change, max_steps=3, learning_rate=1e-2, gradient_checkpointing=True)
+    # Neither warnings nor the bars of other libraries.
+    printed = "".join(capfd.readouterr())
+    assert "use_cache" not in printed and "Loading weights" not in printed and "Generating" not in printed
     names = set(load_file(folder / "adapter" / "adapter_model.safetensors"))
     assert any("lora_A" in name and "language_model" in name for name in names)
     assert any("event_prototypes" in name for name in names) and any("cooperative_encoder" in name for name in names)

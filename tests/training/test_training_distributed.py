@@ -79,6 +79,35 @@ def test_two_processes_go_on_exactly_and_leave_no_thread(rows, tmp_path):
     assert losses(tmp_path / "again") == losses(tmp_path / "whole")
 
 
+def test_two_processes_stop_in_the_same_batch(rows, tmp_path):
+    """A signal reaches one of them within a step. Both stop there, and go on as if there had been none."""
+    script = tmp_path / "stopping.py"
+    script.write_text(
+        "import os, signal, sys, torch\n"
+        "from dynfocus.training import train\n"
+        "class Stopping(train.DynFocusTrainer):\n"
+        "    seen = 0\n"
+        "    def compute_loss(self, *args, **kwargs):\n"
+        "        Stopping.seen += 1\n"
+        "        if Stopping.seen == 6 and os.environ['RANK'] == '1' and 'whole' not in sys.argv[1]:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return (1 + torch.rand(()).item() / 10) * super().compute_loss(*args, **kwargs)\n"
+        "train.DynFocusTrainer = Stopping\n"
+        "code = train.main()\n"
+        "print('code', code, 'after', Stopping.seen, flush=True)\n"
+    )
+    start = save_start(tmp_path / "start")
+    options = {"max_steps": 2, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 1}
+    for name in ("whole", "again"):
+        settings = recipe_settings(start, rows, tmp_path / name, **options)
+        said = run_in_two(script, write_recipe(tmp_path / f"{name}.yaml", settings))
+    assert said.count("code 130 after 6\n") == 2 and "Stopped after step 1." in said
+    assert "code 0 after 4\n" in run_in_two(script, tmp_path / "again.yaml")
+    assert losses(tmp_path / "again") == losses(tmp_path / "whole")
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "again")]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
 @pytest.mark.parametrize("start", ["default", pytest.param("released_code", marks=pytest.mark.slow)], indirect=True)
 def test_processes_with_and_without_videos_learn_together(start, tmp_path):
     path = write_rows(tmp_path / "data")

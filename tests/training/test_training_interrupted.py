@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forked import Forked
@@ -73,7 +75,7 @@ def test_an_interrupted_run_goes_on_exactly(fit, interrupt, monkeypatch, kind, b
     # A checkpoint that a kill cut short.
     (uninterrupted.with_name("broken") / "checkpoint-7").mkdir()
     result, resumed, said = fit("broken", change, **options)
-    assert "checkpoint-4" in said[2]
+    assert "checkpoint-4" in said[3]
     assert losses(resumed) == losses(uninterrupted)
     first, second = weights(whole), weights(result)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -127,7 +129,7 @@ def test_signals(rows, start, tmp_path, number, workers):
         said = process.output
     if number != signal.SIGKILL:
         assert "The same command continues from there." in said and "Traceback" not in said
-        assert said.count("Stopping after this step") == 1
+        assert said.count("Stopping after this batch") == 1
         step = int(said.partition("Stopped after step ")[2].partition(".")[0])
         assert last_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"
 
@@ -161,7 +163,79 @@ def test_a_stop_in_mid_epoch_is_no_end_of_the_epoch(fit, rows, monkeypatch):
     assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [0, 3]
     monkeypatch.undo()
     _, _, said = fit("run", change, **options)
-    assert "checkpoint-4" in said[2] and "The trained model is in" in said[3]
+    assert "checkpoint-4" in said[3] and "The trained model is in" in said[4]
+
+
+class Accumulating(DynFocusTrainer):
+    """Every batch uses random numbers of all kinds. One asks to stop, before or after it is read."""
+
+    seen: list[int]
+    stop_in: int | None = None
+    while_reading = False
+
+    def get_batch_samples(self, epoch_iterator, *args):
+        def batches():
+            for batch in epoch_iterator:
+                self._stop(len(self.seen) + 1, self.while_reading)
+                yield batch
+
+        return super().get_batch_samples(batches(), *args)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.seen.append(self.state.global_step)
+        self._stop(len(self.seen), not self.while_reading)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _stop(self, number, here):
+        if here and number == self.stop_in:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def compute_loss(self, *args, **kwargs):
+        factor = 1 + (random.random() + np.random.rand() + torch.rand(()).item()) / 10
+        return factor * super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "stops"),
+    [
+        # Eight batches of one row an epoch. In the first step, which is one epoch, and in the next; in one that was
+        # begun again; while a step's rows are read.
+        (8, [(3, False), (8 + 3, False), (3, False), (9, True)]),
+        # In the middle of an epoch, and in its last, shorter step.
+        (3, [(3 + 1, False), (6 + 1, False), (3 + 1, True)]),
+    ],
+    ids=["8", "3"],
+)
+def test_a_stop_within_a_step_undoes_it(fit, monkeypatch, accumulated, stops):
+    options = {
+        "max_steps": 7,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": accumulated,
+        "lr_scheduler_type": "linear",
+        "include_num_input_tokens_seen": "all",
+    }
+    monkeypatch.setattr(train_module, "DynFocusTrainer", Accumulating)
+    monkeypatch.setattr(Accumulating, "seen", [], raising=False)
+    whole, uninterrupted, _ = fit("whole", **options)
+    for number, while_reading in stops:
+        monkeypatch.setattr(Accumulating, "seen", [])
+        monkeypatch.setattr(Accumulating, "stop_in", number)
+        monkeypatch.setattr(Accumulating, "while_reading", while_reading)
+        result, folder, said = fit("stopped", **options)
+        # At once: after the batch in which the signal came, or with none of the rows that were being read.
+        assert result is None and len(Accumulating.seen) == number - while_reading
+        assert last_checkpoint(folder).name == f"checkpoint-{Accumulating.seen[-1] + while_reading}"
+        assert f"Stopped after step {Accumulating.seen[-1] + while_reading}." in said[-1]
+    monkeypatch.setattr(Accumulating, "stop_in", None)
+    result, resumed, _ = fit("stopped", **options)
+    first, second = (json.loads((one / "trainer_state.json").read_text()) for one in (uninterrupted, resumed))
+    timed = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}
+    for state in (first, second):
+        state["log_history"] = [entry for entry in state["log_history"] if not timed & entry.keys()]
+    assert first["log_history"] == second["log_history"] and first["total_flos"] == second["total_flos"]
+    assert first["num_input_tokens_seen"] == second["num_input_tokens_seen"] > 0
+    first, second = weights(whole), weights(result)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_checkpoint_needs_the_files_of_all_processes(tmp_path):

@@ -1,6 +1,7 @@
 """Recipes and rows: what they take, and one clear sentence for what they do not."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,19 @@ import yaml
 from peft import get_peft_model
 from tiny import make_tiny_processor, make_tiny_tokenizer
 from tiny_models import tiny_config, tiny_model, tiny_text_config
+from torch.utils.flop_counter import FlopCounterMode
 from training_runs import QUESTION, recipe_settings, write_recipe
 from transformers import AutoModelForCausalLM, TrainingArguments
 from typer.testing import CliRunner
 
 from dynfocus import DynFocusCollator, DynFocusForConditionalGeneration
 from dynfocus.cli.app import app
-from dynfocus.training.answer_evaluation import answer_accuracy
-from dynfocus.training.check import _length, check_recipe, estimate_memory
+from dynfocus.training.answer_evaluation import answer_table, gain
+from dynfocus.training.check import _length, check_recipe, estimate_flops, estimate_memory
 from dynfocus.training.lengths import row_lengths
 from dynfocus.training.parts import NEW_PARTS, PARTS, freeze, lora_config, names_in, part_sizes, plain_name
-from dynfocus.training.recipe import RECIPES, load_recipe, recipe_names
-from dynfocus.training.rows import Source, load_rows, stream_rows
+from dynfocus.training.recipe import RECIPES, Recipe, load_recipe, recipe_names
+from dynfocus.training.rows import Source, load_rows, make_synthetic, stream_rows
 from dynfocus.training.setup import check_fit, load_data, load_model, training_arguments
 
 
@@ -158,8 +160,10 @@ def test_overrides_are_yaml(settings, tmp_path):
 def test_what_is_given_replaces_what_a_recipe_of_the_package_suggests(settings, tmp_path):
     backbones = ["model.vision=tower", "model.language_model=words", "data.train=x.json"]
     assert load_recipe("instruct", backbones).model.checkpoint is None
-    with pytest.raises(ValueError, match="give either `checkpoint`, or both"):
+    with pytest.raises(ValueError, match="^The recipe instruct: `model`: give either `checkpoint`, or both"):
         load_recipe("instruct", [*backbones, "model.checkpoint=x"])
+    with pytest.raises(ValueError, match="^The recipe lora: unknown key `data.trian` .is it `train`"):
+        load_recipe("lora", ["data.trian=x.csv"])
     words = ["model.checkpoint=x", "data.train=x.csv"]
     recipe = load_recipe("lora", words)
     assert not {"eval_strategy", "load_best_model_at_end", "metric_for_best_model"} & recipe.training.keys()
@@ -314,6 +318,7 @@ def test_several_sources_with_their_roots(rows, tmp_path):
         ("rows.csv", "video;question;answer\na;b;c\n", "its columns are separated by semicolons"),
         ("rows.csv", "video,question,answer\n", "rows.csv: holds no rows"),
         ("rows.csv", "video,question,answer\na,b,c\na,b,c,d\n", "texts with a comma must be in quotes"),
+        ("rows.csv", "File,question,answer\na.MP4,b,c\n", "has no column `video`, but a file in `File`: rename it to"),
         ("rows.csv", "film,text\na,b\n", "rows need `messages`.*these have the columns film"),
         ("rows.txt", "hello", "rows are read from .json, .jsonl"),
     ],
@@ -354,8 +359,49 @@ def test_lengths_are_those_of_the_encoded_rows(settings, tmp_path, monkeypatch):
     assert row_lengths(data.train, data.collator, tmp_path / "lengths.json", print) == found
 
 
-def test_accuracy_counts_what_was_not_answered():
-    assert answer_accuracy([(0, " The red star.", "red star"), (1, "blue", "red"), (3, "5", "5")], 4) == 0.5
+def test_answers_beside_the_right_ones():
+    row = {"question": "Which?", "media_root": None}
+    rows = [row | {"video": f"https://x.org/{name}.mp4?key=secret", "answer": "?"} for name in "aab"]
+    rows += [{"messages": "broken"}, {"question": "And?", "answer": "5"}]
+    answered = [(0, " The red star.", "red star"), (1, "blue", "red"), (4, "5", "5")]
+    table = answer_table(rows, answered)
+    assert [one["correct"] for one in table] == [True, False, False, False, True]
+    assert [one["answer"] for one in table] == [" The red star.", "blue", None, None, "5"]
+    assert [one["question"] for one in table] == ["Which?"] * 3 + [None, "And?"]
+    videos = [one["video"] for one in table]
+    assert videos[0] == videos[1] != videos[2] and videos[3:] == ["row 3", "row 4"] and "secret" not in str(videos)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ([0] * 10, [1] * 10, r"gain \+1.00, 95 % interval \+0.\d\d … \+1.00, 10 rows"),
+        ([0] * 10, [1] + [0] * 9, r"gain \+0.10, 95 % interval -0.\d\d … \+0.\d\d, 10 rows: it may be chance"),
+        ([1, 0, 1], [1, 0, 1], "no answer became right or wrong, 3 rows"),
+    ],
+)
+def test_words_for_a_gain(before, after, words):
+    tables = [[{"correct": bool(one), "video": n} for n, one in enumerate(some)] for some in (before, after)]
+    assert re.fullmatch(words, gain(*tables))
+
+
+def test_synthetic_sets_of_a_recipe_are_made_once(settings, tmp_path):
+    synth = {"split": "train", "seed": 1, "num_videos": 2, "num_frames": 6, "size": 32, "kinds": ["object"]}
+    settings["data"]["train"] = {"path": str(tmp_path / "made"), "synth": synth}
+    recipe = load_recipe(write_recipe(tmp_path / "recipe.yaml", settings))
+    said = []
+    make_synthetic(recipe.data.train, said.append)
+    make_synthetic(recipe.data.train, said.append)
+    assert said == [f"Making synthetic videos in {tmp_path / 'made'}."]
+    assert len(load_rows(recipe.data.sources("train"))) == 2
+    synth["seed"] = 2
+    recipe = load_recipe(write_recipe(tmp_path / "recipe.yaml", settings))
+    with pytest.raises(ValueError, match="made holds a set with `seed` = 1 instead of 2: choose another folder"):
+        make_synthetic(recipe.data.train, said.append)
+    synth["videos"] = 3
+    recipe = load_recipe(write_recipe(tmp_path / "recipe.yaml", settings))
+    with pytest.raises(ValueError, match="made: `synth`: got an unexpected keyword argument 'videos'.$"):
+        make_synthetic(recipe.data.train, said.append)
 
 
 # ---- the check
@@ -369,6 +415,8 @@ def test_check_shows_rows_and_trains_nothing(settings, start, rows, tmp_path):
     assert code == 0, said
     assert "8 rows to learn from. 1 process on cpu, 4 rows a step. 8 steps." in said
     assert QUESTION in said and "Nothing was trained." in said and "Memory of a process, roughly:" in said
+    assert re.search(r"Time, roughly, without evaluation: [\d.]+ s of computing at 100 TFLOP/s", said)
+    assert said.startswith(f"Loading {start}.") and "Generating" not in said and "it/s" not in said
     assert not (tmp_path / "run").exists() and (start / "model.safetensors").read_bytes() == before
     found = check_recipe(load_recipe(recipe))
     learned = "".join(token for token, is_learned in found.examples[0] if is_learned)
@@ -377,6 +425,23 @@ def test_check_shows_rows_and_trains_nothing(settings, start, rows, tmp_path):
         2 * one.frames + 38 * -(-min(4, one.frames) // 2) for one in found.lengths
     ]
     assert [one.frames for one in found.lengths] == [3, 4, 5, 6] * 2 and found.bad_rows == []
+    assert found.reading > 0
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_the_estimate_of_operations_is_near_their_count(settings, again):
+    settings["model"] = {"checkpoint": "dynfocus-tiny"}
+    settings["training"]["gradient_checkpointing"] = again
+    recipe = Recipe.model_validate(settings)
+    model, processor = load_model(recipe)
+    data = load_data(recipe, processor)
+    row = _length(data.collator.encode(data.train[0]), processor, data.train[0])
+    if again:
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    with FlopCounterMode(display=False) as counted:
+        model.train()(**data.collator([data.train[0]])).loss.backward()
+    found = estimate_flops(model, training_arguments(recipe), row)
+    assert 0.7 < found / counted.get_total_flops() < 1.7
 
 
 def test_check_names_rows_that_cannot_be_read(settings, rows, tmp_path):
