@@ -19,11 +19,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from dynfocus.processing.reading.limits import ReadingLimits
 from dynfocus.processing.video_qa import find_rule
 
-from .served_answers import Answerer, Asked, Feed, Given, for_a_client, read_media
+from .served_answers import Answerer, Asked, Feed, Given, GivenUp, for_a_client, read_media
 
 _MIB = 1 << 20
 _BODY_SECONDS = 60.0
@@ -87,9 +88,9 @@ class _Strict(BaseModel):
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
         # Clients send null for what was not set.
-        return (
-            {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
-        )
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Message(_Strict):
@@ -296,6 +297,8 @@ def as_request_error(error: Exception) -> RequestError:
     """What a client is told of an error: what it can mend, or nothing but that the server failed."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, GivenUp):
+        return RequestError(503, "The server is being stopped.", "given_up")
     if isinstance(error, (ValueError, OSError)):
         return RequestError(400, str(for_a_client(error)))
     if isinstance(error, torch.OutOfMemoryError):
@@ -367,6 +370,8 @@ def make_app(answerer: Answerer, name: str, limits: Limits) -> FastAPI:
             job = Job(asked.asked(limits), asked, answerer)
         except BaseException as error:
             desk.leave_place()
+            if isinstance(error, ClientDisconnect):
+                return Response(status_code=499)
             if isinstance(error, ValueError):
                 raise RequestError(400, str(error)) from None
             raise

@@ -35,12 +35,13 @@ from dynfocus.processing.video_qa import Answer
 
 from .terminal import one_sentence
 
-_MOST_MEDIA = 64  # videos and pictures of one request; vLLM's limits are of this size
+_MOST = {"video": 64, "image": 1024}  # of one request
+_MOST_PIXELS = 1 << 28  # of the pictures of one request
 _LONGEST_ADDRESS = 8192
 _BLOCK_BYTES = 1 << 20
 _NAMELESS = "the video given as a file object"
 # What a message of the library suggests to the one who runs it; a client cannot do that.
-_FOR_THE_OWNER = re.compile(r"[;,] (?:raise|lower|pass) ReadingLimits\(.*$|: pass `?`?ReadingLimits.*$")
+_FOR_THE_OWNER = re.compile(r"(?:;|, or) (?:raise|lower|pass) ReadingLimits\(.*$")
 
 
 class GivenUp(Exception):
@@ -107,8 +108,9 @@ def read_media(
     found = [clean_message(number, message) for number, message in enumerate(messages)]
     blocks = [block for one in found if isinstance(one["content"], list) for block in one["content"]]
     blocks = [block for block in blocks if block["type"] != "text"]
-    if len(blocks) > _MOST_MEDIA:
-        raise ValueError(f"The request has {len(blocks)} videos and images: at most {_MOST_MEDIA} are read.")
+    for kind, most in _MOST.items():
+        if (count := sum(block["type"] == kind for block in blocks)) > most:
+            raise ValueError(f"The request has {count} {kind}s: at most {most} are read.")
     checked_question(last_words([{**one, "content": _words(one["content"])} for one in found]))
     for block in blocks:
         kind = block["type"]
@@ -375,7 +377,7 @@ class Answerer:
                 raise ValueError("`coarse` is for stock video language models: leave it out.")
             video_qa = copy.copy(video_qa)
             video_qa.focus_processor = video_qa.focus_processor.with_coarse(asked.coarse)
-        states, videos, messages = [], [], []
+        states, videos, messages, pixels = [], [], [], 0
         for message in asked.messages:
             content = message["content"]
             if isinstance(content, list):
@@ -385,7 +387,10 @@ class Answerer:
                     if media is None:
                         continue
                     if block["type"] == "image" and self.is_stock:
-                        block["image"] = self._picture(media)
+                        picture = block["image"] = self._picture(media)
+                        pixels += picture.width * picture.height
+                        if pixels > _MOST_PIXELS:
+                            raise ValueError(f"The pictures of a request have over {_MOST_PIXELS} pixels: send fewer.")
                         continue
                     state, said = self._state(block["type"], media, asked.sampling, feed)
                     states.append(state)

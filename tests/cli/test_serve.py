@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import functools
+import io
 import json
 import math
 import socket
@@ -17,6 +18,7 @@ from adopted_models import stock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_server import ModelServer, held_back, transformers_serve, wait_for
+from PIL import Image
 from tiny import make_tiny_processor
 from tiny_dual_encoders import save_dual_encoder
 from tiny_models import tiny_model
@@ -26,6 +28,7 @@ from videos import barcode_frames, cut_file, write_video
 from dynfocus import VideoQAPipeline
 from dynfocus.adoption.served_model import ServedModel
 from dynfocus.cli import serve as serve_module
+from dynfocus.cli import served_answers
 from dynfocus.cli.app import app
 from dynfocus.cli.served_answers import Feed, KeptStates
 from dynfocus.towers.dual_encoder import DualEncoder
@@ -286,7 +289,10 @@ REFUSED = {
         "http://127.0.0.1:1/a.mp4: leads to the private address 127.0.0.1; this server does not allow that",
     ),
     "a long address": ({"url": "http://a.example/" + "a" * 9000}, "An address has 9017 characters"),
-    "many videos": ({"content": [text("?"), *[video("data:,")] * 65]}, "has 65 videos and images: at most 64"),
+    "many videos": (
+        {"content": [text("?"), *[video("data:,")] * 65]},
+        "has 65 videos: at most 64 are read",
+    ),
 }
 
 
@@ -337,6 +343,18 @@ def test_errors_have_the_types_of_the_client(server, client, films, pipe, monkey
             ask(client, chat, stream=stream)
         assert SECRET not in str(raised.value.body)
     wait_for(server.is_idle)
+
+
+def test_pictures_of_a_request_have_a_limit(stock_pipe, monkeypatch):
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(picture, "PNG")
+    url = {"url": f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"}
+    with ModelServer(stock_pipe) as server:
+        chat = [turn(text("what is it?"), *[{"type": "image_url", "image_url": url}] * 3)]
+        assert ask(server.client(), chat, max_tokens=2).usage.prompt_tokens > 0
+        monkeypatch.setattr(served_answers, "_MOST_PIXELS", 3 * 64 * 64 - 1)
+        with pytest.raises(openai.BadRequestError, match="pictures of a request have over 12287 pixels: send fewer"):
+            ask(server.client(), chat, max_tokens=2)
 
 
 def test_an_error_after_the_first_text_is_an_event(client, films, pipe, monkeypatch):
@@ -429,6 +447,15 @@ def raw_request(server, chat, **fields) -> socket.socket:
     headers = f"Host: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body)
     return connection
+
+
+def test_who_leaves_while_sending_costs_nothing(server, caplog):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as leaving:
+        headers = "Host: a\r\nContent-Type: application/json\r\nContent-Length: 1000"
+        leaving.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{headers}\r\n\r\n{{".encode())
+        wait_for(lambda: server.desk.places_taken == 1)
+    wait_for(server.is_idle)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_who_leaves_while_waiting_costs_nothing(server, client, pipe, films, monkeypatch):
