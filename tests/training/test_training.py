@@ -198,7 +198,7 @@ def test_the_tiny_recipe_learns_a_kind_of_question_that_the_demo_model_cannot_an
     right = [[row["correct"] for row in table] for table in (before, after)]
     gain = paired_difference(*right, [row["video"] for row in after])
     assert gain.low > 0.4
-    assert sum(said.startswith("Making synthetic videos") for said in said) == 3
+    assert sum(line.startswith("Making synthetic videos") for line in said) == 3
 
 
 def test_lora_adapter_and_merged_model_agree(fit, start, rows, capfd):
