@@ -186,14 +186,14 @@ def test_dpc_every_token_its_own_cluster(clusters):
 
 
 @pytest.mark.parametrize(
-    ("chunk_elements", "duplicates"), [(90, True), (977, False), (977, True), (90 * 90, False), (3 * 90 * 90, True)]
+    ("chunk_elements", "duplicates"), [(45, True), (477, False), (477, True), (45 * 45, False), (2 * 45 * 45, True)]
 )
 def test_dpc_in_chunks_equals_whole(chunk_elements, duplicates):
-    tokens = random_tokens(5, 90, 33)
+    tokens = random_tokens(3, 45, 33)
     if duplicates:
-        tokens = tokens[:, torch.arange(90) // 5]
-    whole = dpc_knn(tokens, 11, num_neighbors=12)
-    chunked = dpc_in_chunks(chunk_elements, tokens, 11, num_neighbors=12)
+        tokens = tokens[:, torch.arange(45) // 5]
+    whole = dpc_knn(tokens, 7, num_neighbors=12)
+    chunked = dpc_in_chunks(chunk_elements, tokens, 7, num_neighbors=12)
     assert torch.equal(chunked.labels, whole.labels)
     assert torch.equal(chunked.centers, whole.centers)
     torch.testing.assert_close(chunked.density, whole.density)

@@ -1,5 +1,7 @@
 """Rules of choice: each against its formula written once more in plain loops, and what must hold for any scores."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -315,6 +317,7 @@ def world(rng, needed, gap, length=500, scenes=40, width=48):
     return scores + gap * np.isin(scene, evidence), features, scene, evidence
 
 
+@functools.cache
 def found_share(rule, gap, needed=3, num_key=16, worlds=150):
     """Mean share of the scenes with evidence that hold a key frame."""
     rng = np.random.default_rng(0)
