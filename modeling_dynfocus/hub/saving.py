@@ -84,17 +84,9 @@ def add_code(settings_file: str | os.PathLike[str]) -> None:
     for name, value in _NAMED[path.name].items():
         # Replaced as a whole, except the entry of the video processor, whose settings are in this file as well.
         settings[name] = {**settings[name], **value} if name == "video_processor" else value
-    _write(path, settings)
-    if path.name == "processor_config.json":
-        # vLLM finds the class of the video processor in a file of its own only.
-        copy = path.with_name("video_preprocessor_config.json")
-        _write(copy, {**settings["video_processor"], **_NAMED[copy.name]})
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, text in code_files().items():
         (path.parent / name).write_text(text, encoding="utf-8")
-
-
-def _write(path: Path, settings: dict[str, Any]) -> None:
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 __all__ = ["add_code", "code_files"]

@@ -1,7 +1,9 @@
 """Saves settings together with the code of the classes that read them."""
 
 import importlib
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 # In code that was loaded from a saved folder, transformers copies the files beside it by itself.
@@ -20,6 +22,14 @@ class SavedWithCode:
         super().to_json_file(json_file_path, *args, **kwargs)  # type: ignore[misc]
         if _IN_PACKAGE:
             importlib.import_module("dynfocus.hub.saving").add_code(json_file_path)
+        path = Path(json_file_path)
+        if path.name == "processor_config.json":
+            # vLLM finds the class of the video processor in a file of its own only.
+            settings = json.loads(path.read_text(encoding="utf-8"))["video_processor"]
+            if "auto_map" in settings:
+                settings["auto_map"].pop("AutoProcessor", None)
+            text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+            path.with_name("video_preprocessor_config.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
