@@ -94,13 +94,14 @@ class Answering:
         """The name of its machine, as soon as it runs."""
         return socket.gethostname()
 
-    def load(self, load: Callable[[], Any], asking: "Asking", threads: int) -> dict[str, Any]:
-        """Loads the model; returns its record."""
+    def load(self, load: Callable[[], Any], asking: "Asking", threads: int | None) -> dict[str, Any]:
+        """Loads the model; returns its record. `threads` is `None` where the user has set their number."""
         import torch
 
         from .batch import model_record
 
-        torch.set_num_threads(threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.video_qa, self.asking = load().video_qa, asking
         return model_record(self.video_qa, asking)
@@ -193,6 +194,7 @@ class Cluster:
         waiting, tries = deque(videos), Counter[int]()
         jobs: dict[Any, tuple[Any, Any]] = {}
         loaded = finished = given_up = failed_loads = 0
+        threads = None if "OMP_NUM_THREADS" in os.environ else places.cpus
         deadline: float | None = None
 
         def start() -> None:
@@ -246,7 +248,7 @@ class Cluster:
                         start()
                     continue
                 if step == "place":
-                    jobs[actor.load.remote(load, asking, places.cpus)] = actor, "load"
+                    jobs[actor.load.remote(load, asking, threads)] = actor, "load"
                     continue
                 if step == "load":
                     on_record(result)
