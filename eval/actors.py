@@ -149,7 +149,7 @@ class Cluster:
                 raise ValueError(f"Ray cannot be started here: {_in_words(error)}") from error
             raise ValueError(
                 f"--address {self.address}: no Ray cluster can be joined there ({_in_words(error)}); start one with "
-                "`ray start --head`, or leave --address out."
+                "`ray start --head`, or leave --address out; for one that asks for a token, set RAY_AUTH_MODE=token."
             ) from error
         return self
 
