@@ -97,7 +97,7 @@ def claimed_frames(file: IO[bytes]) -> int:
     if file.read(8)[4:8] not in _BOXES:
         return 0
     in_tables, in_fragments, is_pcm = [0], 0, False
-    for kind, start, end in _boxes(file, 0, size, depth=0):
+    for kind, start, end in boxes(file, 0, size):
         file.seek(start)
         content = file.read(min(24, end - start))
         if kind == b"trak":
@@ -125,8 +125,11 @@ def claimed_picture(file: IO[bytes]) -> tuple[int, int]:
     return 0, 0
 
 
-def _boxes(file: IO[bytes], start: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and start and end of the content, of all boxes of an MP4 between two places, parents first."""
+def boxes(file: IO[bytes], start: int, end: int, depth: int = 0) -> Iterator[tuple[bytes | None, int, int]]:
+    """
+    Kind, and start and end of the content, of all boxes of an MP4 between two places, parents first. Where no box
+    begins, the kind is None, and what is left up to the end is not examined.
+    """
     position = start
     while position + 8 <= end:
         file.seek(position)
@@ -135,13 +138,15 @@ def _boxes(file: IO[bytes], start: int, end: int, depth: int) -> Iterator[tuple[
         content = position + 8
         if length == 1:
             length, content = int.from_bytes(header[8:16], "big"), position + 16
-        elif length == 0:
+        elif length == 0 and depth == 0 and kind == b"mdat":
             length = end - position
-        if length < content - position:
-            return  # bytes that belong to no box, after the last one
+        is_beyond = position + length > end and kind not in _BOXES
+        if length < content - position or min(kind) < 32 or is_beyond:
+            yield None, position, end
+            return
         yield kind, content, min(position + length, end)
         if kind in _PARENTS and depth < len(_PARENTS):
-            yield from _boxes(file, content, min(position + length, end), depth + 1)
+            yield from boxes(file, content, min(position + length, end), depth + 1)
         position += length
 
 
@@ -183,4 +188,4 @@ def _matroska_ends_early(head: bytes, size: int) -> bool:
     return length is not None and start + length > size
 
 
-__all__ = ["claimed_frames", "claimed_picture", "ends_early", "is_playlist", "is_text"]
+__all__ = ["boxes", "claimed_frames", "claimed_picture", "ends_early", "is_playlist", "is_text"]

@@ -37,6 +37,11 @@ _TORCHCODEC_CHUNK = 4
 # Where a packet is always a whole frame, frames that no other frame refers to are parsed but not decoded unless they
 # are wanted, which saves about 40 % of the time.
 _DROPPABLE = {"h264", "hevc"}
+# Codecs in whose pictures zeros come only before a start code, because a decoder would take them for one, and codecs
+# with an arithmetic coder, which makes short runs at most, longer ones in large pictures without motion.
+_WITHOUT_ZEROS = {"h264", "hevc", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv1"}
+_WITHOUT_ZEROS |= {"mpeg1video", "mpeg2video"}
+_WITH_FEW_ZEROS = {"vp8", "vp9"}
 # Size of an MPEG-4 picture that only repeats the one before: a start code, its type and its time. A coded picture has
 # at least 14 bits more.
 _EMPTY_MPEG4_BYTES = 7
@@ -238,7 +243,10 @@ class PyAVDecoder:
         only_key_frames = kept is not None and self._takes_key_frames(targets)
         count = -1
         stretch = 0
+        first = int(index.key_packet_of[0])
         for number, packet in packets:
+            if 0 <= number < first:
+                continue  # of a clip that begins between key frames
             if number >= 0 and index.stretch[number] != stretch:
                 stretch = index.stretch[number]
                 # Without a flush, the decoder would drop the frames that it holds, or mix them with those of another
@@ -264,6 +272,8 @@ class PyAVDecoder:
                     yield count, frame
 
     def _decode(self, packet: Any, stream: Any, number: int, from_start: bool) -> list[Any]:
+        if number >= 0 and packet is not None and self._has_hole(bytes(packet)):
+            self._damaged(f"its picture is damaged {self._moment(self._index.frame_of[number])}")
         try:
             return stream.codec_context.decode(packet)
         except import_av().error.FFmpegError as error:
@@ -272,6 +282,17 @@ class PyAVDecoder:
             where = "at its end" if number < 0 else self._moment(self._index.frame_of[number])
             self._damaged(f"its picture is damaged {where}", error)
             return []
+
+    def _has_hole(self, data: bytes) -> bool:
+        """Whether a packet has a run of zeros that no encoder writes, as lost parts of a download or disk leave it."""
+        if self._index.codec in _WITH_FEW_ZEROS:
+            return bytes(64 + self._index.height * self._index.width // 8192) in data
+        if self._index.codec not in _WITHOUT_ZEROS:
+            return False
+        place = data.find(bytes(16))
+        if place < 0:
+            return False
+        return re.search(rb"\0{16,}[^\0\1]", data[place:]) is not None
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
         """`(height, width, 3)` uint8, rotated upright (FFmpeg's decoders leave that to the player)."""

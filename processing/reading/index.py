@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .sources import VideoSource
+from .structure import Break
 
 UNKNOWN = int(np.iinfo(np.int64).min)
 # Decoders reorder frames by 16 frames at most; a larger step back in time is a clock that was reset.
@@ -19,6 +20,10 @@ _LONGEST_REORDERING = 64
 _NOT_VIDEO = {"tty": "is a text file", "image2": "is a still image"} | dict.fromkeys(
     ("hls", "concat", "dash", "sdp", "rtsp", "webm_dash_manifest", "vobsub"), "is a playlist"
 )
+# A step in decoding times that is longer than the usual one by this factor is a gap. Fields that are shown three times
+# make steps longer by half.
+_GAP = 1.75
+_LONGEST_GAP = 10.0  # seconds; a longer one is another clock
 _READ_BYTES = 1 << 16  # of a file at a time
 
 
@@ -86,6 +91,7 @@ class PacketIndex:
         container: FFmpeg's name of the format.
         codec: FFmpeg's name of the codec.
         ends_early: the file is cut off; the frames above are those before the cut.
+        lost_after: seconds after which frames may be missing, because the file is damaged there; None if it is whole.
     """
 
     times: np.ndarray
@@ -110,6 +116,7 @@ class PacketIndex:
     container: str
     codec: str
     ends_early: bool
+    lost_after: float | None = None
 
 
 def import_av() -> ModuleType:
@@ -121,7 +128,7 @@ def import_av() -> ModuleType:
 
 
 @contextmanager
-def open_stream(source: VideoSource) -> Iterator[tuple[Any, Any]]:
+def open_stream(source: VideoSource, flags: str = "autobsf") -> Iterator[tuple[Any, Any]]:
     """The opened container and its main video stream; errors of FFmpeg become a `ValueError` that names the file."""
     av = import_av()
     pixels = source.limits.max_pixels
@@ -132,7 +139,7 @@ def open_stream(source: VideoSource) -> Iterator[tuple[Any, Any]]:
             container = av.open(
                 file,
                 metadata_errors="replace",
-                container_options={"protocol_whitelist": "none"},
+                container_options={"protocol_whitelist": "none", "fflags": f"+{flags}"},
                 options={"max_pixels": str(pixels)},
                 buffer_size=_READ_BYTES,
             )
@@ -231,6 +238,7 @@ def build_index(source: VideoSource) -> PacketIndex:
         container=facts.container,
         codec=facts.codec,
         ends_early=facts.ends_early,
+        lost_after=_lost_after(facts, frame_of, times),
     )
 
 
@@ -250,8 +258,12 @@ class _Facts:
     codec: str
     time_base: float
     rate: float
+    repeats: int
     states_frames: bool
+    stated_frames: int
     ends_early: bool
+    starts_damaged: bool
+    breaks: list[Break]
 
 
 def is_repeat(packet: Any) -> bool:
@@ -266,7 +278,7 @@ def _read_packets(source: VideoSource) -> _Facts:
     pts, dts, duration, size, pos = columns
     flags = bytearray()
     ends_early = source.ends_early()
-    last_repeat = None
+    last_repeat, repeats = None, 0
     with open_stream(source) as (container, stream):
         codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
         try:
@@ -274,6 +286,7 @@ def _read_packets(source: VideoSource) -> _Facts:
                 if is_repeat(packet):
                     start = packet.dts if packet.pts is None else packet.pts
                     last_repeat = max(start + (packet.duration or 0), last_repeat or 0)
+                    repeats += 1
                 if not packet.size:
                     continue
                 if len(flags) >= source.limits.max_frames:
@@ -292,6 +305,11 @@ def _read_packets(source: VideoSource) -> _Facts:
         except (av.error.FFmpegError, OSError):
             ends_early = True
         rate = float(stream.average_rate or stream.guessed_rate or 0)
+        # These two count frames instead of storing their times.
+        stated_frames = stream.frames if container.format.name == "avi" else 0
+        if container.format.name == "mxf" and stream.duration:
+            stated_frames = round(float(stream.duration * stream.time_base) * rate)
+        breaks = source.breaks(container.format.name, stream.id)
         marks = np.frombuffer(flags, dtype=np.uint8)
         if len(marks) and marks[-1] & 4:
             # The file ends within its last packet.
@@ -310,8 +328,12 @@ def _read_packets(source: VideoSource) -> _Facts:
             codec=codec,
             time_base=float(stream.time_base),
             rate=rate,
+            repeats=repeats,
             states_frames=stream.frames > 0,
-            ends_early=ends_early,
+            stated_frames=stated_frames,
+            ends_early=ends_early or any(one.cut and one.position >= stated[4].max(initial=0) for one in breaks),
+            starts_damaged=codec != "unknown" and not any(marks[:1] & 1) and _starts_with_key_frame(source),
+            breaks=breaks,
         )
 
 
@@ -425,6 +447,45 @@ def _joined_clocks(facts: _Facts, key: np.ndarray, known: np.ndarray) -> tuple[n
             from_key = here[key[here].argmax() :]
             pts[here] += ends.max() - pts[from_key].min()
     return stretch, pts
+
+
+def _starts_with_key_frame(source: VideoSource) -> bool:
+    """Whether the container marks its first frame as a key frame, without a look at its content."""
+    with open_stream(source, flags="noparse") as (container, stream):
+        packet = next((packet for packet in container.demux(stream) if packet.size), None)
+        return packet is not None and packet.is_keyframe
+
+
+def _lost_after(facts: _Facts, frame_of: np.ndarray, times: np.ndarray) -> float | None:
+    """
+    The time after which frames may be missing: where the parts of the file break off, and the times of decoding have a
+    gap. Breaks without a gap are joins of recordings, or damage to other streams.
+    """
+    if facts.starts_damaged:
+        return 0.0
+    ticks = np.where(facts.dts == UNKNOWN, facts.pts, facts.dts)
+    (stated,) = np.nonzero(ticks != UNKNOWN)
+    places, steps = np.maximum.accumulate(facts.pos[stated]), np.diff(ticks[stated])
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+    longest = min(_LONGEST_GAP / facts.time_base, np.iinfo(np.int64).max)
+    is_gap = (steps > _GAP * usual) & (steps < longest)
+    # Times of decoding may be estimated, as in Matroska; those of showing are not.
+    order = np.argsort(facts.pts[stated], kind="stable")
+    gaps = np.diff(facts.pts[stated][order])
+    after_gap = order[1:][(gaps > _GAP * usual) & (gaps < longest)]
+    first_key = int(facts.key.argmax()) if facts.key.any() else len(facts.key)
+    is_fewer = len(facts.size) + facts.repeats < facts.stated_frames
+    if is_fewer and facts.container == "mxf" and not facts.breaks:
+        return float(times[-1])
+    for one in facts.breaks:
+        number = int(np.searchsorted(places, one.position, side="right")) - 1
+        packet = int(stated[max(number, 0)]) if len(stated) else 0
+        around = slice(max(number - 1, 0), None if one.last else number + 1)
+        is_outside = packet < first_key or not 0 <= number < len(steps)
+        has_gap = is_gap[around].any() or (one.last and (after_gap >= number).any())
+        if is_outside or is_fewer or has_gap or (one.certain and (steps[around] >= 0).all()):
+            return float(times[max(int(frame_of[: packet + 1].max()), 0)])
+    return None
 
 
 def _decoding_ticks(facts: _Facts) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import IO, Any, TypeAlias
 from .containers import claimed_frames, claimed_picture, ends_early, is_playlist, is_text
 from .downloads import copy_bounded, download, public_name, without_addresses
 from .limits import ReadingLimits, default_limits
+from .structure import Break, find_breaks
 
 VideoInput: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]
 
@@ -136,6 +137,11 @@ class VideoSource:
         """
         with self._binary() as file:
             return ends_early(file)
+
+    def breaks(self, container: str, stream_id: int) -> list[Break]:
+        """Where the parts of the file do not follow one another: see [`find_breaks`]."""
+        with self._binary() as file:
+            return find_breaks(file, container, stream_id)
 
 
 class _OnlyBytes:

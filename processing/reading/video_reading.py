@@ -110,8 +110,8 @@ def read_video(
             Pillow for an animated WebP.
         transform: called with each frame, `(height, width, 3)` uint8, after the resize; returns the array to keep.
         on_truncated: for a file that is cut off or damaged, raise an error (`"error"`), or warn and return the
-            readable frames (`"warn"`). In formats that do not state their length (TS, live Matroska), a cut is not
-            detected.
+            readable frames (`"warn"`). In formats that do not state their length (TS, FLV, live Matroska), a cut
+            exactly between two parts of the file is not detected.
         timeout: seconds without data after which a server, a pipe or another object counts as stalled.
         limits: limits for copying and decoding; default `default_limits()`.
 
@@ -312,6 +312,11 @@ def _opened(
         message = f"{file.name}: is cut off; it can be read until {index.duration:.2f} s ({len(index.times)} frames)"
         if on_truncated == "error":
             raise ValueError(f"{message}. on_truncated='warn' reads these.")
+        warnings.warn(f"{message}.", stacklevel=4)
+    elif index.lost_after is not None:
+        message = f"{file.name}: is damaged after {index.lost_after:.2f} s, where frames may be missing"
+        if on_truncated == "error":
+            raise ValueError(f"{message}; on_truncated='warn' reads the others.")
         warnings.warn(f"{message}.", stacklevel=4)
     reader = open_decoder(decoder, file, index, skip_damaged=on_truncated == "warn")
     wanted = sample_indices(
