@@ -104,25 +104,27 @@ def _read_cues(text: str, pysubs2: Any) -> list[_Cue]:
 
 
 def _text_cues(text: str, pysubs2: Any) -> Iterator[_Cue]:
-    form = None
+    form, times = None, list[tuple[float, ...]]()
+
+    def numbered(line: re.Match[str]) -> str:
+        """A line with the number of its cue instead of its times, because the readers take no hours above 99."""
+        clocks = [_seconds(*match.groups()) for match in re.finditer(_CLOCK, line[0])][:2]
+        times.append(tuple(clocks) if len(clocks) == 2 else (0.0, 0.0))
+        number = _clock((len(times) - 1) / 1000)
+        return f"{number} --> {number}"
+
     if _TIME_LINE.search(text):
         form = "vtt" if text.startswith("WEBVTT") else "srt"
         # WebVTT has times within lines.
-        text = _TIME_LINE.sub(_usual_times, re.sub(r"<\d[\d:.]*>", "", text))
+        text = _TIME_LINE.sub(numbered, re.sub(r"<\d[\d:.]*>", "", text))
         # The reader takes a number at the end of a cue's lines for the number of the next cue.
         text = (_without_notes(text) if form == "vtt" else text) + "\n\n0\n"
     found = pysubs2.SSAFile.from_string(text, format_=form, keep_html_tags=True)
     for event in found:
         if event.is_text:
             said = event.plaintext if found.format in ("ass", "ssa") else re.sub(r"\\[Nnh]", " ", event.text)
-            yield event.start / 1000, event.end / 1000, _plain(said)
-
-
-def _usual_times(line: re.Match[str]) -> str:
-    """A line with the times of a cue, in a form that all readers accept; a cue without both times has no duration."""
-    clocks = [_seconds(*match.groups()) for match in re.finditer(_CLOCK, line[0])][:2]
-    start, end = clocks if len(clocks) == 2 else (0.0, 0.0)
-    return f"{_clock(start)} --> {_clock(end)}"
+            start, end = times[event.start] if times else (event.start / 1000, event.end / 1000)
+            yield start, end, _plain(said)
 
 
 def _clock(seconds: float) -> str:

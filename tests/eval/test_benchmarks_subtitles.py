@@ -215,3 +215,12 @@ def test_a_missing_reader_is_named_with_its_installation(monkeypatch, name):
 
 def test_marks_at_the_beginning_and_line_ends_do_not_matter():
     assert subtitle_text("\ufeff" + SRT.replace("\n", "\r\n"), [2.75]) == subtitle_text(SRT, [2.75])
+
+
+@pytest.mark.parametrize("mark", [",", "."])
+def test_hours_above_99(mark):
+    cues = f"100:00:01{mark}000 --> 100:00:02{mark}500\nlate\n\n1234:59:58{mark}5 --> 1235:00:00{mark}0\nlater\n"
+    for text in (cues, f"1\n{cues}", f"WEBVTT\n\n{cues}"):
+        late = 100 * 3600 + 1
+        assert [subtitle_text(text, [late + shift]) for shift in (-0.1, 0.0, 1.4, 1.5)] == ["", "late", "late", ""]
+        assert subtitle_text(text, [1.5, 1235 * 3600 - 1]) == "later"

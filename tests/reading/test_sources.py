@@ -650,3 +650,11 @@ def test_memory_that_is_not_there_is_named(film, monkeypatch):
     assert text.endswith(
         "film.mp4: its 3 frames of 48 × 64 pixels do not fit into memory; ask for fewer or smaller ones."
     )
+
+
+def test_parameters_of_a_path_are_not_printed():
+    """`;token=…` is no query, and as secret as one."""
+    for address in ("http://127.0.0.1:9/a.mp4;token=secret", "https://films.test/b;sig=secret/a.mp4;token=secret?x=1"):
+        name = public_name(address)
+        assert "secret" not in name and name.startswith(("http://127.0.0.1:9/a.mp4", "https://films.test/b"))
+        assert name in refused(address, limits=limits(allow_private_addresses=False))
