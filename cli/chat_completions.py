@@ -379,9 +379,9 @@ def make_app(answerer: Answerer, name: str, limits: Limits) -> FastAPI:
         try:
             # Errors until the first text get their own status.
             first = await job.events.get()
-        except BaseException:
+        except asyncio.CancelledError:
             job.give_up()
-            raise
+            raise as_request_error(GivenUp()) from None
         if isinstance(first, RequestError):
             raise first
         if asked.stream:

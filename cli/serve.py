@@ -57,12 +57,16 @@ def run(request: Request) -> None:
         )
         app = make_app(answerer, name, limits)
         config = uvicorn.Config(
-            app, log_config=None, access_log=setup.verbose, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=setup.verbose,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         try:
             uvicorn.Server(config).run(sockets=[listening])
         finally:
-            # A second Ctrl-C leaves work behind.
+            # A second Ctrl-C leaves work behind; after other signals the process has ended.
             app.state.desk.close()
 
 

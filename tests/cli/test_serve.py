@@ -7,6 +7,7 @@ import io
 import json
 import math
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -629,6 +630,16 @@ def test_a_port_that_is_taken_is_named_before_the_model_is_loaded():
     assert done.exit_code == 1
     assert done.stderr.startswith(f"error: --host 127.0.0.1 --port {port}: cannot be listened on (")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    for name in ("serve", "chat_completions"):
+        monkeypatch.delitem(sys.modules, f"dynfocus.cli.{name}")
+        monkeypatch.delattr(f"dynfocus.cli.{name}")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    done = CliRunner().invoke(app, ["serve"])
+    assert done.exit_code == 1
+    assert done.stderr == "error: A server needs the package fastapi: pip install 'dynfocus[serve]'.\n"
 
 
 def test_the_command_serves_the_demo_model(films, monkeypatch):
