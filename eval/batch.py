@@ -308,9 +308,19 @@ def _tried(work: Callable[[], Any], video: Video) -> tuple[Any, str]:
     except torch.OutOfMemoryError:
         return None, _OUT_OF_MEMORY
     except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL_DISK:
-            raise StopBatch(str(error)) from error
+        if _is_full_disk(error):
+            raise StopBatch(str(error).partition(";")[0]) from error
         return None, _said(error, video)
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error or what caused it is about the disk; some libraries keep only the system's words."""
+    while error is not None:
+        words = str(error)
+        if any(getattr(error, "errno", None) == number or os.strerror(number) in words for number in _FULL_DISK):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _said(error: Any, video: Video) -> str:

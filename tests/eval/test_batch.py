@@ -158,13 +158,26 @@ def test_a_failure_of_some_questions_leaves_the_others(pipe, films, monkeypatch)
     assert [row["error"] for row in rows] == ["", "This one fails.", ""]
 
 
-def test_a_full_disk_stops_everything(pipe, films, monkeypatch, tmp_path):
-    def full(*args, **options):
-        raise OSError(28, "No space left on device", "x.safetensors")
+def of_the_system(*args, **options):
+    raise OSError(28, "No space left on device", "x.safetensors")
 
+
+def in_other_words(*args, **options):
+    try:
+        of_the_system()
+    except OSError as error:
+        raise OSError("x.safetensors: cannot be saved: it failed; the same call continues.") from error
+
+
+def in_words_alone(*args, **options):
+    raise ValueError("I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("full", [of_the_system, in_other_words, in_words_alone])
+def test_a_full_disk_stops_everything(pipe, films, monkeypatch, tmp_path, full):
     monkeypatch.setattr(pipe.video_qa, "encode_video", full)
     (video,) = videos_of([{"video": "0.mp4", "question": "a?"}], str(films))
-    with pytest.raises(StopBatch, match="No space left"):
+    with pytest.raises(StopBatch, match="No space left|x.safetensors: cannot be saved: it failed$"):
         answer_video(pipe.video_qa, video, ASKING, str(tmp_path / "x.safetensors"))
 
 
