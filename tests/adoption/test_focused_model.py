@@ -57,6 +57,17 @@ def facts(answer):
     return found
 
 
+def test_the_range_of_budgets(focused, state):
+    """With the fewest tokens one frame is a key frame, with one less none; with the most, all are."""
+    least, usual, most = focused.token_range(state)
+    assert least < usual == BUDGET < most
+    assert focused.choose(state, "a?", max_visual_tokens=least).key_frames.shape == (1, 1)
+    with pytest.raises(ValueError, match="too small"):
+        focused.choose(state, "a?", max_visual_tokens=least - 1)
+    assert focused.choose(state, "a?", max_visual_tokens=most).key_frames.shape == (1, 12)
+    assert focused.choose(state, "a?", max_visual_tokens=most - 1).key_frames.shape[1] < 12
+
+
 def test_a_state_has_a_unit_vector_for_each_frame(state, encoder):
     assert state.frame_embeddings.shape == (1, 12, encoder.width) and state.frame_embeddings.dtype == torch.float16
     torch.testing.assert_close(state.frame_embeddings.float().norm(dim=-1), torch.ones(1, 12), atol=2e-3, rtol=0)

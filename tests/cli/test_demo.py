@@ -70,6 +70,8 @@ def test_a_film_is_read_once_for_all_questions(studio, film, upload, monkeypatch
     # Another rule within the least budget: one key frame.
     (frame,) = studio.ask(film, "which number is it?", least, "uniform").answer.key_frames
     assert frame["index"] == 6 and opened == []
+    with pytest.raises(UserError, match="too small"):
+        studio.ask(film, "which number is it?", least - 1, "uniform")
     # Frames that were drawn before are not decoded again.
     monkeypatch.setattr("dynfocus.cli.studio.read_thumbnails", lambda path, times, **_: [None] * len(times))
     again = studio.ask(film, "which number is it?", usual, "dpe")
