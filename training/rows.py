@@ -9,6 +9,7 @@ import torch
 
 from dynfocus.eval.rows import undecoded
 from dynfocus.eval.synthetic.builder import QUESTIONS_FILE, synthesize
+from dynfocus.processing.rows.blocks import check_root
 
 #: Readers of `datasets` by file endings, with their settings. "NA" is an answer.
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -35,8 +36,8 @@ class Source:
             `train`, `questions` or `metadata`), or one that `datasets` saved; or a data set's id on the Hub.
         split (`str`, defaults to `"train"`), name (`str`, *optional*), revision (`str`, *optional*): of a data set on
             the Hub.
-        media_root (`str`, *optional*): folder of relative paths of videos and images; by default the folder of a local
-            file.
+        media_root (`str`, *optional*): folder or address (`hf://…`) of relative paths of videos and images; by default
+            the folder of a local file.
         limit (`int`, *optional*): take only the first rows, up to this number.
         synth (`dict`, *optional*): arguments of `synthesize`, such as `seed` and `num_videos`: `path` is made as a set
             of synthetic videos.
@@ -143,11 +144,7 @@ def open_table(source: Source, streaming: bool = False) -> tuple[Any, str | None
     from datasets import Dataset, load_dataset, load_from_disk
 
     path = Path(source.path).expanduser()
-    media_root = None if source.media_root is None else str(Path(source.media_root).expanduser())
-    if media_root is not None and not Path(media_root).is_dir():
-        raise FileNotFoundError(
-            f"media_root {media_root}: there is no such folder; it is what the paths of videos start from."
-        )
+    media_root = None if source.media_root is None else check_root(source.media_root)
     rows: Any
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
         loaded = load_from_disk(str(path))

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..reading.chat_video import VIDEO_SETTINGS, ChatVideo
 from ..reading.decoded_frames import describe_video, is_state
+from ..reading.downloads import public_name
 from ..reading.images import FrameFiles, file_of
 
 _KINDS = {"text": "text", "video": "video", "image": "image", "video_url": "video", "image_url": "image"}
@@ -192,8 +193,35 @@ def _of_dict(kind: str, value: Mapping[str, Any]) -> Any:
     raise ValueError(f"{_A[kind].capitalize()} given as a dict needs `path` or `bytes`, got the keys {sorted(value)}.")
 
 
+def check_root(media_root: str | os.PathLike) -> str:
+    """
+    The folder of relative paths, or an address (`hf://datasets/…`, `https://…`) which they are appended to.
+
+    Raises:
+        `FileNotFoundError`: there is no such folder.
+        `ValueError`: nothing can be appended to the address.
+    """
+    root = os.fspath(media_root)
+    if not _ELSEWHERE.match(root):
+        root = os.path.expanduser(root)
+        if not os.path.isdir(root):
+            raise FileNotFoundError(f"media_root {root}: there is no such folder; paths of videos start from it.")
+    elif root.startswith("data:") or re.search(r"[?#]", root.partition("::")[0]):
+        raise ValueError(
+            f"media_root {public_name(root)}: names cannot be appended to it; give whole URLs in the rows."
+        )
+    return root
+
+
 def _at_root(path: str, media_root: str | os.PathLike | None) -> str:
-    return path if media_root is None or _ELSEWHERE.match(path) else os.path.join(media_root, path)
+    if media_root is None or _ELSEWHERE.match(path):
+        return path
+    root = os.fspath(media_root)
+    if not _ELSEWHERE.match(root) or os.path.isabs(path):
+        return os.path.join(root, path)
+    # The name is part of the first link of a chain: zip://a.mp4::hf://datasets/…
+    first, chain, rest = root.partition("::")
+    return f"{first}{'' if first.endswith('/') else '/'}{os.path.normpath(path)}{chain}{rest}"
 
 
 def is_empty(cell: Any) -> bool:
@@ -235,6 +263,7 @@ __all__ = [
     "ROLES_OF_TEMPLATES",
     "as_mapping",
     "as_text",
+    "check_root",
     "clean_block",
     "clean_message",
     "is_empty",

@@ -16,6 +16,7 @@ from ..questions import cut_question
 from ..reading.decoded_frames import with_message
 from ..token_plan import TokenBudget, TokenPlan
 from .bad_rows import BadRows
+from .blocks import check_root
 from .conversations import as_messages, load_media, media_of, row_label, text_of, without_media
 from .counts import FrameCounts
 from .fitting import fitting_plans, with_plans
@@ -108,12 +109,10 @@ class RowCollator(ABC):
         ):
             if value not in allowed:
                 raise ValueError(f"`{name}` must be {' or '.join(map(repr, allowed))}, got {value!r}.")
-        if media_root is not None and not os.path.isdir(media_root):
-            raise ValueError(f"There is no folder `media_root={os.fspath(media_root)!r}`.")
         if max_length is not None and max_length < 1:
             raise ValueError(f"`max_length` must be at least 1, got {max_length}.")
         self.on_error = on_error
-        self.media_root = media_root
+        self.media_root = None if media_root is None else check_root(media_root)
         self.max_length = max_length
         self.on_too_long = on_too_long
         self.learn_from = learn_from
@@ -223,7 +222,7 @@ class DynFocusCollator(RowCollator):
             what happens if a row cannot be used (a broken video, no answer, too long): an error, or the row is left
             out, counted and logged once. A batch without a good row becomes one short text row without labels.
         processor_kwargs (`dict`, *optional*): settings of the processor, such as `fps` or `max_visual_tokens`.
-        media_root (`str` or `Path`, *optional*): the folder of relative paths, for rows without a `media_root` of
+        media_root (`str` or `Path`, *optional*): the folder or address of relative paths, for rows without one of
             their own.
         max_length (`int`, *optional*): tokens of a row at most, placeholders included.
         on_too_long (`"raise"` or `"shrink"`, defaults to `"raise"`):

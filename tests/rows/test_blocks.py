@@ -17,6 +17,8 @@ from dynfocus.processing import DynFocusCollator
 from dynfocus.processing.dynfocus_video_qa import DynFocusVideoQA
 from dynfocus.processing.pipeline_inputs import is_chat
 from dynfocus.processing.reading.decoded_frames import as_rgb_frames
+from dynfocus.processing.reading.video_reading import read_video
+from dynfocus.processing.rows.blocks import check_root, clean_block
 from dynfocus.processing.rows.conversations import as_messages, media_of
 
 
@@ -419,3 +421,34 @@ def test_one_video_as_a_list_of_files_in_any_form(processor, tmp_path):
     named = collator.encode({"video": [{"path": f"{number}.png", "bytes": None} for number in range(3)], **told,
                              "media_root": str(tmp_path)})  # fmt: skip
     assert torch.equal(named["pixel_values_videos"], expected)
+
+
+def test_relative_names_are_appended_to_an_address(tmp_path):
+    for root, name, whole in (
+        ("hf://datasets/a/b@main/films", "c/d.mp4", "hf://datasets/a/b@main/films/c/d.mp4"),
+        ("memory://films/", "./d.mp4", "memory://films/d.mp4"),
+        ("https://host.test/films", "d 1.mp4", "https://host.test/films/d 1.mp4"),
+        ("zip://::memory://films.zip", "d.mp4", "zip://d.mp4::memory://films.zip"),
+        ("zip://inner::memory://films.zip", "d.mp4", "zip://inner/d.mp4::memory://films.zip"),
+        ("hf://datasets/a/b", "https://host.test/d.mp4", "https://host.test/d.mp4"),
+        ("hf://datasets/a/b", "/films/d.mp4", "/films/d.mp4"),
+        (str(tmp_path), "d.mp4", str(tmp_path / "d.mp4")),
+    ):
+        assert check_root(root) == root
+        assert clean_block({"type": "video", "video": name}, root)["video"] == whole
+        assert clean_block({"type": "image", "url": name}, root)["image"] == whole
+    with pytest.raises(FileNotFoundError, match="media_root .*nowhere: there is no such folder"):
+        check_root(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"media_root https://host\.test/films: names cannot be appended") as caught:
+        check_root("https://host.test/films?token=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_video_at_an_address_is_read_from_its_root(tmp_path):
+    import fsspec
+
+    data = write_video(tmp_path / "a.mp4", barcode_frames(6)).read_bytes()
+    with fsspec.open("memory://roots/a.mp4", "wb") as file:
+        file.write(data)
+    ((_, video),) = media_of(as_messages({"video": "a.mp4", "question": "what?"}, media_root="memory://roots"))
+    assert len(read_video(video, fps=100.0).frames) == 6
