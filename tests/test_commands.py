@@ -148,6 +148,7 @@ def test_blocks_run(document, workspace):
     [
         "ask.py",
         "evaluate_and_compare.py",
+        "finetune_on_a_folder.py 2",
         "pretrained_models.py lecture.mp4 'When?' --model Qwen/Qwen3-VL-4B-Instruct",
     ],
 )
