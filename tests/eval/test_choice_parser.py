@@ -722,3 +722,37 @@ def test_an_option_that_is_mentioned_in_a_long_text_is_no_choice():
 def test_number_of_options_is_checked(number):
     with pytest.raises(ValueError, match=f"There are {number} options"):
         parse_choice("A", ["x"] * number)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "refused"),
+    [
+        (
+            [
+                "Prawidłowa odpowiedź to {}",
+                "Poprawna odpowiedź to {}.",
+                "Odpowiedź: {}",
+                "{} to prawidłowa odpowiedź.",
+            ],
+            ["Odpowiedź to nie {}.", "Odpowiedź {} jest błędna.", "Odpowiedź to nie jest {}"],
+        ),
+        (
+            [
+                "Jawaban yang benar adalah {}",
+                "Jawabannya adalah {}.",
+                "Jawaban: {}",
+                "Jawaban yang tepat adalah opsi {}.",
+            ],
+            ["Jawabannya bukan {}.", "Jawaban {} salah.", "Jawaban yang benar bukanlah {}"],
+        ),
+    ],
+    ids=["Polish", "Indonesian"],
+)
+def test_answers_in_further_languages(chosen, refused):
+    for index, letter in enumerate("ABCD"):
+        for form in chosen:
+            assert parse_choice(form.format(letter), CARS) == index, form
+        for form in refused:
+            assert parse_choice(form.format(letter), CARS) is None, form
+    for pair in ("Odpowiedź to A lub B", "Odpowiedź to B i C", "Jawabannya adalah A atau B", "Jawaban: B dan C"):
+        assert parse_choice(pair, CARS) is None, pair

@@ -238,6 +238,36 @@ _LATIN: dict[str, dict[str, str]] = {
         "not": "không phải",
         "wrong": "sai",
     },
+    "Polish": {
+        "answer": "odpowiedź odpowiedzią odpowiedzi",
+        "option": "opcja opcją opcję wariant",
+        "correct": "prawidłowa prawidłową poprawna poprawną właściwa właściwą",
+        "is": "to jest brzmi będzie",
+        "because": "ponieważ bo gdyż",
+        "therefore": "więc dlatego",
+        "but": "ale lecz tylko",
+        "or": "lub albo czy",
+        "and": "i oraz",
+        "not": "nie",
+        "neither": "ani żadna",
+        "wrong": "błędna błędną nieprawidłowa nieprawidłową niepoprawna fałszywa",
+        "probably": "prawdopodobnie chyba",
+    },
+    "Indonesian": {
+        "answer": "jawaban jawabannya",
+        "option": "opsi pilihan",
+        "correct": "benar tepat",
+        "the": "yang",
+        "is": "adalah ialah",
+        "because": "karena sebab",
+        "therefore": "jadi",
+        "but": "tetapi tapi melainkan",
+        "or": "atau",
+        "and": "dan",
+        "not": "bukan bukanlah tidak",
+        "wrong": "salah keliru",
+        "probably": "mungkin",
+    },
 }
 #: Words of no other meaning in English: only where one stands are its language's words read as above.
 _MARKERS = {
@@ -250,6 +280,8 @@ _MARKERS = {
     "Swedish": "svaret är alternativet",
     "Turkish": "cevap cevabı yanıt yanıtı cevabım seçenek doğru",
     "Vietnamese": "đáp án",
+    "Polish": "odpowiedź odpowiedzią",
+    "Indonesian": "jawaban jawabannya",
 }
 _ARABIC = {
     "answer": "الإجابة الاجابة الجواب إجابة",
