@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .towers.configuration_vision_tower import VisionTowerConfig
     from .towers.vision_tower import VisionTower
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _MODULE_OF = {
     "DynFocusCollator": "processing.rows.collator",
