@@ -745,8 +745,9 @@ def test_number_of_options_is_checked(number):
             ],
             ["Jawabannya bukan {}.", "Jawaban {} salah.", "Jawaban yang benar bukanlah {}"],
         ),
+        (["Câu trả lời đúng là {}.", "Câu trả lời là {}"], ["Câu trả lời không phải {}.", "Câu trả lời {} là sai."]),
     ],
-    ids=["Polish", "Indonesian"],
+    ids=["Polish", "Indonesian", "Vietnamese"],
 )
 def test_answers_in_further_languages(chosen, refused):
     for index, letter in enumerate("ABCD"):

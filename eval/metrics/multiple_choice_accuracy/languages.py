@@ -226,7 +226,7 @@ _LATIN: dict[str, dict[str, str]] = {
         "probably": "muhtemelen belki",
     },
     "Vietnamese": {
-        "answer": "đáp án trả lời",
+        "answer": "đáp án câu trả lời",
         "option": "phương lựa chọn",
         "correct": "đúng chính xác",
         "is": "là",
@@ -279,7 +279,7 @@ _MARKERS = {
     "Dutch": "antwoord optie juiste",
     "Swedish": "svaret är alternativet",
     "Turkish": "cevap cevabı yanıt yanıtı cevabım seçenek doğru",
-    "Vietnamese": "đáp án",
+    "Vietnamese": "đáp án trả lời",
     "Polish": "odpowiedź odpowiedzią",
     "Indonesian": "jawaban jawabannya",
 }
