@@ -4,11 +4,11 @@ import os
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from dynfocus.adapters import add_adapter, find_adapter, without_adapter
 from dynfocus.hub.folder_check import check_folder
-from dynfocus.loaded_weights import check_all_loaded, check_finite, check_layers
+from dynfocus.loaded_weights import check_all_loaded, check_finite, check_layers, check_size
 
 _OF_FILES = ("revision", "trust_remote_code", "cache_dir", "token", "local_files_only", "subfolder", "force_download")
 
@@ -38,6 +38,8 @@ def load_stock_model(name: str, **options: Any) -> Any:
     load: Any = AutoModelForImageTextToText.from_pretrained
     if config.model_type == "dynfocus":  # checks its weights itself
         return load(name, **options)
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:  # not for code of the folder
+        check_size(name, config, AutoModelForImageTextToText)
     given = {"ignore_mismatched_sizes": True, **options, "use_safetensors": True}
     model, info = load(name, output_loading_info=True, **given)
     check_all_loaded(name, info, allow_mismatched=options.get("ignore_mismatched_sizes", False))

@@ -256,6 +256,7 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
             "its weights are missing or damaged, or were saved for another version of this package (--verbose shows "
             "what transformers says)"
         )
+    text = text.removeprefix("The model cannot be loaded: ")
     words = " ".join(text.strip().rstrip(".").split())[:_LONGEST_REASON] or "no reason is given"
     known_family = isinstance(error, (ValueError, OSError, ImportError))
     return f"it cannot be loaded: {words if known_family else f'{type(error).__name__}, {words}'}"

@@ -1,16 +1,42 @@
 """Checks of weights that were just loaded: a model with missing weights or NaN would give meaningless answers."""
 
+import copy
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from .hub.folder_check import bits_of_weights
 from .states.state_checks import is_finite
 
 _NAMED = 3
 _NUMBER = re.compile(r"\.\d+\.")
 _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_size(folder: str, config: Any, auto_class: Any) -> None:
+    """
+    Args:
+        folder: of a model; a name on the Hub is not checked.
+        config: its configuration, with defaults for what config.json leaves out.
+        auto_class: makes the model.
+
+    Raises:
+        `ValueError`: the configuration is of a far larger model than the weights in the folder.
+    """
+    if not os.path.isdir(folder):
+        return
+    bits = bits_of_weights(folder)
+    with torch.device("meta"):
+        model = auto_class.from_config(copy.deepcopy(config))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    # A weight takes a bit at least.
+    if count > bits:
+        raise ValueError(
+            f"{folder}: its config.json is of a model of {count:,} weights, but its weights have {bits // 8:,} bytes."
+        )
 
 
 def check_all_loaded(name: str, info: Mapping[str, Any], allow_mismatched: bool) -> None:
@@ -101,4 +127,4 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-__all__ = ["check_all_loaded", "check_finite", "check_layers", "counted"]
+__all__ = ["check_all_loaded", "check_finite", "check_layers", "check_size", "counted"]

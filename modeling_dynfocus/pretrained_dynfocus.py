@@ -67,6 +67,22 @@ class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
             check_layers(name, info["unexpected_keys"], model)
         return model
 
+    def set_attn_implementation(self, attn_implementation, *args, **kwargs):
+        """As in transformers, for the encoder inside the vision tower as well; names of no part are an error."""
+        if isinstance(attn_implementation, dict):
+            if unknown := sorted(attn_implementation.keys() - {"", *self.config.sub_configs}):
+                known = ", ".join(map(repr, self.config.sub_configs))
+                raise ValueError(f"This model has no part {unknown[0]!r}: its parts are {known}.")
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        if (
+            isinstance(attn_implementation, dict)
+            and (of_tower := attn_implementation.get("vision_config")) is not None
+        ):
+            # transformers stops at the tower, whose attention is that of its encoder.
+            backbone = self.base_model.vision_tower.backbone
+            if hasattr(backbone, "set_attn_implementation"):
+                backbone.set_attn_implementation(of_tower, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -356,8 +356,8 @@ def make_folder(target: Path, change: Change, base: Path | None = None) -> Path:
     return target
 
 
-def ask(folder: str) -> str:
-    """What a user of the command would read: the answer, or one sentence."""
+def ask(folder: str, dual_encoder: str | None = None) -> str:
+    """What a user of the command would read: the answer, or one sentence; `dual_encoder` for a stock model."""
     import numpy as np
 
     from dynfocus.cli.ask import in_options
@@ -366,16 +366,16 @@ def ask(folder: str) -> str:
 
     video = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), dtype=np.uint8)
     try:
-        pipe = load_pipeline(folder, "cpu", None, None, False)
+        pipe = load_pipeline(folder, "cpu", None, None, False, {"dual_encoder": dual_encoder})
         with in_options():
             row = pipe.video_qa.prepare({"video": video, "question": QUESTION})
             (found,) = pipe.video_qa.answer([row], max_new_tokens=8)
     except (UserError, ValueError, OSError, ImportError) as error:
-        return f"refused: {one_sentence(str(error))[:300]}"
+        return f"refused: {one_sentence(str(error))[:800]}"
     return f"answered: {found.answer[:80]!r}"
 
 
-def _ask_there(folder: str, queue: Any) -> None:
+def _ask_there(folder: str, dual_encoder: str | None, queue: Any) -> None:
     import logging
     import warnings
 
@@ -387,16 +387,16 @@ def _ask_there(folder: str, queue: Any) -> None:
     logging.disable(logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()
     try:
-        queue.put(ask(folder))
+        queue.put(ask(folder, dual_encoder))
     except BaseException as error:
         queue.put(f"TRACEBACK {type(error).__name__}: {str(error)[:300]}\n{traceback.format_exc()[-1500:]}")
 
 
-def outcome(folder: Path, seconds: float = 60.0) -> str:
+def outcome(folder: Path, seconds: float = 60.0, dual_encoder: Path | None = None) -> str:
     """`ask` in a process of its own: what it says, or that it hangs or dies."""
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    process = context.Process(target=_ask_there, args=(str(folder), queue))
+    process = context.Process(target=_ask_there, args=(str(folder), dual_encoder and str(dual_encoder), queue))
     process.start()
     process.join(seconds)
     if process.is_alive():

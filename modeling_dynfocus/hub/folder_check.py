@@ -18,6 +18,9 @@ _INDEX = "model.safetensors.index.json"
 _READ = re.compile(r"(config|tokenizer|special_tokens_map|chat_template|\.index)\.json$|\.jinja$|\.safetensors$")
 _LAYERS = re.compile(r"^(num_.*layers|n_layers?|depth|depths|layers)$")
 _WIDTHS = re.compile(r"(^|_)(hidden_size|intermediate_size|vocab_size|embed_dim|hidden_dim|d_model|ffn_dim|width)$")
+# Without layers a model would answer, and leave out its weights.
+_AT_LEAST_ONE = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
+_HEADS = re.compile(r"^(num_.*heads|n_heads?)$")
 _LEAST_TENSORS, _LEAST_BITS = 256, 1 << 26
 _LARGEST_PICTURE = 1 << 14
 
@@ -49,7 +52,15 @@ def check_folder(folder: str | os.PathLike) -> None:
         bits = sum(size for _, size in found.values())
         # Of a few weights or none it is said later which are not there.
         for reason in _too_large(config, max(tensors, _LEAST_TENSORS), max(bits, _LEAST_BITS)):
-            raise ValueError(f"{folder}: in its config.json, {reason}, but its weights have {bits // 8:,} bytes only.")
+            raise ValueError(f"{folder}: in its config.json, {reason}, but its weights have {bits // 8:,} bytes.")
+
+
+def bits_of_weights(folder: str | os.PathLike) -> int:
+    """Bits of the weights in a folder that was checked; at least as many as a small model has."""
+    folder = Path(folder)
+    index = folder / _INDEX
+    weights = _weights(folder, _parsed(index) if index.is_file() else None)
+    return max(sum(_header(path)[1] for path in weights), _LEAST_BITS)
 
 
 def _size(path: Path) -> int:
@@ -164,7 +175,15 @@ def _too_large(config: Mapping[str, Any], tensors: int, bits: int) -> Iterator[s
             continue
         if _LAYERS.match(name) and value > tensors:
             yield f"`{name}` is {value:,}"
+        if name in _AT_LEAST_ONE and value < 1:
+            yield f"`{name}` is {value:,}"
+        if name in ("patch_size", "num_position_embeddings"):
+            area = value * value if name == "patch_size" else value
+            if area * max(1, number("hidden_size")) > bits:
+                yield f"`{name}` is {value:,}"
         if _WIDTHS.search(name) and value * max(1, number("hidden_size") * (name != "hidden_size")) > bits:
+            yield f"`{name}` is {value:,}"
+        if _HEADS.match(name) and value * max(1, number("head_dim")) * max(1, number("hidden_size")) > bits:
             yield f"`{name}` is {value:,}"
         if name in ("image_size", "num_question_queries") and value > min(_LARGEST_PICTURE, bits):
             yield f"`{name}` is {value:,}"
@@ -174,4 +193,4 @@ def _too_large(config: Mapping[str, Any], tensors: int, bits: int) -> Iterator[s
                 yield f"`{name}` is {value:,}"
 
 
-__all__ = ["check_folder"]
+__all__ = ["bits_of_weights", "check_folder"]

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..adapters import refuse_adapter
 from ..hub.folder_check import check_folder
 from ..hub.load_errors import unusable
-from ..loaded_weights import check_layers
+from ..loaded_weights import check_layers, check_size
 from ..states.fingerprint import model_fingerprint, settings_digest, with_pixel_settings
 from .dual_encoder_check import warn_unless_it_knows_shapes
 
@@ -275,6 +275,7 @@ class _TransformersEncoder(DualEncoder):
                 check_folder(name)
             config = AutoConfig.from_pretrained(name, **hub)
             loader = _dual_class(config, name)
+            check_size(name, config, transformers.AutoModel)
             verbosity = logging.get_verbosity()
             # Missing weights are checked below; additional ones are not needed.
             logging.set_verbosity_error()

@@ -207,3 +207,15 @@ def test_a_soft_cap_of_attention_is_kept(asked):
     stock.lm_head.weight = model.lm_head.weight
     tokens = torch.arange(4, 30)[None]
     torch.testing.assert_close(model(input_ids=tokens).logits, stock(input_ids=tokens).logits)
+
+
+def test_attention_of_one_part_is_set_to_its_end():
+    model = tiny_model()
+    backbone, language = model.model.vision_tower.backbone, model.model.language_model
+    before = language.config._attn_implementation
+    for name in ("eager", "sdpa"):
+        model.set_attn_implementation({"vision_config": name})
+        assert backbone.config._attn_implementation == name
+        assert language.config._attn_implementation == before
+    with pytest.raises(ValueError, match="has no part 'vision_tower': its parts are 'vision_config', "):
+        model.set_attn_implementation({"vision_tower": "eager"})
