@@ -79,7 +79,8 @@ class DynFocusPreTrainedModel(SavedWithCode, PreTrainedModel):
             and (of_tower := attn_implementation.get("vision_config")) is not None
         ):
             # transformers stops at the tower, whose attention is that of its encoder.
-            backbone = self.base_model.vision_tower.backbone
+            tower: Any = self.base_model.vision_tower
+            backbone = tower.backbone
             if hasattr(backbone, "set_attn_implementation"):
                 backbone.set_attn_implementation(of_tower, *args, **kwargs)
 

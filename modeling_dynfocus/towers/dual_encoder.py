@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
@@ -287,7 +286,7 @@ class _TransformersEncoder(DualEncoder):
                 logging.set_verbosity(verbosity)
             image_processor = AutoImageProcessor.from_pretrained(name, **hub)
             tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # whatever transformers does with what is in the folder
             raise unusable(f"{name!r} cannot be used as dual encoder", error, hub.get("revision")) from error
         if info["missing_keys"]:
             raise ValueError(
@@ -295,7 +294,12 @@ class _TransformersEncoder(DualEncoder):
                 f"such as {min(info['missing_keys'])}: choose a complete checkpoint."
             )
         check_layers(f"The dual encoder {name!r}", info["unexpected_keys"], model)
-        return cls(name, model.to(device), image_processor, tokenizer)
+        try:
+            return cls(name, model.to(device), image_processor, tokenizer)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # settings with which nothing can be encoded
+            raise unusable(f"{name!r} cannot be used as dual encoder", error) from error
 
     def _pixels(self, frames: Tensor) -> dict[str, Tensor]:
         found = self.image_processor(list(frames), input_data_format="channels_first", return_tensors="pt")

@@ -32,6 +32,10 @@ SAID = {
     "encoder: config.json: model_type is bert": "cannot be used as dual encoder",
     "encoder: preprocessor_config.json: image_processor_type is EvilImageProcessor": "cannot be used as dual encoder",
     "encoder: preprocessor_config.json: deep": "its preprocessor_config.json is nested too deeply",
+    "encoder: config.json: vision_config.patch_size is 0": "cannot be used as dual encoder",
+    "encoder: preprocessor_config.json: resample is 99": "cannot be used as dual encoder",
+    "encoder: preprocessor_config.json: size is {'height': -1, 'width': 32}": "cannot be used as dual encoder",
+    "encoder: tokenizer.json: model is {}": "cannot be used as dual encoder",
     "encoder: a pickle": "cannot be used as dual encoder",
     "encoder: index: missing": "which is not there",
 }
