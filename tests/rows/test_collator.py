@@ -140,12 +140,12 @@ def test_settings_are_checked(processor, tmp_path):
         ({"on_error": "ignore"}, "'raise' or 'skip', got 'ignore'"),
         ({"on_too_long": "cut"}, "'raise' or 'shrink', got 'cut'"),
         ({"learn_from": "first"}, "'all' or 'last', got 'first'"),
-        ({"media_root": tmp_path / "none"}, "no folder `media_root=.*none"),
+        ({"media_root": tmp_path / "none"}, "media_root .*none: there is no such folder"),
         ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
         ({"max_bad_fraction": 1.5}, "`max_bad_fraction` must lie between 0 and 1, got 1.5"),
         ({"processor_kwargs": {"max_visual_tokens": 3}}, "max_visual_tokens=3"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             DynFocusCollator(processor, **settings_)
 
 
