@@ -70,11 +70,6 @@ def load_pipeline(
             check_folder(model)
         except ValueError as error:
             raise UserError(f"--model {error}") from error
-        if not any(Path(model).glob("*.safetensors*")):
-            raise UserError(
-                f"--model {model}: its weights are missing or damaged: the folder has no model.safetensors, and "
-                "pickles are not read."
-            )
     with loading_errors(model, revision):
         config = AutoConfig.from_pretrained(model, **hub)
         if config.model_type == "dynfocus" and given:
@@ -85,6 +80,11 @@ def load_pipeline(
         if config.model_type != "dynfocus":
             check_stock_kind(model, config)
             options.update(given)
+        if Path(model).is_dir() and not any(Path(model).glob("*.safetensors*")):
+            raise UserError(
+                f"--model {model}: its weights are missing or damaged: the folder has no model.safetensors, and "
+                "pickles are not read."
+            )
         if not trust_remote_code:
             options["pipeline_class"] = VideoQAPipeline
         make: Any = pipeline  # its overloads list only the tasks of transformers

@@ -200,7 +200,8 @@ def estimate_flops(model: Any, args: TrainingArguments, row: RowLength) -> float
     again = bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
     text, sizes = model.config.get_text_config(), part_sizes(model)
     embeddings = text.vocab_size * text.hidden_size
-    tied = 1 if text.tie_word_embeddings else 2
+    # Some configurations of text have no field of their own for it.
+    tied = 1 if getattr(text, "tie_word_embeddings", model.config.tie_word_embeddings) else 2
     of_text, learned = sizes["language_model"]
     layers = max(0, of_text - tied * embeddings)
     # Forward, again for the backward pass, and the gradients of activations.
