@@ -81,6 +81,7 @@ def found(saved, tmp_path_factory) -> dict[str, object]:
     return found
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("order", ORDERS)
 def test_auto_classes_find_dynfocus_whatever_is_imported_first(order, found):
     assert found[order] == [CLASS_OF[name] for name in ORDERS[order][1]], found[order]

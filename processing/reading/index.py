@@ -134,11 +134,12 @@ def open_stream(source: VideoSource, flags: str = "autobsf") -> Iterator[tuple[A
     pixels = source.limits.max_pixels
     with source.opened() as file:
         try:
-            # Invalid bytes in titles must not prevent reading. FFmpeg gets no protocols, so that nothing in a file can
-            # make it open another file or an address.
+            # Invalid bytes in titles must not prevent reading; since PyAV 19 they never do. FFmpeg gets no protocols,
+            # so that nothing in a file can make it open another file or an address.
+            titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
             container = av.open(
                 file,
-                metadata_errors="replace",
+                **titles,
                 container_options={"protocol_whitelist": "none", "fflags": f"+{flags}"},
                 options={"max_pixels": str(pixels)},
                 buffer_size=_READ_BYTES,

@@ -18,6 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import adopted
 from stock_models import ONEVISION, QWEN2, QWEN3, REDUCED, SIZES, Operations, Work
 
+pytestmark = pytest.mark.integration
+
 REDUCED_SIZES = {one.layout: one for one in SIZES[REDUCED]}
 LAYOUTS = [QWEN2, QWEN3, ONEVISION]
 _QWEN3 = REDUCED_SIZES[QWEN3]

@@ -34,6 +34,8 @@ from training_throughput import SCALES, Scale
 
 from dynfocus.processing.reading.video_reading import read_video
 
+pytestmark = pytest.mark.integration
+
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL = Scale(SIZES, {**SIZES, "vocab_size": 64, "num_key_value_heads": 1}, torch.float32)
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from forked import run
 
+pytestmark = pytest.mark.integration
+
 FOCUS = Path(__file__).parents[2] / "benchmarks" / "focus"
 
 

@@ -99,6 +99,7 @@ def start(folder):
             one.close()
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(900)
 def test_killed_twice_it_gives_what_an_undisturbed_run_gives(folder, start):
     batch = start()

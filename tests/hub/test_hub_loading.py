@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from tiny_models import save_question_aware
 from videos import barcode_frames, write_video
 
+pytestmark = pytest.mark.integration
+
 QUESTION = "which number is shown with the red star?"
 CLASSES = [
     "DynFocusConfig",

@@ -16,6 +16,8 @@ from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.cli.app import app
 from dynfocus.hub.upload import export_model
 
+pytestmark = pytest.mark.integration
+
 QUESTION = "which number is shown with the red star?"
 
 

@@ -10,6 +10,8 @@ from hub_server import HubServer
 from tiny_models import save_question_aware
 from videos import barcode_frames, write_video
 
+pytestmark = pytest.mark.integration
+
 QUESTION = "which number is it?"
 PLACES = ["checkpoint", "by trainer", "by parts", "by pipeline"]
 

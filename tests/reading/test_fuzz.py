@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import forked
+import pytest
+
+pytestmark = pytest.mark.integration
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz_reading.py"
 

@@ -19,7 +19,10 @@ from dynfocus.training.recipe import load_recipe
 from dynfocus.training.train import train
 from dynfocus.training.trainer import DynFocusTrainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,8 @@ from dynfocus.training import SeededSelectionNoise
 from dynfocus.training.recipe import load_recipe
 from dynfocus.training.train import train
 
+pytestmark = pytest.mark.integration
+
 TRAIN = "dynfocus.training.train:main"
 STEP = Path(__file__).parents[1] / "fsdp2_step.py"
 

@@ -8,6 +8,8 @@ from forked import Forked
 from hub_datasets import DatasetHubServer, jsonl_file
 from training_runs import ANSWERS, QUESTION, recipe_settings, save_start, write_recipe, write_rows
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_from_the_hub_to_the_hub(tmp_path, streaming):

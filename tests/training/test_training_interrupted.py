@@ -18,6 +18,8 @@ from dynfocus.training import train as train_module
 from dynfocus.training.checkpoints import RECIPE_FILE, last_checkpoint
 from dynfocus.training.trainer import DynFocusTrainer
 
+pytestmark = pytest.mark.integration
+
 
 class Interrupted(Exception):
     pass
