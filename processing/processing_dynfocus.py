@@ -30,11 +30,9 @@ DEFAULT_CHAT_TEMPLATE = """\
     {%- if message['content'] is string -%}
         {{- message['content'] -}}
     {%- else -%}
-        {%- for block in message['content'] -%}
-            {%- if block['type'] == 'video' -%}{{- '<video>\\n' -}}
-            {%- elif block['type'] == 'text' -%}{{- block['text'] -}}
-            {%- endif -%}
+        {%- for block in message['content'] if block['type'] == 'video' -%}{{- '<video>\\n' -}}
         {%- endfor -%}
+        {{- message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') -}}
     {%- endif -%}
     {%- if message['role'] == 'assistant' -%}{{- eos_token -}}{%- else -%}{{- '\\n' -}}{%- endif -%}
 {%- endfor -%}

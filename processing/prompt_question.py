@@ -26,8 +26,8 @@ class PromptQuestion:
         self._openings = [opening for opening in openings if opening and not opening.isspace()]
         # What ends a user turn, without what the template adds for some answers only, such as an empty think block.
         self._closing = os.path.commonprefix([begun.partition(_LAST)[2], _between(later, _ASKED, _ANSWERED)])
-        with_video = self._shown(("user", [_text(_ASKED), {"type": "video"}, _text(_LAST)]))
-        self._mark = _between(with_video, _ASKED, _LAST) or processor.video_token
+        with_video = self._shown(("user", [{"type": "video"}, _text(_LAST)]))
+        self._mark = with_video.partition(_LAST)[0].removeprefix(self._first) or processor.video_token
 
     def find(self, prompt: str | list[int]) -> str:
         """

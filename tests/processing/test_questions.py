@@ -103,6 +103,16 @@ def test_a_prompt_has_the_control_tokens_of_its_template_alone():
     assert not SPECIAL_IDS & {*own["question_input_ids"][0].tolist()}
 
 
+def test_the_order_of_video_and_texts_in_a_turn_is_no_matter():
+    """A model is trained on videos before the question; many clients send the text first."""
+    video, *texts = {"type": "video", "video": FRAMES}, *({"type": "text", "text": text} for text in ("is it", "red?"))
+    orders = [video, *texts], [*texts, video], [texts[0], video, texts[1]], [video, {**texts[0], "text": "is it red?"}]
+    first, *others = (encode(byte_processor(), [{"role": "user", "content": blocks}]) for blocks in orders)
+    for inputs in others:
+        assert inputs["input_ids"].tolist() == first["input_ids"].tolist()
+        assert inputs["question_input_ids"].tolist() == first["question_input_ids"].tolist()
+
+
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 def test_texts_of_all_turns_are_plain(role):
     processor = byte_processor()
