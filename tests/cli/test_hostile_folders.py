@@ -1,10 +1,14 @@
 """Folders that mean harm: one sentence each, in time. `scripts/hostile_folders.py` makes and tries all of them."""
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dynfocus.hub.folder_check import check_folder
 from dynfocus.processing.processing_dynfocus import DEFAULT_CHAT_TEMPLATE
@@ -52,6 +56,38 @@ def test_there_are_many_and_all_have_names():
 def test_folders_that_mean_harm_are_refused_in_one_sentence(tmp_path, name):
     found = hostile.ask(str(hostile.make_folder(tmp_path / "model", CHANGES[name])))
     assert found.startswith("refused: ") and SAID[name] in found and "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (
+            {"one": "a.safetensors", "two": "a.safetensors", "more": "b.safetensors"},
+            "says that two is in a.safetensors, but it is in b",
+        ),
+        ({"one": "a.safetensors", "more": "b.safetensors"}, "leaves out two, which is in b.safetensors"),
+        (
+            {"one": "a.safetensors", "two": "b.safetensors", "more": "b.safetensors", "three": "b.safetensors"},
+            "three is in b.safetensors, but",
+        ),
+        (
+            {"one": "a.safetensors", "two": "b.safetensors", "more": "b.safetensors", "both": "a.safetensors"},
+            "both is in a.safetensors and in",
+        ),
+        ({"one": "a.safetensors", "two": "b.safetensors", "more": "b.safetensors"}, None),
+    ],
+)
+def test_an_index_names_the_one_file_of_every_weight(tmp_path, index, said):
+    (tmp_path / "config.json").write_text("{}")
+    both = {"both": torch.zeros(2)} if "both" in index else {}
+    save_file({"one": torch.zeros(2), **both}, tmp_path / "a.safetensors")
+    save_file({"two": torch.zeros(2), "more": torch.zeros(2), **both}, tmp_path / "b.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    if said is None:
+        check_folder(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            check_folder(tmp_path)
 
 
 def test_a_good_folder_is_answered(tmp_path):
