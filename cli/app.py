@@ -260,6 +260,7 @@ def serve(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer requests in the form of OpenAI's chat completions, with videos, until Ctrl-C."""
+    fields = setup_fields({**locals(), "server": None, "processor": None})
     with user_errors(verbose):
         try:
             from . import serve as command
@@ -269,25 +270,13 @@ def serve(
             if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
                 raise
             raise UserError(f"A server needs the package {error.name}: pip install 'dynfocus[serve]'.") from error
-        sampling = {"fps": fps, "max_frames": max_frames, "decoder": decoder.value, "on_truncated": on_truncated.value}
+        sampling = {name: value for name, value in fields["sampling"].items() if name != "max_visual_tokens"}
         command.run(
             command.Request(
                 host=host,
                 port=port,
                 name=name,
-                setup=Setup(
-                    video="",
-                    model=model,
-                    sampling={"max_visual_tokens": max_visual_tokens, **sampling},
-                    rule=rule,
-                    adoption={"dual_encoder": dual_encoder, "coarse": coarse and coarse.value},
-                    max_new_tokens=max_new_tokens,
-                    device=device,
-                    dtype=dtype,
-                    revision=revision,
-                    trust_remote_code=trust_remote_code,
-                    verbose=verbose,
-                ),
+                setup=Setup(video="", **fields),
                 limits=Limits(
                     api_key=api_key,
                     folders=tuple(folder.resolve() for folder in allow_files or ()),

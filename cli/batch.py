@@ -38,6 +38,7 @@ from .options import (
     TruncatedOption,
     TrustOption,
     VerboseOption,
+    setup_fields,
 )
 from .terminal import UserError, quiet, user_errors
 
@@ -129,6 +130,9 @@ def batch(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer a table of questions about many videos, with Ray. After any interruption, the same command continues."""
+    fields = setup_fields(locals())
+    # It is not a setting of reading.
+    del fields["sampling"]["max_visual_tokens"]
     with user_errors(verbose):
         run(
             Request(
@@ -140,27 +144,8 @@ def batch(
                 gpus_per_actor=gpus_per_actor,
                 states=states,
                 retry_errors=retry_errors,
-                model=model,
-                sampling={
-                    "fps": fps,
-                    "max_frames": max_frames,
-                    "decoder": decoder.value,
-                    "on_truncated": on_truncated.value,
-                },
                 max_visual_tokens=max_visual_tokens,
-                rule=rule,
-                max_new_tokens=max_new_tokens,
-                adoption={
-                    "dual_encoder": dual_encoder,
-                    "coarse": coarse and coarse.value,
-                    "server": server,
-                    "processor": processor,
-                },
-                device=device,
-                dtype=dtype,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                verbose=verbose,
+                **fields,
             )
         )
 

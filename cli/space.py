@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from .loading import check_model_name
@@ -60,16 +59,10 @@ def write_space(out: Path, model: str | None, revision: str | None) -> Path:
         check_model_name(model)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not an empty folder; name a new one, or delete it first.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    writing = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    from dynfocus.hub.upload import written_as_a_whole
+
+    with written_as_a_whole(out) as writing:
         _write(writing, model, revision)
-        writing.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        writing.replace(out)
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
     return out
 
 

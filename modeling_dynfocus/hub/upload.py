@@ -72,7 +72,7 @@ def export_model(
         raise ValueError(f"{model} is a {config.model_type} model: only DynFocus models can be exported.")
     loaded = AutoModelForImageTextToText.from_pretrained(model, revision=revision)
     processor = AutoProcessor.from_pretrained(model, revision=revision)
-    with _written_as_a_whole(target) as writing:
+    with written_as_a_whole(target) as writing:
         loaded.save_pretrained(writing, max_shard_size=max_shard_size)
         processor.save_pretrained(writing)
         _copy_documents(str(model), revision, writing)
@@ -130,7 +130,7 @@ def name_model(card: str, name: str) -> str:
 
 
 @contextmanager
-def _written_as_a_whole(target: Path) -> Iterator[Path]:
+def written_as_a_whole(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that replaces it at the end, or is deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -167,4 +167,4 @@ def _check_kind(api: HfApi, repo_id: str) -> None:
         raise FileExistsError(f"{repo_id} holds {what}, which would be overwritten: push to another name.")
 
 
-__all__ = ["PushedModel", "export_model", "name_model", "push_model"]
+__all__ = ["PushedModel", "export_model", "name_model", "push_model", "written_as_a_whole"]
