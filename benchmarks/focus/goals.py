@@ -1,9 +1,13 @@
 """The goals of the comparison, and whether they are met."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
-from results import DETAIL, Asked, difference, points
 from sizes import Sizes
+
+sys.path.append(str(Path(__file__).parents[1]))
+from asked import DETAIL, Asked, difference, points
 
 from dynfocus.eval.statistics import Interval
 

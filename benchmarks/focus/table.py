@@ -7,16 +7,17 @@ that start from `shared_start.safetensors`.
 
 import argparse
 import sys
-from math import isnan
 from pathlib import Path
 
 from goals import goals
 from layouts import ROWS
 from matplotlib.figure import Figure
-from results import DETAIL, Asked, difference, percent, points, read_rows
+from results import read_rows
 from sizes import SIZES, Sizes
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.append(str(Path(__file__).parents[1]))
+from asked import DETAIL, Asked, difference, goal_list, kind_table, percent, points
+from asked_plots import curves
 from measuring import markdown_table, put_text
 
 
@@ -38,15 +39,6 @@ def main_table(rows: dict[str, Asked]) -> str:
     return markdown_table([*head, "asked event among key frames (detail)"], lines)
 
 
-def kind_table(rows: dict[str, Asked]) -> str:
-    kinds = next(iter(rows.values())).kinds
-    lines = []
-    for name, asked in rows.items():
-        means = [asked.mean(kind) for kind in kinds]
-        lines.append([f"`{name}`", *("–" if isnan(mean) else f"{100 * mean:.1f}" for mean in means)])
-    return markdown_table(["row", *kinds], lines)
-
-
 def difference_table(rows: dict[str, Asked]) -> str:
     ours, lines = rows["dynfocus"], []
     for name, other in rows.items():
@@ -56,38 +48,6 @@ def difference_table(rows: dict[str, Asked]) -> str:
             cells = [points(difference(ours, other)), points(by_kind[DETAIL]), f"{worst} {points(by_kind[worst])}"]
             lines.append([f"`{name}`", *cells])
     return markdown_table(["`dynfocus` against", "all questions", "detail", "the kind where it gains least"], lines)
-
-
-def curves(
-    found: dict[tuple[str, int, int], Asked], frames: int, kind: str | None, title: str, of: str = "right"
-) -> Figure:
-    """
-    Accuracy, or the share of questions whose event is among the key frames, against visual tokens, with one line for
-    each row.
-    """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, name in enumerate(ROWS):
-        some = sorted((one for key, one in found.items() if key[:2] == (name, frames)), key=lambda one: one.tokens)
-        means = [100 * one.mean(kind, of) for one in some]
-        # Rows without key frames have no such share.
-        if not means or isnan(means[0]):
-            continue
-        style = {"marker": "o" if number < 10 else "s", "color": f"C{number % 10}", "label": name}
-        axes.plot([one.tokens for one in some], means, linestyle="-" if len(some) > 1 else "none", **style)
-        for one in some:
-            shares = [100 * share for share in one.shares(kind, of)]
-            axes.plot([one.tokens] * 2, [min(shares), max(shares)], color=style["color"], linewidth=1)
-    label = "right answers in %" if of == "right" else "asked event among the key frames, in %"
-    axes.set(xscale="log", xlabel="visual tokens of a video", ylabel=label, title=title)
-    # Ticks at powers of two, because a logarithmic axis has too few of its own.
-    low, high = axes.get_xlim()
-    axes.set_xticks([2**power for power in range(4, 16) if low <= 2**power <= high])
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
 
 
 def kinds_plot(rows: dict[str, Asked], title: str) -> Figure:
@@ -120,12 +80,6 @@ def tables(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) 
     return "\n\n".join(parts)
 
 
-def goal_list(found: dict[tuple[str, int, int], Asked], sizes: Sizes) -> str:
-    """The goals, one on each line."""
-    each = goals(lambda frames: at_main_budget(found, sizes, frames), sizes)
-    return "\n".join(f"- {'met' if met else 'MISSED'}: {text}" for text, met in each)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--rows", type=Path, default=Path(__file__).parent / "answers", help="folder of answers")
@@ -136,7 +90,7 @@ def main() -> None:
     if not found:
         raise SystemExit(f"{args.rows} holds no finished rows: give --rows WORK/rows of `python benchmarks/focus`.")
     texts = {f"{frames} frames": tables(found, sizes, frames) for frames in sizes.test}
-    texts["goals"] = goal_list(found, sizes)
+    texts["goals"] = goal_list(goals(lambda frames: at_main_budget(found, sizes, frames), sizes))
     print("\n\n".join(text for text in texts.values() if text))
     if args.docs is None:
         return
@@ -150,7 +104,8 @@ def main() -> None:
         drawn = {"all": (None, "right"), DETAIL: (DETAIL, "right"), "found": (DETAIL, "found")}
         for name, (kind, of) in drawn.items():
             title = f"{frames} frames: {'questions on a detail' if kind else 'all questions'}"
-            figure = curves(found, frames, kind, title, of)
+            lines = {row: [one for key, one in found.items() if key[:2] == (row, frames)] for row in ROWS}
+            figure = curves(lines, kind, title, of)
             figure.savefig(args.docs / "images" / f"focus_{frames}_{name}.png", dpi=110)
         if rows := at_main_budget(found, sizes, frames):
             num_key = sizes.key_frames[frames][0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from asked import Asked, difference, percent
 from forked import run
 
 pytestmark = pytest.mark.integration
@@ -179,20 +180,18 @@ def test_the_question_of_the_selector_is_asked_alone(focus, tiny, tmp_path):
         assert len(several) == 3 and max(several) > 1
 
 
-def test_differences_are_paired_over_videos(focus):
-    results = focus[1]
-
+def test_differences_are_paired_over_videos():
     def asked(row, right):
         records = [
             {"video": i // 2, "kind": "number", "right": bool(one), "found": None} for i, one in enumerate(right)
         ]
-        return results.Asked(row, 32, 4, 216, {1: records, 2: records})
+        return Asked(row, 32, 4, 216, {1: records, 2: records})
 
     ours, other = asked("a", [1, 1, 1, 0] * 10), asked("b", [1, 0, 1, 0] * 10)
-    interval = results.difference(ours, other)
+    interval = difference(ours, other)
     assert interval.estimate == pytest.approx(0.25) and 0 < interval.low < 0.25 < interval.high < 0.5
     assert ours.shares("number") == [0.75, 0.75] and ours.shares("color") == []
-    assert results.percent([0.5, 0.7]) == "60.0 (50.0–70.0)"
+    assert percent([0.5, 0.7]) == "60.0 (50.0–70.0)"
 
 
 def test_answers_are_read_as_they_were_written(focus, tmp_path):
@@ -204,15 +203,14 @@ def test_answers_are_read_as_they_were_written(focus, tmp_path):
     answers = [{"frames": 32, "key_frames": 4, "tokens": 216, "records": records}]
     results.write_row(tmp_path / "uniform-2.json", "uniform", 2, 1.0, answers)
     found = results.read_rows(tmp_path)
-    assert found == {("uniform", 32, 4): results.Asked("uniform", 32, 4, 216, {2: records})}
+    assert found == {("uniform", 32, 4): Asked("uniform", 32, 4, 216, {2: records})}
     read = found["uniform", 32, 4].seeds[2]
     assert [type(one["right"]) for one in read] == [bool, bool] and type(read[0]["found"]) is bool
     assert [path.name for path in tmp_path.iterdir()] == ["uniform-2.json"]
 
 
-def test_goals_say_what_is_met(focus):
+def test_goals_say_what_is_met():
     """Rows whose answers are known: what is measured stands in the text, and the verdict follows from it."""
-    results = focus[1]
     from goals import goals
     from sizes import SIZES
 
@@ -223,7 +221,7 @@ def test_goals_say_what_is_met(focus):
             for kind in ("number", "color")
             for i in range(40)
         ]
-        return results.Asked(row, frames, 8, tokens, {1: records})
+        return Asked(row, frames, 8, tokens, {1: records})
 
     def verdicts(ours, **others):
         rows = {128: {"dynfocus": ours, **others}, 512: {"dynfocus": asked("dynfocus", 512, 100, 0, 0.9)}}

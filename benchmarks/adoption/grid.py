@@ -1,0 +1,117 @@
+"""The rows of the measurement, as data: which model is asked about which videos, and how frames are chosen."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+#: The rules of choice; `told` is an oracle, whose key frames come from the asked events.
+RULES = ("uniform", "topk", "its", "aks", "mmr", "peaks", "told")
+#: How frames other than key frames can be shown, the default of the package first.
+COARSE = {"qwen3_vl": ("low", "panels", "none"), "llava_onevision": ("panels", "none")}
+#: Settings of `FocusProcessor`: frames of 64 x 64 pixels, and small frames of 32 x 32.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "qwen3_vl": {"tokens_per_key_frame": 16, "tokens_per_coarse_frame": 4},
+    "llava_onevision": {},
+}
+SEEDS = (301, 302, 303)
+#: Seeds from here on are kept for checks of the finished page.
+FIRST_KEPT_SEED = 500
+#: Test videos of each length for each seed.
+VIDEOS = 20
+FRAMES = 128
+BUDGET = "1/6"
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One row of one seed.
+
+    Args:
+        model: name of a model's folder.
+        frames: seconds of the videos, of each of which one frame is sampled.
+        rule: one of `RULES`; any for `dense`.
+        coarse: `"low"`, `"panels"` or `"none"`.
+        budget: a share of the tokens of all frames, such as `"1/6"`; or `"dense"`, with all frames as key frames.
+        seed: of the test videos.
+        signal: `"own"`, or `"other"`: relevance is that of a question about another video.
+    """
+
+    model: str
+    frames: int = FRAMES
+    rule: str = "peaks"
+    coarse: str = "none"
+    budget: str = BUDGET
+    seed: int = SEEDS[0]
+    signal: str = "own"
+
+    def __post_init__(self) -> None:
+        if self.seed >= FIRST_KEPT_SEED:
+            raise ValueError(f"Seeds from {FIRST_KEPT_SEED} on are kept for later checks; got {self.seed}.")
+        if self.model in COARSE and self.coarse not in COARSE[self.model]:
+            raise ValueError(
+                f"coarse is one of {', '.join(COARSE[self.model])} for {self.model}, not {self.coarse!r}."
+            )
+        if self.budget != "dense" and not 0 < Fraction(self.budget) <= 1:
+            raise ValueError(f"budget is 'dense' or a share such as 1/6, not {self.budget!r}.")
+
+    @property
+    def name(self) -> str:
+        """Name of the row's file, without its ending."""
+        words = (self.model, self.frames, self.rule, self.coarse, self.budget.replace("/", "of"), self.seed)
+        return "-".join(map(str, words)) + ("" if self.signal == "own" else "-other")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def dense(model: str, frames: int = FRAMES, seed: int = SEEDS[0]) -> Row:
+    """All frames as key frames."""
+    return Row(model, frames, "uniform", "none", "dense", seed)
+
+
+def main_rows(model: str) -> Iterator[Row]:
+    """
+    128 frames, a sixth of the tokens: all rules and all coarse forms. Without signal only `peaks`, because `uniform`
+    does not use relevance.
+    """
+    for seed in SEEDS:
+        for coarse, rule in product(COARSE[model], RULES):
+            yield Row(model, rule=rule, coarse=coarse, seed=seed)
+        for coarse in COARSE[model]:
+            yield Row(model, coarse=coarse, seed=seed, signal="other")
+        yield dense(model, seed=seed)
+
+
+def budget_rows(model: str) -> Iterator[Row]:
+    """Other budgets, one seed."""
+    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), _two_forms(model), ("uniform", "peaks")):
+        yield Row(model, rule=rule, coarse=coarse, budget=budget)
+
+
+def length_rows(model: str) -> Iterator[Row]:
+    """Shorter and longer videos, one seed. All of 512 frames are more tokens than the models have been trained on."""
+    yield dense(model, 32)
+    for frames, coarse, rule in product((32, 512), _two_forms(model), ("uniform", "peaks", "told")):
+        yield Row(model, frames, rule, coarse)
+
+
+def _two_forms(model: str) -> tuple[str, str]:
+    return COARSE[model][0], "none"
+
+
+PARTS = {"main": main_rows, "budgets": budget_rows, "lengths": length_rows}
+
+
+def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
+    """The rows of a part or of `"all"`, in the order in which they are measured."""
+    parts = PARTS.values() if name == "all" else [PARTS[name]]
+    rows = [row for part in parts for model in models for row in part(model)]
+    # One seed after the other, so that a stopped run has all rows of the first ones.
+    return sorted(rows, key=lambda row: (row.seed, models.index(row.model), row.frames))
+
+
+__all__ = ["BUDGET", "COARSE", "FRAMES", "PARTS", "RULES", "SEEDS", "SETTINGS", "VIDEOS", "Row", "dense", "rows_of"]

@@ -1,0 +1,189 @@
+"""
+Tables and plots of the rows: `python benchmarks/adoption/table.py --rows runs/adoption/rows --docs docs`.
+
+Prints markdown from the finished rows, and puts it into `results.md`; by default from the included answers. `--keep`
+writes the answers into one file for each model.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from grid import BUDGET, COARSE, FRAMES, RULES
+from kept_answers import keep, read_all
+from verdicts import Way, by_way, dense_of, gain, share_of_dense, verdicts
+
+sys.path.append(str(Path(__file__).parents[1]))
+from asked import DETAIL, Asked, goal_list, kind_table, percent, points
+from asked_plots import curves
+from measuring import markdown_table, put_text
+
+ANSWERS = Path(__file__).parent / "answers"
+
+
+def rule_table(found: Mapping[Way, Asked], model: str) -> str:
+    """Rules in rows and coarse forms in columns: all questions and details, and whether the event was found."""
+    forms = [form for form in COARSE[model] if Way(model, coarse=form) in found]
+    lines = []
+    for rule in RULES:
+        cells = [found.get(Way(model, rule=rule, coarse=form)) for form in forms]
+        if any(cells):
+            shown = [text for one in cells for text in _three(one)]
+            lines.append([f"`{rule}`", *shown])
+    blind = [found.get(Way(model, coarse=form, signal="other")) for form in forms]
+    if any(blind):
+        lines.append(["`peaks`, texts of another video", *(text for one in blind for text in _three(one))])
+    dense = dense_of(found, model, FRAMES)
+    if dense is not None:
+        lines.append(["`dense`", *_three(dense), *[""] * (3 * len(forms) - 3)])
+    head = [f"`{form}`: {what}" for form in forms for what in ("all", "detail", "found")]
+    return markdown_table(["rule", *head], lines)
+
+
+def _three(asked: Asked | None) -> list[str]:
+    if asked is None:
+        return ["–"] * 3
+    return [percent(asked.shares()), percent(asked.shares(DETAIL)), f"{100 * asked.mean(DETAIL, 'found'):.0f}"]
+
+
+def costs(found: Mapping[Way, Asked], model: str) -> str:
+    """In words: tokens and key frames of each form of coarse frames."""
+    parts = []
+    for form in COARSE[model]:
+        one = found.get(Way(model, coarse=form))
+        if one is not None:
+            many = "key frame" if one.key_frames == 1 else "key frames"
+            parts.append(f"`{form}` {one.tokens} ({100 * share_of_dense(one):.1f} %, {one.key_frames} {many})")
+    dense = dense_of(found, model, FRAMES)
+    if dense is not None:
+        parts.append(f"`dense` {dense.tokens}")
+    return "Tokens of a video: " + ", ".join(parts) + "."
+
+
+def gain_table(found: Mapping[Way, Asked], model: str) -> str:
+    """What `peaks` gains over the other rows with the same coarse frames."""
+    coarse = COARSE[model][0]
+    ours = found[Way(model, coarse=coarse)]
+    others = {rule: found.get(Way(model, rule=rule, coarse=coarse)) for rule in RULES if rule != "peaks"}
+    others["dense"] = dense_of(found, model, FRAMES)
+    lines = []
+    for name, other in others.items():
+        if other is not None and (all_kinds := gain(ours, other)):
+            by_kind = {kind: one for kind in ours.kinds if (one := gain(ours, other, [kind]))}
+            worst = min(by_kind, key=lambda kind: by_kind[kind].estimate)
+            lines.append(
+                [f"`{name}`", points(all_kinds), points(by_kind[DETAIL]), f"{worst} {points(by_kind[worst])}"]
+            )
+    head = [f"`peaks`, `{coarse}` against", "all questions", "detail", "the kind where it gains least"]
+    return markdown_table(head, lines)
+
+
+def coarse_table(found: Mapping[Way, Asked], model: str) -> str:
+    """What coarse frames add to `peaks` without them, by kind of question."""
+    alone = found.get(Way(model))
+    forms = {form: found.get(Way(model, coarse=form)) for form in COARSE[model] if form != "none"}
+    lines: list[list[str]] = []
+    if alone is None:
+        return ""
+    for kind in [None, *alone.kinds]:
+        cells = []
+        for one in forms.values():
+            added = gain(one, alone, None if kind is None else [kind]) if one is not None else None
+            cells.append("–" if added is None else points(added))
+        lines.append([kind or "all questions", *cells])
+    return markdown_table(["`peaks` against itself with `none`", *(f"`{form}`" for form in forms)], lines)
+
+
+def chosen_ways(found: Mapping[Way, Asked], model: str, frames: int) -> Iterator[tuple[str, Asked]]:
+    """The rows of the table by kind of question."""
+    for form in dict.fromkeys((COARSE[model][0], "none")):
+        for rule in ("uniform", "peaks", "told"):
+            one = found.get(Way(model, frames, rule, form))
+            if one is not None:
+                yield one.row, one
+    dense = dense_of(found, model, frames)
+    if dense is not None:
+        yield "dense", dense
+
+
+def tables(found: Mapping[Way, Asked], model: str) -> str:
+    """All tables of one model at 128 frames, as markdown."""
+    if Way(model, coarse=COARSE[model][0]) not in found:
+        return ""
+    some = found[Way(model, coarse=COARSE[model][0])]
+    videos = len({record["video"] for records in some.seeds.values() for record in records})
+    seeds = ", ".join(map(str, sorted(some.seeds)))
+    title = f"**{FRAMES} frames, {BUDGET} of the tokens; {videos} videos (seeds {seeds})**"
+    parts = [title, costs(found, model), rule_table(found, model), gain_table(found, model)]
+    parts += [coarse_table(found, model), kind_table(dict(chosen_ways(found, model, FRAMES)))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def length_table(found: Mapping[Way, Asked]) -> str:
+    """The other lengths of video, all models."""
+    lines = []
+    for model in COARSE:
+        for frames in sorted({way.frames for way in found if way.model == model} - {FRAMES}):
+            for label, one in chosen_ways(found, model, frames):
+                lines.append(
+                    [f"`{model}`", str(frames), f"`{label}`", str(one.tokens), str(one.key_frames), *_three(one)]
+                )
+    if not lines:
+        return ""
+    head = ["model", "frames", "row", "tokens", "key frames", "all questions", "detail", "event found (detail)"]
+    return markdown_table(head, lines)
+
+
+def plot_lines(found: Mapping[Way, Asked], model: str, frames: int) -> dict[str, list[Asked]]:
+    """For each rule and form the points of all budgets."""
+    lines: dict[str, list[Asked]] = {}
+    for form in dict.fromkeys((COARSE[model][0], "none")):
+        for rule in ("peaks", "uniform", "told"):
+            ways = [
+                way for way in found if (way.model, way.frames, way.rule, way.coarse) == (model, frames, rule, form)
+            ]
+            lines[f"{rule}, {form}"] = [found[w] for w in ways if w.signal == "own" and w.budget != "dense"]
+    dense = dense_of(found, model, frames)
+    return {**lines, "dense": [] if dense is None else [dense]}
+
+
+def draw(found: Mapping[Way, Asked], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for model in COARSE:
+        for frames in sorted({way.frames for way in found if way.model == model}):
+            for name, kind in {"all": None, DETAIL: DETAIL}.items():
+                title = f"{model}, {frames} frames: {'questions on a detail' if kind else 'all questions'}"
+                figure = curves(plot_lines(found, model, frames), kind, title)
+                figure.savefig(folder / f"adoption_{model}_{frames}_{name}.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--rows", type=Path, default=ANSWERS, help="folder of answers")
+    parser.add_argument("--docs", type=Path, help="put tables and plots into results.md in this folder")
+    parser.add_argument("--keep", type=Path, help="write the answers into this folder, a file for each model")
+    args = parser.parse_args()
+    rows = read_all(args.rows)
+    if not rows:
+        raise SystemExit(f"{args.rows} holds no finished rows: give --rows WORK/rows of `measure.py`.")
+    if args.keep is not None:
+        keep(rows, args.keep)
+    found = by_way(rows)
+    texts = {f"adopted {model}": tables(found, model) for model in COARSE}
+    texts["adopted lengths"] = length_table(found)
+    texts["adopted goals"] = goal_list(one for model in COARSE for one in verdicts(found, model))
+    print("\n\n".join(text for text in texts.values() if text))
+    if args.docs is None:
+        return
+    page = args.docs / "results.md"
+    filled = page.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        if text:
+            filled = put_text(filled, name, text)
+    page.write_text(filled, encoding="utf-8")
+    draw(found, args.docs / "images")
+
+
+if __name__ == "__main__":
+    main()
