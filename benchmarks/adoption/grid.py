@@ -107,11 +107,16 @@ PARTS = {"main": main_rows, "budgets": budget_rows, "lengths": length_rows}
 
 
 def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
-    """The rows of a part or of `"all"`, in the order in which they are measured."""
+    """The rows of a part or of `"all"`, in the order in which they are measured: what the goals need first."""
     parts = PARTS.values() if name == "all" else [PARTS[name]]
     rows = [row for part in parts for model in models for row in part(model)]
-    # One seed after the other, so that a stopped run has all rows of the first ones.
-    return sorted(rows, key=lambda row: (row.seed, models.index(row.model), row.frames))
+
+    def turn(row: Row) -> tuple[int, ...]:
+        is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in _two_forms(row.model)
+        first = 0 if is_main and row.rule in ("uniform", "peaks", "told") else 1 if row.budget == "dense" else 2
+        return first, row.seed, models.index(row.model), row.frames
+
+    return sorted(rows, key=turn)
 
 
 __all__ = ["BUDGET", "COARSE", "FRAMES", "PARTS", "RULES", "SEEDS", "SETTINGS", "VIDEOS", "Row", "dense", "rows_of"]

@@ -43,7 +43,8 @@ class Bench:
         self.models, self.work, self.videos = models, work, videos
         self.encoder = DualEncoder.from_pretrained(models / "siglip", device="cpu")
         self._loaded: dict[str, Any] = {}
-        self._set: tuple[Any, MadeSet] | None = None
+        # Their states hold the frames that were shown.
+        self._sets: dict[tuple[int, int], MadeSet] = {}
 
     def model(self, name: str, coarse: str) -> FocusedModel:
         if name not in self._loaded:
@@ -58,10 +59,10 @@ class Bench:
         return FocusedModel(model, processor.with_coarse(coarse))
 
     def made_set(self, model: FocusedModel, frames: int, seed: int) -> MadeSet:
-        # One at a time: its states hold the frames that were shown.
-        if self._set is None or self._set[0] != (frames, seed):
-            self._set = (frames, seed), make_set(model, frames, seed, self.videos, self.work)
-        return self._set[1]
+        made = self._sets.get((frames, seed))
+        if made is None or len(made.states) != self.videos:
+            made = self._sets[frames, seed] = make_set(model, frames, seed, self.videos, self.work)
+        return made
 
     def measure(self, row: Row) -> dict[str, Any]:
         """The row with a record for each question, and the seconds that it took without making the set."""
