@@ -111,10 +111,10 @@ def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
     parts = PARTS.values() if name == "all" else [PARTS[name]]
     rows = [row for part in parts for model in models for row in part(model)]
 
-    def turn(row: Row) -> tuple[int, ...]:
+    def turn(row: Row) -> tuple[bool | int, ...]:
         is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in _two_forms(row.model)
-        first = 0 if is_main and row.rule in ("uniform", "peaks", "told") else 1 if row.budget == "dense" else 2
-        return first, row.seed, models.index(row.model), row.frames
+        is_first = (is_main and row.rule in ("uniform", "peaks", "told")) or row.budget == "dense"
+        return not is_first, row.seed, models.index(row.model), row.frames
 
     return sorted(rows, key=turn)
 
