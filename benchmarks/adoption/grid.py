@@ -22,6 +22,8 @@ FIRST_KEPT_SEED = 500
 VIDEOS = 20
 FRAMES = 128
 BUDGET = "1/6"
+#: Coarse pictures for each key frame at most, as in the package.
+PER_KEY = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Row:
         budget: a share of the tokens of all frames, such as `"1/6"`; or `"dense"`, with all frames as key frames.
         seed: of the test videos.
         signal: `"own"`, or `"other"`: relevance is that of a question about another video.
+        per_key: coarse pictures for each key frame at most.
     """
 
     model: str
@@ -46,6 +49,7 @@ class Row:
     budget: str = BUDGET
     seed: int = SEEDS[0]
     signal: str = "own"
+    per_key: int = PER_KEY
 
     def __post_init__(self) -> None:
         if self.seed >= FIRST_KEPT_SEED:
@@ -61,11 +65,13 @@ class Row:
     def name(self) -> str:
         """Name of the row's file, without its ending."""
         words = (self.model, self.frames, self.rule, self.coarse, self.budget.replace("/", "of"), self.seed)
-        return "-".join(map(str, words)) + ("" if self.signal == "own" else "-other")
+        ending = "" if self.per_key == PER_KEY else f"-{self.per_key}"
+        return "-".join(map(str, words)) + ("" if self.signal == "own" else "-other") + ending
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        """The row as it is kept in files; the default of `per_key` is left out."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("per_key", PER_KEY)}
 
 
 def dense(model: str, frames: int = FRAMES, seed: int = SEEDS[0]) -> Row:
@@ -92,6 +98,12 @@ def budget_rows(model: str) -> Iterator[Row]:
         yield Row(model, rule=rule, coarse=coarse, budget=budget)
 
 
+def share_rows(model: str) -> Iterator[Row]:
+    """Fewer coarse pictures for each key frame, one seed."""
+    for per_key, coarse, rule in product((1, 2, 4), COARSE[model][:-1], ("uniform", "peaks")):
+        yield Row(model, rule=rule, coarse=coarse, per_key=per_key)
+
+
 def length_rows(model: str) -> Iterator[Row]:
     """Shorter and longer videos, one seed. All of 512 frames are more tokens than the models have been trained on."""
     yield dense(model, 32)
@@ -103,7 +115,7 @@ def _two_forms(model: str) -> tuple[str, str]:
     return COARSE[model][0], "none"
 
 
-PARTS = {"main": main_rows, "budgets": budget_rows, "lengths": length_rows}
+PARTS = {"main": main_rows, "shares": share_rows, "budgets": budget_rows, "lengths": length_rows}
 
 
 def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
@@ -114,9 +126,10 @@ def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
     def turn(row: Row) -> tuple[bool | int, ...]:
         is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in _two_forms(row.model)
         is_first = (is_main and row.rule in ("uniform", "peaks", "told")) or row.budget == "dense"
+        is_first = is_first and row.per_key == PER_KEY
         return not is_first, row.seed, models.index(row.model), row.frames
 
     return sorted(rows, key=turn)
 
 
-__all__ = ["BUDGET", "COARSE", "FRAMES", "PARTS", "RULES", "SEEDS", "SETTINGS", "VIDEOS", "Row", "dense", "rows_of"]
+__all__ = ["BUDGET", "COARSE", "FRAMES", "PARTS", "PER_KEY", "RULES", "SEEDS", "SETTINGS", "VIDEOS", "Row", "rows_of"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asking import answer_row
-from grid import COARSE, PARTS, RULES, SEEDS, SETTINGS, VIDEOS, Row, rows_of
+from grid import COARSE, PARTS, PER_KEY, RULES, SEEDS, SETTINGS, VIDEOS, Row, rows_of
 from kept_answers import read_row, write_row
 from made_sets import MadeSet, make_set
 from transformers import AutoProcessor
@@ -46,7 +46,7 @@ class Bench:
         # Their states hold the frames that were shown.
         self._sets: dict[tuple[int, int], MadeSet] = {}
 
-    def model(self, name: str, coarse: str) -> FocusedModel:
+    def model(self, name: str, coarse: str, per_key: int = PER_KEY) -> FocusedModel:
         if name not in self._loaded:
             model = load_stock_model(str(self.models / name)).eval()
             processor = AutoProcessor.from_pretrained(self.models / name)
@@ -56,7 +56,9 @@ class Bench:
                 FocusProcessor(processor, config=model.config, dual_encoder=self.encoder, **settings),
             )
         model, processor = self._loaded[name]
-        return FocusedModel(model, processor.with_coarse(coarse))
+        processor = processor.with_coarse(coarse)
+        processor.coarse_per_key_frame = per_key
+        return FocusedModel(model, processor)
 
     def made_set(self, model: FocusedModel, frames: int, seed: int) -> MadeSet:
         made = self._sets.get((frames, seed))
@@ -66,7 +68,7 @@ class Bench:
 
     def measure(self, row: Row) -> dict[str, Any]:
         """The row with a record for each question, and the seconds that it took without making the set."""
-        model = self.model(row.model, row.coarse)
+        model = self.model(row.model, row.coarse, row.per_key)
         made = self.made_set(model, row.frames, row.seed)
         start = time.perf_counter()
         records = answer_row(model, row, made)
@@ -109,7 +111,7 @@ def run(bench: Bench, rows: list[Row]) -> None:
                 continue
             if path.exists():
                 kept = read_row(path)
-                if kept is not None and all(kept[name] == value for name, value in bench.about(row).items()):
+                if all(kept[name] == value for name, value in bench.about(row).items()):
                     continue
             found = bench.measure(row)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--coarse", choices=["low", "panels", "none"], help="the package's default for the model")
     parser.add_argument("--budget", default="1/6", help="'dense', or a share of its tokens (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEEDS[0])
+    parser.add_argument("--per-key", type=int, default=PER_KEY, help="coarse pictures for each key frame at most")
     parser.add_argument("--signal", choices=["own", "other"], default="own", help="'other': texts of another video")
     args = parser.parse_args()
     models = tuple(args.model or COARSE)
@@ -144,7 +147,8 @@ def main() -> None:
         rows = []
         for model in models:
             coarse = "none" if args.budget == "dense" else args.coarse or COARSE[model][0]
-            rows.append(Row(model, args.frames, args.rule, coarse, args.budget, args.seed, args.signal))
+            row = Row(model, args.frames, args.rule, coarse, args.budget, args.seed, args.signal, args.per_key)
+            rows.append(row)
     run(Bench(args.models, args.work, args.videos), rows)
 
 

@@ -8,11 +8,12 @@ writes the answers into one file for each model.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from grid import BUDGET, COARSE, FRAMES, RULES
 from kept_answers import keep, read_all
-from verdicts import Way, by_way, dense_of, gain, share_of_dense, verdicts
+from verdicts import WIDE, Way, by_way, dense_of, gain, share_of_dense, verdicts
 
 sys.path.append(str(Path(__file__).parents[1]))
 from asked import DETAIL, Asked, goal_list, kind_table, percent, points
@@ -95,6 +96,28 @@ def coarse_table(found: Mapping[Way, Asked], model: str) -> str:
     return markdown_table(["`peaks` against itself with `none`", *(f"`{form}`" for form in forms)], lines)
 
 
+def share_table(found: Mapping[Way, Asked], model: str) -> str:
+    """From key frames alone to many coarse pictures for each: one seed."""
+    lines = []
+    for form in COARSE[model][:-1]:
+        for rule in ("uniform", "peaks"):
+            some = [way for way in found if way == replace(Way(model, rule=rule, coarse=form), per_key=way.per_key)]
+            if len(some) > 1:
+                seeds = set.intersection(*(set(found[way].seeds) for way in some))
+                ways = sorted([Way(model, rule=rule), *some], key=lambda way: (way.coarse != "none", way.per_key))
+                for way in ways:
+                    one = found.get(way)
+                    if one is not None:
+                        one = replace(one, seeds={seed: one.seeds[seed] for seed in seeds & one.seeds.keys()})
+                        per_key = "none" if way.coarse == "none" else str(way.per_key)
+                        wide = [f"{100 * one.mean(kind):.1f}" for kind in WIDE]
+                        lines.append([f"`{rule}`, `{form}`", per_key, str(one.key_frames), *_three(one), *wide])
+    if not lines:
+        return ""
+    head = ["row", "coarse pictures for each key frame", "key frames", "all questions", "detail", "found", *WIDE]
+    return markdown_table(head, lines)
+
+
 def chosen_ways(found: Mapping[Way, Asked], model: str, frames: int) -> Iterator[tuple[str, Asked]]:
     """The rows of the table by kind of question."""
     for form in dict.fromkeys((COARSE[model][0], "none")):
@@ -116,7 +139,11 @@ def tables(found: Mapping[Way, Asked], model: str) -> str:
     seeds = ", ".join(map(str, sorted(some.seeds)))
     title = f"**{FRAMES} frames, {BUDGET} of the tokens; {videos} videos (seeds {seeds})**"
     parts = [title, costs(found, model), rule_table(found, model), gain_table(found, model)]
-    parts += [coarse_table(found, model), kind_table(dict(chosen_ways(found, model, FRAMES)))]
+    parts += [
+        coarse_table(found, model),
+        share_table(found, model),
+        kind_table(dict(chosen_ways(found, model, FRAMES))),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -140,10 +167,8 @@ def plot_lines(found: Mapping[Way, Asked], model: str, frames: int) -> dict[str,
     lines: dict[str, list[Asked]] = {}
     for form in dict.fromkeys((COARSE[model][0], "none")):
         for rule in ("peaks", "uniform", "told"):
-            ways = [
-                way for way in found if (way.model, way.frames, way.rule, way.coarse) == (model, frames, rule, form)
-            ]
-            lines[f"{rule}, {form}"] = [found[w] for w in ways if w.signal == "own" and w.budget != "dense"]
+            ways = [way for way in found if way == Way(model, frames, rule, form, way.budget)]
+            lines[f"{rule}, {form}"] = [found[way] for way in ways if way.budget != "dense"]
     dense = dense_of(found, model, frames)
     return {**lines, "dense": [] if dense is None else [dense]}
 

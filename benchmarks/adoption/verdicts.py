@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from grid import BUDGET, COARSE, FRAMES
+from grid import BUDGET, COARSE, FRAMES, PER_KEY
 
 sys.path.append(str(Path(__file__).parents[1]))
 from asked import DETAIL, Asked, difference, points
@@ -29,13 +29,15 @@ class Way:
     coarse: str = "none"
     budget: str = BUDGET
     signal: str = "own"
+    per_key: int = PER_KEY
 
     @property
     def label(self) -> str:
         """Short name of the row among those of one model, length and budget."""
         if self.budget == "dense":
             return "dense"
-        return f"{self.rule}, {self.coarse}" + ("" if self.signal == "own" else ", other")
+        more = "" if self.per_key == PER_KEY else f", {self.per_key} for each"
+        return f"{self.rule}, {self.coarse}" + ("" if self.signal == "own" else ", other") + more
 
 
 def by_way(rows: Iterable[dict[str, Any]]) -> dict[Way, Asked]:
@@ -50,7 +52,8 @@ def by_way(rows: Iterable[dict[str, Any]]) -> dict[Way, Asked]:
     for row in rows:
         if weights.setdefault(row["model"], row["weights"]) != row["weights"]:
             raise ValueError(f"Rows of {row['model']} were measured with different weights: measure them again.")
-        way = Way(*(row[name] for name in ("model", "frames", "rule", "coarse", "budget", "signal")))
+        named = (row[name] for name in ("model", "frames", "rule", "coarse", "budget", "signal"))
+        way = Way(*named, row.get("per_key", PER_KEY))
         seeds = found[way].seeds if way in found else {}
         seeds[row["seed"]] = [{**record, "video": (row["seed"], record["video"])} for record in row["records"]]
         every = [record for records in seeds.values() for record in records]
@@ -116,4 +119,4 @@ def verdicts(found: Mapping[Way, Asked], model: str) -> Iterator[tuple[str, bool
         yield text, 100 * one.estimate >= UNTOLD_LOSS
 
 
-__all__ = ["Way", "by_way", "dense_of", "gain", "share_of_dense", "verdicts"]
+__all__ = ["WIDE", "Way", "by_way", "dense_of", "gain", "share_of_dense", "verdicts"]

@@ -60,7 +60,7 @@ def tabulated(*options):
 
 def test_rows_are_within_their_budget_and_tabulated(bench, tmp_path):
     rows = [row(rule=rule) for rule in ("uniform", "peaks", "told")]
-    rows += [row(signal="other"), row(coarse="panels"), row("llava_onevision")]
+    rows += [row(signal="other"), row(coarse="panels"), row(coarse="panels", per_key=1), row("llava_onevision")]
     rows += [row(model, "uniform", budget="dense") for model in grid.COARSE]
     for found in measured(bench, *rows)[0]:
         is_dense = found["budget"] == "dense"
