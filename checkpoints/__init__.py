@@ -16,4 +16,14 @@ def embedded_model() -> Path:
     return folder
 
 
-__all__ = ["DEFAULT_MODEL", "embedded_model"]
+def is_embedded(name: str | None) -> bool:
+    """Whether a model's name, or none, means the model that comes with the package. A local folder goes first."""
+    return name is None or (name == DEFAULT_MODEL and not Path(name).exists())
+
+
+def find_model(name: str | None) -> str:
+    """What to load for the name of a model: its folder if it comes with the package, otherwise the name as it is."""
+    return str(embedded_model()) if name is None or is_embedded(name) else name
+
+
+__all__ = ["DEFAULT_MODEL", "embedded_model", "find_model", "is_embedded"]

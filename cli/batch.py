@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import DEFAULT_MODEL, find_model
 
 from .loading import check_model_name, check_sampling, find_dtype, load_pipeline, note_demo
 from .options import (
@@ -158,11 +158,14 @@ def run(request: Request) -> None:
     except KeyboardInterrupt:
         console.print(Text(f"Stopped. The same command continues in {request.out}."))
         raise typer.Exit(130) from None
+    from dynfocus.processing.clock import counted
+
     answered, total = counts.pop("", 0), sum(counts.values())
     total += answered
-    print(f"{request.out / 'answers'}: {answered:,} of {total:,} rows are answered.")
-    if counts:
-        print(f"{total - answered:,} rows have an error; --retry-errors tries them again. The most frequent:")
+    print(f"{request.out / 'answers'}: {answered:,} of {counted(total, 'row')} answered.")
+    if failed := total - answered:
+        verb = "has" if failed == 1 else "have"
+        print(f"{counted(failed, 'row')} {verb} an error; --retry-errors tries again. The most frequent:")
         for error, count in counts.most_common(_SHOWN_ERRORS):
             print(f"  {count:,} × {error}")
     if not answered:
@@ -176,6 +179,7 @@ def _run(request: Request, console: Console) -> Counter[str]:
         from dynfocus.eval.actors import Cluster, plan_places
         from dynfocus.eval.batch import Asking, BatchFolder, StopBatch
         from dynfocus.eval.progress import VideosProgress
+        from dynfocus.processing.clock import counted
 
         cluster = Cluster(request.address, request.verbose)
         videos = _videos(request)
@@ -191,7 +195,7 @@ def _run(request: Request, console: Console) -> Counter[str]:
         note_demo(request.model, "batch TABLE --out DIR")
         if folder.is_continued and folder.remaining:
             done = len(videos) - len(folder.remaining)
-            console.print(Text(f"Continuing in {request.out}: {done:,} of {len(videos):,} videos are finished."))
+            console.print(Text(f"Continuing in {request.out}: {done:,} of {counted(len(videos), 'video')} finished."))
         if folder.remaining:
             with cluster, VideosProgress(len(folder.remaining), len(videos) - len(folder.remaining)) as progress:
                 places = plan_places(
@@ -280,7 +284,7 @@ def _settings(request: Request, videos: list[Any]) -> dict[str, Any]:
         "model": {
             "id": request.model or DEFAULT_MODEL,
             "revision": request.revision,
-            "weights": None if served else weights_hash(request.model or str(embedded_model())),
+            "weights": None if served else weights_hash(find_model(request.model)),
         },
         "answering": {
             **request.sampling,

@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from rich.console import Console
 from rich.text import Text
 
-from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import DEFAULT_MODEL, find_model
 
 from .loading import check_kind, check_model_name, loading_errors
 from .terminal import UserError, quiet, spinner
@@ -74,9 +74,9 @@ def push(
 
 
 def _source(model: str | None) -> str:
-    if model is not None:
-        check_model_name(model)
-    return model or str(embedded_model())
+    source = find_model(model)
+    check_model_name(source)
+    return source
 
 
 @contextmanager

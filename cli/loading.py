@@ -9,7 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from dynfocus.checkpoints import embedded_model
+from dynfocus.checkpoints import find_model
 
 from .terminal import UserError, print_note, shown_warnings
 
@@ -59,7 +59,7 @@ def load_pipeline(
         return VideoQAPipeline(_served(model, device, dtype, given))
     if "processor" in given:
         raise UserError(f"--processor {given['processor']}: goes with --server; a model here brings its own.")
-    model = model or str(embedded_model())
+    model = find_model(model)
     options: dict[str, Any] = {"dtype": find_dtype(dtype)} if dtype is not None else {}
     if device is not None:
         options["device"] = find_device(device)

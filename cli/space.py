@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+from dynfocus.checkpoints import is_embedded
+
 from .loading import check_model_name
 from .terminal import UserError
 
@@ -50,11 +52,13 @@ def write_space(out: Path, model: str | None, revision: str | None) -> Path:
 
     Args:
         out: a new or empty folder.
-        model: a folder, which is copied; a Hub id, which the Space loads when it starts; or `None` for the demo model.
+        model: a folder, which is copied; a Hub id, which the Space loads when it starts; by default the demo model.
 
     Raises:
         `UserError`: if `out` is not empty, or there is no such model.
     """
+    if is_embedded(model):
+        model = None
     if model is not None:
         check_model_name(model)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dynfocus.checkpoints import embedded_model
+from dynfocus.checkpoints import find_model
 
 from .answering import Answerer, VideoTask
 from .benchmarks.base import Question
@@ -185,7 +185,7 @@ def _load(pretrained: str | None, trust_remote_code: bool, options: Mapping[str,
     given = {name: value for name, value in options.items() if value is not None}
     code = {"trust_remote_code": True} if trust_remote_code else {"pipeline_class": VideoQAPipeline}
     make: Any = pipeline  # its overloads list only the tasks of transformers
-    return make("video-qa", model=pretrained or str(embedded_model()), **code, **given)
+    return make("video-qa", model=find_model(pretrained), **code, **given)
 
 
 def _by_generation(requests: Sequence[Any]) -> list[tuple[dict[str, Any], list[int]]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dynfocus.checkpoints import embedded_model
+from dynfocus.checkpoints import find_model
 
 from .benchmarks.base import Question
 
@@ -43,7 +43,7 @@ def run_settings(
             "id": settings.model_name,
             "revision": record["revision"],
             # Of a server's model, the name is all that is known.
-            "weights": weights_hash(settings.model or str(embedded_model())) if settings.server is None else None,
+            "weights": weights_hash(find_model(settings.model)) if settings.server is None else None,
         },
         "data": source,
         "num_questions": len(questions),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynfocus.adoption.served_model import DoubtfulAnswer
-from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import DEFAULT_MODEL, find_model
 
 from .answering import Answer, Answerer, VideoTask
 from .benchmarks import NO_SUBTITLES, get_benchmark, subtitle_text
@@ -187,7 +187,7 @@ def load_pipeline(settings: EvalSettings, device: str | None) -> Any:
     options = {"device": device, "dtype": settings.dtype}
     return make(
         "video-qa",
-        model=settings.model or str(embedded_model()),
+        model=find_model(settings.model),
         revision=settings.revision,
         pipeline_class=VideoQAPipeline,
         **{name: value for name, value in options.items() if value is not None},

@@ -14,8 +14,8 @@ def clock_time(seconds: float, decimals: bool = False) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """`1` and `"frame"` as `"1 frame"`, any other number as `"3 frames"`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    """`1` and `"frame"` as `"1 frame"`, any other number as `"3 frames"` or `"1,024 frames"`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def percent(part: float, whole: float) -> str:

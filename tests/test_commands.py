@@ -97,7 +97,7 @@ def workspace(tmp_path, monkeypatch):
     for saved in (stock.model, stock.processor):
         saved.save_pretrained(tmp_path / "Qwen" / "Qwen3-VL-4B-Instruct")
     save_dual_encoder("siglip", tmp_path / "google" / "siglip2-base-patch16-224")
-    for name in ("user/my-model", "user/my-base", "runs/finetuned"):
+    for name in ("user/my-model", "user/my-base", "user/my-dynfocus", "runs/finetuned"):
         shutil.copytree(ROOT / "checkpoints" / "dynfocus-tiny", tmp_path / name)
     rows = []
     for name, source in (

@@ -22,7 +22,7 @@ from dynfocus.adoption.focus_collator import FocusCollator
 from dynfocus.adoption.focus_processor import FocusProcessor
 from dynfocus.adoption.stock_loading import load_stock_model
 from dynfocus.adoption.video_frames import VideoFrames
-from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import find_model
 from dynfocus.hub.load_errors import unusable
 from dynfocus.processing import DynFocusCollator
 
@@ -131,7 +131,7 @@ def load_model(recipe: Recipe, base: Path | None = None) -> tuple[Any, Any]:
 def _loaded(recipe: Recipe, base: Path | None) -> tuple[Any, Any]:
     settings = recipe.model
     if settings.checkpoint is not None or (base is not None and (base / "config.json").is_file()):
-        start = resolve_checkpoint(settings.checkpoint or str(base))
+        start = find_model(settings.checkpoint or str(base))
         refuse_adapter(start, {"revision": settings.revision})
         try:
             config: Any = AutoConfig.from_pretrained(start, revision=settings.revision)
@@ -188,11 +188,6 @@ def _loaded_stock(recipe: Recipe, start: str, config: Any) -> tuple[Any, FocusPr
     side = token_side(processor.processor) if processor.family.native else 1
     processor.plan(VideoFrames.decoded(np.zeros((1, side, side, 3), np.uint8), [0.0]), [0])
     return model, processor
-
-
-def resolve_checkpoint(name: str) -> str:
-    """The folder of the default model for its name; other names are returned unchanged."""
-    return str(embedded_model()) if name == DEFAULT_MODEL else name
 
 
 def check_fit(model: Any, processor: Any) -> None:
@@ -334,7 +329,6 @@ __all__ = [
     "learning_rates",
     "load_data",
     "load_model",
-    "resolve_checkpoint",
     "training_arguments",
     "with_lora",
     "quiet_libraries",

@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
 from dynfocus.adoption.focus_processor import FocusProcessor
+from dynfocus.checkpoints import find_model
 from dynfocus.eval.files import read_rows
 from dynfocus.hub.card import make_model_card
 from dynfocus.hub.upload import PushedModel, push_model
@@ -40,7 +41,6 @@ from .setup import (
     load_data,
     load_model,
     quiet_libraries,
-    resolve_checkpoint,
     training_arguments,
     with_lora,
 )
@@ -285,7 +285,7 @@ def _load_trained(recipe: Recipe, saved: Path) -> Any:
     from peft import PeftModel
 
     base = AutoModelForImageTextToText.from_pretrained(
-        resolve_checkpoint(recipe.model.checkpoint or str(recipe.output_dir / "base")),
+        find_model(recipe.model.checkpoint or str(recipe.output_dir / "base")),
         revision=recipe.model.revision,
         dtype=recipe.model.dtype,
         **(recipe.model.config if recipe.model.checkpoint else {}),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynfocus.checkpoints import DEFAULT_MODEL, embedded_model
+from dynfocus.checkpoints import DEFAULT_MODEL, find_model
 
 from ..files import read_rows
 from .builder import QUESTIONS_FILE
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         rows = read_questions(options.folder, options.limit)
-        model = options.model or str(embedded_model())
+        model = find_model(options.model)
         score = score_predictions(rows, predict(rows, model, options.batch_size, options.device))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -248,6 +248,15 @@ def test_embedded_model(monkeypatch, tmp_path, film):
     assert checkpoints.embedded_model() == folder
 
 
+def test_the_embedded_model_has_a_name_which_a_local_folder_may_take(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    embedded = str(checkpoints.embedded_model())
+    assert checkpoints.find_model(None) == checkpoints.find_model("dynfocus-tiny") == embedded
+    assert checkpoints.find_model("user/model") == "user/model"
+    (tmp_path / "dynfocus-tiny").mkdir()
+    assert checkpoints.find_model("dynfocus-tiny") == "dynfocus-tiny" and checkpoints.find_model(None) == embedded
+
+
 def test_verbose_shows_where_an_error_comes_from(film):
     done = run("ask", film, "", "--verbose")
     assert done.exit_code == 1 and "Traceback" in done.stderr and done.stderr.endswith("about the video.\n")

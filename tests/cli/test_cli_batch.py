@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from videos import barcode_frames, write_video
 
 from dynfocus.checkpoints import embedded_model
+from dynfocus.cli import batch as batch_module
 from dynfocus.cli.app import app
 from dynfocus.eval.actors import Cluster
 from dynfocus.eval.run import load_pipeline
@@ -122,8 +124,8 @@ def test_killed_twice_it_gives_what_an_undisturbed_run_gives(folder, start):
     assert batch.driver.wait() == 0
     assert batch.actors_end()
     said = batch.driver.output
-    assert f"Continuing in out: {len(lines)} of 40 videos are finished." in said
-    assert "out/answers: 76 of 80 rows are answered." in said and "4 rows have an error" in said
+    assert f"Continuing in out: {len(lines)} of 40 videos finished." in said
+    assert "out/answers: 76 of 80 rows answered." in said and "4 rows have an error" in said
     assert "Traceback" not in said and "WARNING" not in said
 
     class Settings:
@@ -144,6 +146,21 @@ def test_killed_twice_it_gives_what_an_undisturbed_run_gives(folder, start):
         assert [one["index"] for one in row.key_frames] == [one["index"] for one in alone["key_frames"]]
         assert (folder / "out" / row.state).is_file()
     assert len(list((folder / "out" / "states").glob("*.safetensors"))) == 38
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ({"broken": 1}, "1 of 2 rows answered. 1 row has an error; "),
+        ({"broken": 1, "missing": 2}, "1 of 4 rows answered. 3 rows have an error; "),
+        ({}, "1 of 1 row answered."),
+    ],
+)
+def test_it_says_how_many_rows_have_an_error(monkeypatch, errors, said):
+    monkeypatch.setattr(batch_module, "_run", lambda *_: Counter({"": 1, **errors}))
+    done = CliRunner().invoke(app, ["batch", "table.jsonl", "--out", "out"])
+    assert done.exit_code == 0 and said in " ".join(done.stdout.split())
+    assert ("--retry-errors" in done.stdout) == bool(errors)
 
 
 def refused(*words) -> str:

@@ -192,6 +192,7 @@ def test_a_space_is_complete(tmp_path):
     }
     assert (space / "dynfocus" / "encoding").is_dir() and not (space / "dynfocus" / "training").exists()
     assert (space / "dynfocus" / "checkpoints" / "dynfocus-tiny" / "model.safetensors").is_file()
+    assert call_of(write_space(tmp_path / "named", "dynfocus-tiny", None)) == "serve()"
     with pytest.raises(UserError, match="not an empty folder"):
         write_space(space, None, None)
 

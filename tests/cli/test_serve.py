@@ -642,11 +642,12 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     assert done.stderr == "error: A server needs the package fastapi: pip install 'dynfocus[serve]'.\n"
 
 
-def test_the_command_serves_the_demo_model(films, monkeypatch):
+@pytest.mark.parametrize("model", [(), ("dynfocus-tiny",)], ids=["by default", "by name"])
+def test_the_command_serves_the_demo_model(films, monkeypatch, model):
     seen = []
     monkeypatch.setattr(serve_module.uvicorn.Server, "run", lambda server, sockets: seen.append((server, sockets)))
     words = ["--port", "0", "--allow-files", str(films), "--max-frames", "20", "--max-body", "3", "--rule", "uniform"]
-    done = CliRunner().invoke(app, ["serve", *words], env={"DYNFOCUS_API_KEY": "sk-1"})
+    done = CliRunner().invoke(app, ["serve", *model, *words], env={"DYNFOCUS_API_KEY": "sk-1"})
     assert done.exit_code == 0, done.output
     assert "dynfocus-tiny answers at http://127.0.0.1:" in done.stderr and "sk-1" not in done.output
     ((server, _),) = seen
