@@ -23,6 +23,14 @@ EXAMPLES = (
 # For visitors: seconds that their videos and states are kept, how many states, how many requests wait.
 _KEPT_SECONDS, _MOST_VISITORS, _MOST_WAITING = 3600, 32, 32
 _NO_RULE = "none"
+#: Of the theme: small words and the button have a contrast of 4.5 at least.
+_COLORS = {
+    "body_text_color_subdued": "*neutral_600",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_400",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ def launch_options(request: Request) -> dict[str, Any]:
         "server_port": request.port,
         "max_file_size": f"{request.max_upload}mb",
         "state_session_capacity": _MOST_VISITORS,
-        "theme": gradio.themes.Default(primary_hue="blue", **fonts),
+        "theme": gradio.themes.Default(primary_hue="blue", **fonts).set(**_COLORS),
         "css": STYLES,
         "head": SCRIPT,
         "footer_links": [],
@@ -153,13 +161,13 @@ def build_page(pipe: Any, setup: Setup) -> Any:
         slider = gr.Slider(minimum=least, maximum=max(most, least + 1), value=value, visible=True)
         return film, film_html(film), slider, ""
 
-    def ask(film: Any, question: str, tokens: float, rule: str, beside: str, screen: float) -> str:
+    def ask(film: Any, question: str, tokens: float, rule: str, beside: str, screen: float, dark: bool) -> str:
         """The answers."""
         if film is None:
             return error_html("There is no video yet: upload one, or take an example.")
         rules = dict.fromkeys([rule, *([beside] if beside != _NO_RULE else [])])
         try:
-            return replies_html(film, [studio.ask(film, question, int(tokens), one) for one in rules], screen)
+            return replies_html(film, [studio.ask(film, question, int(tokens), one) for one in rules], screen, dark)
         except UserError as error:
             return error_html(str(error))
 
@@ -186,8 +194,8 @@ def build_page(pipe: Any, setup: Setup) -> Any:
                 with gr.Row(elem_id="examples"):
                     buttons = [gr.Button(text, size="sm", min_width=120) for _, text in EXAMPLES]
         answers = gr.HTML(elem_id="answers", min_height=40)
-        # Filled in by the browser: pixels of its window.
-        screen = gr.Number(1200, visible=False)
+        # Filled in by the browser: pixels of its window, and whether the page is dark.
+        screen, dark = gr.Number(1200, visible=False), gr.Checkbox(False, visible=False)
 
         one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         reading = {
@@ -195,8 +203,9 @@ def build_page(pipe: Any, setup: Setup) -> Any:
             **one_at_a_time,
         }  # fmt: skip
         asking = {
-            "fn": ask, "inputs": [film, question, tokens, rule, beside, screen], "outputs": answers,
-            "js": "(...given) => [...given.slice(0, -1), window.innerWidth]", **one_at_a_time,
+            "fn": ask, "inputs": [film, question, tokens, rule, beside, screen, dark], "outputs": answers,
+            "js": "(...given) => [...given.slice(0, -2), innerWidth, document.body.classList.contains('dark')]",
+            **one_at_a_time,
         }  # fmt: skip
         gr.on([video.upload, video.clear], **reading)
         gr.on([go.click, question.submit], **asking)

@@ -30,6 +30,8 @@ STYLES = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 #video video { width: 100%; max-height: 56vh; object-fit: contain; background: #000; }
 #video button[aria-label^="Trim"], #video button[aria-label^="Reset"] { display: none; }  /* need other hosts */
+#tokens input[type=range]::-webkit-slider-thumb { box-sizing: border-box; border: 3px solid #2563eb; }
+#tokens input[type=range]::-moz-range-thumb { box-sizing: border-box; border: 3px solid #2563eb; }
 #examples { flex-wrap: wrap; }
 #examples button { text-align: left; white-space: normal; min-width: 0; }
 .df-error { border-left: 4px solid #b42318; padding: .6em .9em; margin: .3em 0; background: #b4231814; }
@@ -48,7 +50,7 @@ STYLES = """
 .df-frames button:focus-visible { outline: 3px solid #2f7fc1; outline-offset: 1px; }
 .df-frames button.df-best { border: 3px solid #2f7fc1; padding: 1px; font-weight: 700; }
 .df-frames img { display: block; width: 100%; height: 72px; object-fit: contain; border-radius: 3px; margin: 0 0 2px; }
-.df-timeline img { width: 100%; height: auto; background: white; border-radius: 6px; margin: .4em 0 0; }
+.df-timeline img { width: 100%; height: auto; border-radius: 6px; margin: .4em 0 0; }
 .df-small { opacity: .8; font-size: .9em; margin: .2em 0; }
 @media (max-width: 640px) { .df-frames button { width: 92px; } .df-frames img { height: 60px; } }
 """
@@ -65,15 +67,16 @@ document.addEventListener("click", (event) => {
 </script>"""
 
 
-def replies_html(film: Film, replies: Sequence[Reply], screen_width: float) -> str:
+def replies_html(film: Film, replies: Sequence[Reply], screen_width: float, dark: bool = False) -> str:
     """
     Answers side by side, or below each other where the screen is narrow.
 
     Args:
         screen_width: pixels of the visitor's window.
+        dark: whether the page is.
     """
     width = _NARROW if screen_width < 700 else _WIDE if len(replies) == 1 else _HALF
-    sections = [_reply_html(film, reply, width, named=len(replies) > 1) for reply in replies]
+    sections = [_reply_html(film, reply, width, dark, named=len(replies) > 1) for reply in replies]
     return f'<div class="df-replies" role="status">{"".join(sections)}</div>'
 
 
@@ -95,7 +98,7 @@ def rule_name(rule: str) -> str:
     return _RULE_NAMES.get(rule, rule)
 
 
-def _reply_html(film: Film, reply: Reply, width: float, named: bool) -> str:
+def _reply_html(film: Film, reply: Reply, width: float, dark: bool, named: bool) -> str:
     answer = reply.answer
     words = html.escape(answer.answer) or "(no answer)"
     size = " df-long" if len(answer.answer) > 60 else ""
@@ -108,7 +111,7 @@ def _reply_html(film: Film, reply: Reply, width: float, named: bool) -> str:
     return (
         f'<section aria-label="Answer">{heading}<p class="df-answer{size}">{words}</p>'
         f'<p class="df-facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
-        f"{_tokens_html(answer)}{_frames_html(reply)}{_timeline_html(reply, width)}</section>"
+        f"{_tokens_html(answer)}{_frames_html(reply)}{_timeline_html(reply, width, dark)}</section>"
     )
 
 
@@ -144,9 +147,9 @@ def _frames_html(reply: Reply) -> str:
     return f'<p class="df-small">{words}</p><ol class="df-frames">{"".join(items)}</ol>'
 
 
-def _timeline_html(reply: Reply, width: float) -> str:
+def _timeline_html(reply: Reply, width: float, dark: bool) -> str:
     # Question and answer stand above it already.
-    figure = timeline_figure(reply.answer.as_dict(), reply.thumbnails, width=width, heading=False)
+    figure = timeline_figure(reply.answer.as_dict(), reply.thumbnails, width=width, heading=False, dark=dark)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=_DPI if width > _NARROW else 2 * _DPI)
     data = base64.b64encode(picture.getvalue()).decode()

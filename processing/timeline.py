@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -33,10 +34,47 @@ _FILL = 0.88  # width of a thumbnail, as a part of the distance to the next one 
 _ANSWER_SIZES = ((26, 40), (16, 300), (12, float("inf")))
 _QUESTION_LINES = 6
 
-# Key frames are dark blue, everything else is grey: the two differ in lightness, so also in print and to readers who
-# do not see colors. Neighbors of a kind take turns in two shades.
-_KEY, _REST = ("#0b4f8a", "#2f7fc1"), ("#c3cad3", "#dde2e8")
-_INK, _FAINT, _LINE, _GROUND = "#1f2430", "#5b6472", "#d5d9e0", "#e6ebf2"
+
+@dataclass(frozen=True)
+class _Colors:
+    """
+    Key frames are blue, everything else is grey: the two differ in lightness, so also in print and to readers who do
+    not see colors. Neighbors of a kind take turns in two shades.
+    """
+
+    paper: str
+    key: tuple[str, str]
+    rest: tuple[str, str]
+    on_key: str  # of numbers on `key`
+    ink: str
+    faint: str
+    line: str
+    area: str
+    warning: str
+
+
+_LIGHT = _Colors(
+    paper="white",
+    key=("#0b4f8a", "#2a76b6"),
+    rest=("#c3cad3", "#dde2e8"),
+    on_key="white",
+    ink="#1f2430",
+    faint="#5b6472",
+    line="#d5d9e0",
+    area="#e6ebf2",
+    warning="#9a3412",
+)
+_DARK = _Colors(
+    paper="#18181b",
+    key=("#93c8f7", "#5aa0dd"),
+    rest=("#414a57", "#303742"),
+    on_key="#10141a",
+    ink="#eef1f5",
+    faint="#aab3c0",
+    line="#3a414c",
+    area="#2b323c",
+    warning="#f4a582",
+)
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
 # Scores below `_LINEAR` are told apart on a logarithmic axis, which ends at `_LOWEST` at the latest.
@@ -51,6 +89,7 @@ def timeline_figure(
     *,
     width: float = _WIDTH,
     heading: bool = True,
+    dark: bool = False,
 ) -> Figure:
     """
     The figure of one answer about one video.
@@ -68,6 +107,7 @@ def timeline_figure(
             those that `pictured` names are drawn; the others may be `None`.
         width: inches, at least 4.
         heading: whether question, answer and its facts are drawn; not where they stand beside the figure.
+        dark: light on a dark ground, for a page that is dark itself.
 
     Raises:
         `ValueError`: a result without details, about no video or several, a wrong number of thumbnails, or a figure
@@ -88,15 +128,16 @@ def timeline_figure(
     images = [image for i in shown if (image := thumbnails[i]) is not None]
     space = width - _LEFT - _RIGHT
     by_event = "relevance" not in result
+    colors = _DARK if dark else _LIGHT
 
     texts = f"{result.get('question') or ''} {result['answer']}"
     fonts, missing = fonts_for(texts)
     with rc_context({"font.family": fonts}):
-        figure = Figure(figsize=(width, 1), facecolor="white")
+        figure = Figure(figsize=(width, 1), facecolor=colors.paper)
         pen = Pen(figure)
         grid = _ThumbnailGrid([image.shape for image in images], space)
         words_space = width - _margin(width) - _RIGHT
-        lines = _heading(result, pen, words_space, missing) if heading else []
+        lines = _heading(result, pen, words_space, colors, missing) if heading else []
         legend = _legend(result, pen, words_space)
         events_height = _EVENTS_HEIGHT + _GAP if by_event else 0.0
         strip_height = _CAPTION_HEIGHT + grid.height if shown else 0.15
@@ -106,31 +147,33 @@ def timeline_figure(
         figure.set_size_inches(width, height)
 
         _write_heading(figure, lines)
-        _write_legend(figure, pen, legend, bottom - _BOTTOM - 0.05)
+        _write_legend(figure, pen, legend, bottom - _BOTTOM - 0.05, colors)
 
         def add_axes(low: float, axes_height: float) -> Axes:
             axes = figure.add_axes((_LEFT / width, low / height, space / width, axes_height / height))
             axes.set_xlim(edges[0], edges[-1])
             axes.spines[:].set_visible(False)
+            axes.patch.set_visible(False)
             return axes
 
         fine_and_coarse = add_axes(bottom, _SHOWN_HEIGHT)
-        _draw_shown_frames(fine_and_coarse, result, edges, space)
-        _set_time_axis(fine_and_coarse, edges, space)
+        _draw_shown_frames(fine_and_coarse, result, edges, space, colors)
+        _set_time_axis(fine_and_coarse, edges, space, colors)
         if by_event:
             bands = add_axes(bottom + _SHOWN_HEIGHT + _GAP, _EVENTS_HEIGHT)
-            _draw_events(bands, result["events"], edges, space)
+            _draw_events(bands, result["events"], edges, space, colors)
         scores = add_axes(bottom + _SHOWN_HEIGHT + _GAP + events_height, _SCORES_HEIGHT)
-        low = _draw_scores(scores, result, edges, shown) if by_event else _draw_relevance(scores, result, edges, shown)
+        draw = _draw_scores if by_event else _draw_relevance
+        low = draw(scores, result, edges, shown, colors)
         scores.set_ylim(low, _above(1.0, low))
         if shown:
             strip = add_axes(bottom + axes_height, grid.height)
             strip.set_ylim(0, grid.height)
             strip.set_yticks([])
             strip.set_xticks([])
-            _draw_thumbnails(strip, grid, images, [key_frames[i] for i in shown], edges)
+            _draw_thumbnails(strip, grid, images, [key_frames[i] for i in shown], edges, colors)
             where = (_margin(width) / width, (bottom + axes_height + grid.height + 0.1) / height)
-            figure.text(*where, _caption(len(shown), len(key_frames)), color=_FAINT, size=9.5, va="bottom")
+            figure.text(*where, _caption(len(shown), len(key_frames)), color=colors.faint, size=9.5, va="bottom")
     return figure
 
 
@@ -241,18 +284,18 @@ def _write_heading(figure: Figure, heading: list[tuple[str, dict[str, Any], floa
         top -= line_height
 
 
-def _write_legend(figure: Figure, pen: Pen, lines: list[list[tuple[str, str]]], top: float) -> None:
+def _write_legend(figure: Figure, pen: Pen, lines: list[list[tuple[str, str]]], top: float, colors: _Colors) -> None:
     width, height = figure.get_size_inches()
     for number, line in enumerate(lines):
         x, y = _margin(width), top - 0.1 - number * _LEGEND_LINE
         for mark, text in line:
-            _draw_mark(figure, mark, x, y)
+            _draw_mark(figure, mark, x, y, colors)
             where = ((x + (_LEGEND_MARK if mark else 0.0)) / width, y / height)
-            figure.text(*where, text, size=9, color=_FAINT, va="center", parse_math=False)
+            figure.text(*where, text, size=9, color=colors.faint, va="center", parse_math=False)
             x += _legend_width(pen, mark, text)
 
 
-def _draw_mark(figure: Figure, mark: str, x: float, y: float) -> None:
+def _draw_mark(figure: Figure, mark: str, x: float, y: float, colors: _Colors) -> None:
     width, height = figure.get_size_inches()
 
     def box(left: float, low: float, wide: float, tall: float, color: str) -> None:
@@ -261,18 +304,18 @@ def _draw_mark(figure: Figure, mark: str, x: float, y: float) -> None:
 
     if mark == "line":
         ends = [x / width, (x + 0.22) / width]
-        figure.add_artist(Line2D(ends, [y / height] * 2, color=_INK, linewidth=1.3))
+        figure.add_artist(Line2D(ends, [y / height] * 2, color=colors.ink, linewidth=1.3))
     elif mark == "fine":
-        style: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "color": _KEY[0]}
+        style: dict[str, Any] = {"markersize": 7, "markeredgecolor": colors.paper, "color": colors.key[0]}
         figure.add_artist(Line2D([(x + 0.05) / width], [y / height], marker="o", **style))
-        box(0.16, -0.09, 0.06, 0.18, _KEY[0])
+        box(0.16, -0.09, 0.06, 0.18, colors.key[0])
     elif mark == "coarse":
         for left in (0.02, 0.08, 0.14, 0.2):
-            box(left, -0.06, 0.02, 0.1, _FAINT)
+            box(left, -0.06, 0.02, 0.1, colors.faint)
     elif mark == "band":
-        box(0.0, -0.05, 0.22, 0.1, _FAINT)
+        box(0.0, -0.05, 0.22, 0.1, colors.faint)
     elif mark:
-        for half, color in enumerate(_KEY if mark == "key" else _REST):
+        for half, color in enumerate(colors.key if mark == "key" else colors.rest):
             box(0.11 * half, -0.07, 0.11, 0.14, color)
 
 
@@ -333,7 +376,7 @@ def _coarse_frames(result: Mapping[str, Any]) -> Sequence[int]:
 
 
 def _heading(
-    result: Mapping[str, Any], pen: Pen, space: float, missing: str = ""
+    result: Mapping[str, Any], pen: Pen, space: float, colors: _Colors, missing: str = ""
 ) -> list[tuple[str, dict[str, Any], float]]:
     """Lines of the heading: text, how it is set, and the height it takes."""
     scale = min(1.0, 0.5 + space / 16)
@@ -354,20 +397,20 @@ def _heading(
             text, style, before = lines[-1]
             lines[-1] = (text, style, before + height)
 
-    add(str(result.get("question") or ""), 15 * scale, _INK, most=_QUESTION_LINES)
+    add(str(result.get("question") or ""), 15 * scale, colors.ink, most=_QUESTION_LINES)
     gap(0.08)
     answer = " ".join(str(result["answer"]).split()) or "(no answer)"
     size = next(size for size, longest in _ANSWER_SIZES if len(answer) <= longest)
-    add(answer, size * max(scale, 0.8), _INK, "bold")
+    add(answer, size * max(scale, 0.8), colors.ink, "bold")
     gap(0.1)
-    add("   ·   ".join(_facts(result)), 10.5 * max(scale, 0.9), _FAINT)
+    add("   ·   ".join(_facts(result)), 10.5 * max(scale, 0.9), colors.faint)
     if missing:
         names = ", ".join(sorted({script_of(letter) for letter in missing})[:3])
         add(
             f"{_BOX} stands for a letter that no font of this machine has ({names}): install a font for it, such as "
             "Noto Sans CJK for Chinese, Japanese and Korean.",
             9.5,
-            "#9a3412",
+            colors.warning,
         )
     gap(0.14)
     return lines
@@ -394,7 +437,9 @@ def _one_by_one(coarse: Sequence[int], space: float) -> bool:
     return len(coarse) <= _MOST_TICKS * space / _WIDTH
 
 
-def _draw_events(axes: Axes, events: Sequence[Mapping[str, Any]], edges: np.ndarray, space: float) -> None:
+def _draw_events(
+    axes: Axes, events: Sequence[Mapping[str, Any]], edges: np.ndarray, space: float, colors: _Colors
+) -> None:
     """A band for each run of frames, with the number of its event: events are counted as they first appear."""
     inches = space / (edges[-1] - edges[0])
     ordered = sorted(events, key=lambda event: event["frames"][0])
@@ -402,54 +447,56 @@ def _draw_events(axes: Axes, events: Sequence[Mapping[str, Any]], edges: np.ndar
     for place, ((first, last), number) in enumerate(bands):
         start, end = edges[first], edges[last + 1]
         selected = ordered[number - 1]["selected"]
-        color = (_KEY if selected else _REST)[place % 2]
+        color = (colors.key if selected else colors.rest)[place % 2]
         axes.add_patch(Rectangle((start, 0), end - start, 1, facecolor=color, edgecolor="none"))
         # Many narrow bands would be nothing but gaps.
         if (end - start) * inches > 0.06:
-            axes.axvline(end, color="white", linewidth=1)
+            axes.axvline(end, color=colors.paper, linewidth=1)
         if (end - start) * inches > 0.09 + 0.07 * len(str(number)):
-            ink = "white" if selected else _INK
+            ink = colors.on_key if selected else colors.ink
             axes.text((start + end) / 2, 0.47, str(number), color=ink, size=8.5, ha="center", va="center")
     axes.set_ylim(0, 1)
-    _set_row_label(axes, "events")
+    _set_row_label(axes, "events", colors)
 
 
-def _draw_shown_frames(axes: Axes, result: Mapping[str, Any], edges: np.ndarray, space: float) -> None:
+def _draw_shown_frames(
+    axes: Axes, result: Mapping[str, Any], edges: np.ndarray, space: float, colors: _Colors
+) -> None:
     """Tall bars for frames in fine detail, short ones for coarse frames."""
     seconds = (edges[-1] - edges[0]) / space
     middles, coarse = _centres(edges), sorted(_coarse_frames(result))
-    axes.axhline(0, color=_LINE, linewidth=0.9, zorder=0)
+    axes.axhline(0, color=colors.line, linewidth=0.9, zorder=0)
     if _one_by_one(coarse, space):
         wide = 0.02 * seconds
         spans = [(middles[index] - wide / 2, wide) for index in coarse]
     else:
         spans = [(edges[first], edges[last + 1] - edges[first]) for first, last in _runs(coarse)]
-    axes.broken_barh(spans, (0, 0.42), facecolor=_FAINT, linewidth=0)
+    axes.broken_barh(spans, (0, 0.42), facecolor=colors.faint, linewidth=0)
     for index in (frame["index"] for frame in result["key_frames"]):
         wide = max(0.7 * (edges[index + 1] - edges[index]), _LEAST_BAR * seconds)
         wide = min(wide, 0.12 * seconds)
         left = np.clip(middles[index] - wide / 2, edges[0], edges[-1] - wide)
-        axes.add_patch(Rectangle((left, 0), wide, 1, facecolor=_KEY[0], edgecolor="none", zorder=3))
+        axes.add_patch(Rectangle((left, 0), wide, 1, facecolor=colors.key[0], edgecolor="none", zorder=3))
     axes.set_ylim(0, 1)
-    _set_row_label(axes, "shown")
+    _set_row_label(axes, "shown", colors)
 
 
-def _set_row_label(axes: Axes, label: str) -> None:
+def _set_row_label(axes: Axes, label: str, colors: _Colors) -> None:
     axes.set_yticks([])
-    axes.set_ylabel(label, rotation=0, ha="right", va="center", color=_FAINT, size=9.5)
+    axes.set_ylabel(label, rotation=0, ha="right", va="center", color=colors.faint, size=9.5)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
 
 
-def _set_time_axis(axes: Axes, edges: np.ndarray, space: float) -> None:
+def _set_time_axis(axes: Axes, edges: np.ndarray, space: float, colors: _Colors) -> None:
     seconds = edges[-1] - edges[0]
     most = max(3, int(space / 0.85))
     step = next((step for step in _STEPS if seconds / step <= most), _STEPS[-1])
     ticks = np.arange(np.ceil(edges[0] / step) * step, edges[-1] + 1e-9, step)
     axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda time, _: clock_time(time, decimals=step < 1)))
-    axes.tick_params(axis="x", colors=_FAINT, labelsize=9.5, length=3, bottom=True, labelbottom=True)
+    axes.tick_params(axis="x", colors=colors.faint, labelsize=9.5, length=3, bottom=True, labelbottom=True)
     unit = "hours:minutes:seconds" if edges[-1] >= 3600 else "minutes:seconds"
-    axes.set_xlabel(f"time in the video ({unit})", color=_FAINT, size=9.5)
+    axes.set_xlabel(f"time in the video ({unit})", color=colors.faint, size=9.5)
 
 
 def _above(value: float, low: float) -> float:
@@ -457,7 +504,9 @@ def _above(value: float, low: float) -> float:
     return value * 1.1 if low <= 0 else value * (value / low) ** 0.1
 
 
-def _draw_scores(axes: Axes, result: Mapping[str, Any], edges: np.ndarray, joined: Sequence[int]) -> float:
+def _draw_scores(
+    axes: Axes, result: Mapping[str, Any], edges: np.ndarray, joined: Sequence[int], colors: _Colors
+) -> float:
     """
     Steps of event scores, and dots at the key frames; `joined`: positions of those with a thumbnail. Returns the lower
     end of the axis.
@@ -472,32 +521,39 @@ def _draw_scores(axes: Axes, result: Mapping[str, Any], edges: np.ndarray, joine
     for event in result["events"]:
         scores[event["frames"]] = event["score"]
         for first, last in _runs(event["frames"]):
-            color = _KEY[1] if event["selected"] else _REST[0]
+            color = colors.key[1] if event["selected"] else colors.rest[0]
             wide, tall = edges[last + 1] - edges[first], max(event["score"], low) - low
             axes.bar(edges[first], tall, wide, bottom=low, align="edge", color=color, alpha=0.6, linewidth=0)
     thin = sum(len(_runs(event["frames"])) for event in result["events"]) > 100
-    axes.stairs(np.maximum(scores, low), edges, color=_INK, linewidth=0.4 if thin else 1.1, baseline=None)
-    _draw_dots(axes, result["key_frames"], _centres(edges), low, joined)
-    _set_score_axis(axes, "event score", low)
+    axes.stairs(np.maximum(scores, low), edges, color=colors.ink, linewidth=0.4 if thin else 1.1, baseline=None)
+    _draw_dots(axes, result["key_frames"], _centres(edges), low, joined, colors)
+    _set_score_axis(axes, "event score", low, colors)
     return low
 
 
-def _draw_relevance(axes: Axes, result: Mapping[str, Any], edges: np.ndarray, joined: Sequence[int]) -> float:
+def _draw_relevance(
+    axes: Axes, result: Mapping[str, Any], edges: np.ndarray, joined: Sequence[int], colors: _Colors
+) -> float:
     """The relevance of every frame, and dots at the key frames; `joined`: positions of those with a thumbnail."""
     centres, thin = _centres(edges), len(edges) > 1000
-    axes.fill_between(centres, result["relevance"], color=_GROUND, linewidth=0)
-    axes.plot(centres, result["relevance"], color=_INK, linewidth=0.5 if thin else 1.1, solid_joinstyle="round")
-    _draw_dots(axes, result["key_frames"], centres, 0.0, joined)
-    _set_score_axis(axes, "relevance", 0.0)
+    axes.fill_between(centres, result["relevance"], color=colors.area, linewidth=0)
+    axes.plot(centres, result["relevance"], color=colors.ink, linewidth=0.5 if thin else 1.1, solid_joinstyle="round")
+    _draw_dots(axes, result["key_frames"], centres, 0.0, joined, colors)
+    _set_score_axis(axes, "relevance", 0.0, colors)
     return 0.0
 
 
 def _draw_dots(
-    axes: Axes, key_frames: Sequence[Mapping[str, Any]], centres: np.ndarray, low: float, joined: Sequence[int]
+    axes: Axes,
+    key_frames: Sequence[Mapping[str, Any]],
+    centres: np.ndarray,
+    low: float,
+    joined: Sequence[int],
+    colors: _Colors,
 ) -> None:
     style: dict[str, Any] = {
-        "color": _KEY[0],
-        "markeredgecolor": "white",
+        "color": colors.key[0],
+        "markeredgecolor": colors.paper,
         "markersize": 6.5 if len(key_frames) <= 24 else 4.5,
     }
     top = _above(1.0, low)
@@ -505,11 +561,11 @@ def _draw_dots(
         x, y = centres[frame["index"]], max(frame["score"], low)
         if position in joined:
             # Not snapped to pixels, like the connector that continues it.
-            axes.vlines(x, y, top, color=_KEY[0], linewidth=0.8, snap=False)
+            axes.vlines(x, y, top, color=colors.key[0], linewidth=0.8, snap=False)
         axes.plot(x, y, "o", markeredgewidth=0.8, clip_on=False, zorder=5, **style)
 
 
-def _set_score_axis(axes: Axes, label: str, low: float) -> None:
+def _set_score_axis(axes: Axes, label: str, low: float, colors: _Colors) -> None:
     if low > 0:
         decades = -round(math.log10(low))
         step = max(1, math.ceil(decades / 4))
@@ -521,10 +577,10 @@ def _set_score_axis(axes: Axes, label: str, low: float) -> None:
         label += "\n(log scale)"
     else:
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_ylabel(label, color=_FAINT, size=9.5)
-    axes.tick_params(axis="y", colors=_FAINT, labelsize=9.5, length=0)
+    axes.set_ylabel(label, color=colors.faint, size=9.5)
+    axes.tick_params(axis="y", colors=colors.faint, labelsize=9.5, length=0)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
-    axes.grid(axis="y", color=_LINE, linewidth=0.7)
+    axes.grid(axis="y", color=colors.line, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
@@ -534,6 +590,7 @@ def _draw_thumbnails(
     images: Sequence[np.ndarray],
     key_frames: Sequence[Mapping[str, Any]],
     edges: np.ndarray,
+    colors: _Colors,
 ) -> None:
     """Pictures of key frames with time and score; the borders of those that fit the question best are thicker."""
     per_inch = (edges[-1] - edges[0]) / grid.space
@@ -549,11 +606,11 @@ def _draw_thumbnails(
         is_best = frame["score"] >= 0.9 * best
         # Straight down past the lower row, then over to the time.
         line = [(centre, bottom), (centre, 0.85 * _CONNECTOR_HEIGHT), (time, 0.15 * _CONNECTOR_HEIGHT), (time, 0)]
-        axes.plot(*zip(*line, strict=True), color=_KEY[0], linewidth=0.8, snap=False, zorder=1)
+        axes.plot(*zip(*line, strict=True), color=colors.key[0], linewidth=0.8, snap=False, zorder=1)
         extent = (centre - half, centre + half, bottom, top)
         axes.imshow(image, extent=extent, aspect="auto", zorder=2, clip_on=False)
         border = Rectangle((centre - half, bottom), 2 * half, grid.image_height, fill=False, zorder=3, clip_on=False)
-        border.set(edgecolor=_KEY[0], linewidth=2.8 if is_best else 1)
+        border.set(edgecolor=colors.key[0], linewidth=2.8 if is_best else 1)
         axes.add_patch(border)
         style: dict[str, Any] = {
             "ha": "center",
@@ -561,8 +618,8 @@ def _draw_thumbnails(
             "zorder": 4,
             "weight": "bold" if is_best else "normal",
         }
-        axes.text(centre, top + 0.2, clock_time(frame["time"], decimals=decimals), color=_INK, size=9, **style)
-        axes.text(centre, top + 0.05, score_text(frame["score"]), color=_FAINT, size=8, **style)
+        axes.text(centre, top + 0.2, clock_time(frame["time"], decimals=decimals), color=colors.ink, size=9, **style)
+        axes.text(centre, top + 0.05, score_text(frame["score"]), color=colors.faint, size=8, **style)
     # `imshow` has set them to those of the last image.
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, grid.height)

@@ -125,6 +125,7 @@ def test_answers_as_html(film, monkeypatch):
     # Nothing is fetched.
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert len(replies_html(film, [make_reply()], 390)) != len(page)
+    assert replies_html(film, [make_reply()], 1200, dark=True) != page
     monkeypatch.setattr(demo_html, "_timeline_html", lambda *_: "")
     both = replies_html(film, [make_reply(), make_reply()], 1200)
     assert both.count("<section") == 2 and both.count("Frames chosen by learned scores") == 2

@@ -4,6 +4,8 @@ The demo's page in Chromium: upload, ask, play, jump to a key frame, ask again, 
 Run by `scripts/check_browser.sh`, which keeps the pictures of the page.
 """
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -18,7 +20,8 @@ from threading import Thread
 
 import pytest
 from adopted_models import stock
-from browser import browser, hosts_asked, save_page
+from browser import browser, faint_words, hosts_asked, save_page
+from PIL import Image
 from tiny_dual_encoders import save_dual_encoder
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -174,6 +177,22 @@ def test_a_visitor_uploads_asks_plays_and_asks_again(page, pictures, tmp_path):
         visitor.ask(QUESTION)
         assert int(visitor.text("#answers").split(" visual tokens")[0].split()[-1]) <= 100 and len(videos) == 1
         assert hosts_asked(driver) == {address.split("/")[2]}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_words_stand_out_and_the_timeline_fits_the_page(page, pictures, tmp_path, dark):
+    with browser(tmp_path / "profile", 1280, 1000, dark) as driver:
+        visitor = Visitor(driver, page[0])
+        assert faint_words(driver) == []
+        visitor.upload(EXAMPLE, READ)
+        visitor.ask(QUESTION)
+        visitor.all("#video")[0].click()  # the pointer leaves the button, whose color changes slowly
+        visitor.until(lambda: faint_words(driver, over=("#video",)) == [])
+        assert "visual tokens at most" in visitor.text("body")
+        save_page(driver, pictures / ("dark.png" if dark else "light.png"))
+        data = visitor.all("#answers .df-timeline img")[0].get_attribute("src").partition(",")[2]
+        corner = Image.open(io.BytesIO(base64.b64decode(data))).convert("L").getpixel((1, 1))
+        assert (corner < 60) == dark and (corner > 200) != dark
 
 
 def test_two_rules_stand_side_by_side(tmp_path, pictures, monkeypatch):

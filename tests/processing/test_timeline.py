@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from videos import barcode_frames, read_barcode, write_video
 
 from dynfocus.processing import lettering
@@ -97,14 +99,50 @@ def lightness(color):
     return float(np.dot(color[:3], (0.299, 0.587, 0.114)))
 
 
-def test_kinds_of_events_and_neighbours_differ_in_lightness():
+def contrast(one, other):
+    """That of two colors, 1…21: WCAG 2.2, section 1.4.3."""
+    lighter, darker = sorted((luminance(to_rgb(color)) for color in (one, other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(color):
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in color]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_kinds_of_events_and_neighbours_differ_in_lightness(dark):
     """So they do in print, and for readers who do not see colors."""
     answer = make_answer(40, scores=[0.5] * 20, selected=[number % 4 < 2 for number in range(20)])
-    bands = axes_named(timeline_figure(answer.as_dict()), "events").patches
+    bands = axes_named(timeline_figure(answer.as_dict(), dark=dark), "events").patches
     shades = [lightness(band.get_facecolor()) for band in bands]
-    assert all(abs(a - b) > 0.08 for a, b in pairwise(shades))
+    assert all(abs(a - b) > 0.07 for a, b in pairwise(shades))
     key, rest = ([shade for number, shade in enumerate(shades) if (number % 4 < 2) == kind] for kind in (True, False))
-    assert max(key) + 0.25 < min(rest)
+    assert max(rest) + 0.25 < min(key) if dark else max(key) + 0.25 < min(rest)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("make", [make_answer, stock_answer], ids=["DynFocus", "stock"])
+def test_words_and_lines_stand_out(dark, make):
+    answer = make() if make is stock_answer else make(scores=[0.9, 1e-4, 0.5], selected=[True, True, False])
+    result = {**answer.as_dict(), "question": "Which number 号?"}
+    figure = timeline_figure(result, images(2), dark=dark)
+    paper = figure.get_facecolor()
+    assert (luminance(to_rgb(paper)) < 0.05) == dark
+    assert not any(axes.patch.get_visible() for axes in figure.axes)
+    words = [text for text in figure.findobj(Text) if text.get_text()]
+    numbers = []
+    if make is make_answer:
+        bands = axes_named(figure, "events")
+        numbers = list(bands.texts)
+        assert len(numbers) == len(bands.patches) == 3
+        for number, band in zip(numbers, bands.patches, strict=True):
+            assert contrast(number.get_color(), band.get_facecolor()) >= 4.5
+    assert len(words) > 20
+    assert all(contrast(text.get_color(), paper) >= 4.5 for text in words if text not in numbers)
+    shown = axes_named(figure, "shown")
+    marks = [mark.get_facecolor() for mark in shown.patches] + [mark.get_facecolor()[0] for mark in shown.collections]
+    assert all(contrast(mark, paper) >= 3 for mark in marks)
 
 
 def test_small_scores_are_told_apart_on_a_named_axis():
