@@ -466,7 +466,7 @@ def train(
         from . import train as command
 
         if show or accelerate:
-            command.show(recipe, accelerate)
+            command.show(recipe, overrides or [], accelerate)
         else:
             command.run(recipe, overrides or [], check, check_rows)
 

@@ -29,10 +29,13 @@ def run(recipe: str, overrides: Sequence[str], check: bool, check_rows: int) -> 
         raise typer.Exit(130)
 
 
-def show(recipe: str, accelerate: bool) -> None:
-    """Print a recipe, or the path of accelerate's settings for it."""
+def show(recipe: str, overrides: list[str], accelerate: bool) -> None:
+    """Print a recipe, or the path of accelerate's settings for it. Raises a `UserError` for settings besides."""
     from dynfocus.training.recipe import RECIPES, recipe_path
 
+    if overrides:
+        option = "--accelerate" if accelerate else "--show"
+        raise UserError(f"{option} takes the recipe as it is: leave out {overrides[0]}, and give it when you train.")
     path = recipe_path(recipe)
     if not accelerate:
         print(path.read_text(encoding="utf-8"), end="")

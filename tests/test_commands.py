@@ -145,7 +145,7 @@ def run_block(block: Block, variables: dict) -> None:
     code = re.sub(r"^pip install .*$", "", block.code, flags=re.M)
     if not torch.cuda.is_available():
         # As docs/finetuning.md says; the tiny recipe has it already.
-        code = re.sub(r"dynfocus train (?!tiny)\S+", r"\g<0> training.use_cpu=true", code)
+        code = re.sub(r"dynfocus train (?!tiny|lora --show)\S+", r"\g<0> training.use_cpu=true", code)
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], stdin=subprocess.DEVNULL)
     assert done.returncode == 0, block.code
 

@@ -184,6 +184,8 @@ def test_show_prints_the_recipe(tmp_path):
     assert code == 0 and yaml.safe_load(said) == yaml.safe_load((RECIPES / "tiny.yaml").read_text())
     code, said = dynfocus("full_fsdp2", "--accelerate")
     assert code == 0 and yaml.safe_load(Path(said.strip()).read_text())["distributed_type"] == "FSDP"
+    code, said = dynfocus("lora", "data.fps=2", "--show")
+    assert code == 1 and said.startswith("error: --show takes the recipe as it is: leave out data.fps=2")
 
 
 # ---- models
