@@ -58,9 +58,12 @@ class Family:
     least_version: str = "5.18"
 
     @property
-    def default_coarse(self) -> Literal["low", "panels"]:
-        """The default form of coarse frames: small frames, or panels of 2 x 2 frames."""
-        return "low" if self.native else "panels"
+    def default_coarse(self) -> Literal["low", "none"]:
+        """
+        The default form of coarse frames: small frames, or none where a panel costs as much as a key frame (measured
+        in docs/results.md).
+        """
+        return "low" if self.native else "none"
 
 
 FAMILIES = (

@@ -125,7 +125,7 @@ class FocusProcessor:
         tokens_per_coarse_frame (`int`, defaults to 16): the same for a small coarse frame.
         coarse (`str`, *optional*):
             how the other frames are shown: `"low"`, small; `"panels"`, 2 x 2 frames in one picture; `"none"`, not at
-            all. By default `"low"` if frames keep their own size, else `"panels"`.
+            all. By default `"low"` if frames keep their own size, else `"none"`.
         coarse_per_key_frame (`int`, defaults to 8): coarse pictures for each key frame at most.
         num_key_frames (`int`, *optional*): key frames at most; by default as many as the budget allows.
         time_words (`bool`, defaults to `False`):

@@ -11,8 +11,8 @@ from dynfocus.adoption.families import frames_per_block, known_family
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 START, END = "<!-- families -->\n", "<!-- /families -->"
 HEAD = (
-    "| family | model classes, each exact in the dense limit | a key frame is | frame size | coarse frames | times "
-    "| transformers |\n|---|---|---|---|---|---|---|\n"
+    "| family | model classes, each exact in the dense limit | a key frame is | frame size "
+    "| coarse frames, the default first | times | transformers |\n|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -28,7 +28,8 @@ def row(family: families.Family) -> str:
         times = "in positions"
     else:
         times = "no; `time_words=True`" if family.layout != "video" and not family.positions else "no"
-    coarse = "`low`, `panels`, `none`" if family.native else "`panels`, `none`"
+    forms = ("low", "panels", "none") if family.native else ("panels", "none")
+    coarse = ", ".join(f"`{form}`" for form in sorted(forms, key=lambda form: form != family.default_coarse))
     return " | ".join(
         [
             f"| {family.name}",
