@@ -317,11 +317,13 @@ class DynFocusModel(DynFocusPreTrainedModel):
         video_token_plan: torch.Tensor | None,
         question_input_ids: torch.Tensor | list[torch.Tensor] | None,
         question_attention_mask: torch.Tensor | list[torch.Tensor] | None,
+        *,
+        allow_chunks: bool = True,
         **captured: Any,
     ) -> tuple[VideoState, FrameQueries, torch.Tensor, BaseModelOutput]:
         """
         The state of the videos, what the question encoder sees in them, their checked plans, and what `captured` asks
-        of the vision tower.
+        of the vision tower. Without `allow_chunks`, the question encoder's output is kept for all frames.
         """
         if (pixel_values_videos is None) == (video_state is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_state`.")
@@ -349,7 +351,7 @@ class DynFocusModel(DynFocusPreTrainedModel):
         # sharded weights, which are then gathered once for all frames.
         is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)
         is_long = int(state.frame_mask.sum()) > self.question_encoder.frames_per_chunk
-        in_chunks = is_long and not torch.is_grad_enabled() and not is_sharded
+        in_chunks = allow_chunks and is_long and not torch.is_grad_enabled() and not is_sharded
         if not in_chunks:
             state = state.to(device=device, dtype=reference.dtype)
         frame_mask, frame_tokens = state.frame_mask.to(device), state.grouped_tokens

@@ -165,6 +165,8 @@ class Recipe(_Settings):
         model, data, selection_noise, lora, evaluation: see their classes.
         freeze: parts, modules or patterns that are not trained, see `dynfocus.training.parts.names_in`.
         learning_rates: learning rates of parts, modules or patterns; `training.learning_rate` is used for the others.
+        likelihood_weight: weight of the loss with which the selector learns which events make the answers likely, see
+            [`likelihood_loss`]; 0 trains it through the answers' own loss alone.
         training: fields of transformers' `TrainingArguments`.
         push_to_hub: name on the Hub to which the trained model is pushed at the end.
         private: whether a new repository there is private.
@@ -175,6 +177,7 @@ class Recipe(_Settings):
     freeze: list[str] = Field(default_factory=lambda: ["vision_tower"])
     learning_rates: dict[str, float] = Field(default_factory=dict)
     selection_noise: NoiseSettings = Field(default_factory=NoiseSettings)
+    likelihood_weight: float = Field(default=0.0, ge=0)
     lora: LoraSettings | None = None
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     training: dict[str, Any]

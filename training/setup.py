@@ -46,6 +46,7 @@ _OF_FRAMES = ("fps", "num_frames", "max_frames")
 #: Settings of only one of the two roads.
 _OF_DYNFOCUS = (
     "selection_noise",
+    "likelihood_weight",
     "model.preset",
     "model.seed",
     "model.trust_remote_code",

@@ -109,6 +109,7 @@ def train(recipe: Recipe, log: Callable[[str], None] = print) -> Path | None:
         eval_collator=data.eval_collator,
         processing_class=processor.processor if stock else processor,
         callbacks=[] if stock else [SelectionNoiseSchedule(**recipe.selection_noise.model_dump())],
+        likelihood_weight=recipe.likelihood_weight,
         stop=stop,
         learning_rates=learning_rates(recipe, model),
         lengths=_lengths(args, data, folder, log),

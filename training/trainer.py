@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
@@ -21,6 +22,7 @@ from dynfocus.processing.rows.collator import RowCollator
 
 from .answer_evaluation import answer_table, generate_answers, in_dtype
 from .checkpoints import ANSWERS, SaveOnSignal, StopInStep
+from .likelihood import likelihood_loss
 from .parts import is_stock, split_by_learning_rate
 from .sampling import EpochLengthGroupedSampler
 from .selection_noise import selector
@@ -63,6 +65,8 @@ class DynFocusTrainer(Trainer):
             `answers/STEP.jsonl` in `args.output_dir`.
         max_new_tokens (`int`, defaults to 32): largest number of tokens of such an answer.
         eval_collator (*optional*): collator of the evaluation set; by default `data_collator`.
+        likelihood_weight (`float`, defaults to 0.0): weight of [`likelihood_loss`], with which the selector of a
+            DynFocus model learns from the answers which events matter.
         stop ([`SaveOnSignal`], *optional*): stops training on a signal.
         kwargs: arguments of `Trainer`. `data_collator` must be a [`DynFocusCollator`] or, for a stock model, a
             [`FocusCollator`].
@@ -76,6 +80,7 @@ class DynFocusTrainer(Trainer):
         generate_rows: int = 200,
         max_new_tokens: int = 32,
         eval_collator: RowCollator | None = None,
+        likelihood_weight: float = 0.0,
         stop: SaveOnSignal | None = None,
         **kwargs: Any,
     ):
@@ -88,8 +93,13 @@ class DynFocusTrainer(Trainer):
         self.lengths = lengths
         self.generate_rows = generate_rows
         self.max_new_tokens = max_new_tokens
+        self.likelihood_weight = likelihood_weight
         self.eval_collator: Any = eval_collator or self.data_collator
         self._is_stock = is_stock(self.model)
+        if likelihood_weight and self._is_stock:
+            raise ValueError("`likelihood_weight` is for DynFocus models: a stock model has no selector to train.")
+        if likelihood_weight and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("`likelihood_weight` is not supported with weights that are shared among processes.")
         inner = next(module for module in self.model.modules() if isinstance(module, PreTrainedModel))
         self._keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
 
@@ -163,7 +173,38 @@ class DynFocusTrainer(Trainer):
         # In order, independent of the order of training, which may use lengths that are not known here.
         return None
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if not self.likelihood_weight or not model.training:
+            return self._answer_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        inner = self.accelerator.unwrap_model(model)
+        tower = selector(inner).vision_tower
+        if "pixel_values_videos" in inputs and not any(weight.requires_grad for weight in tower.parameters()):
+            # Encoded once for both losses.
+            inputs = dict(inputs)
+            with torch.no_grad():
+                inputs["video_state"] = selector(inner).encode_pixels(
+                    inputs.pop("pixel_values_videos"), inputs.pop("video_frame_mask", None)
+                )
+        loss, outputs = self._answer_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        generator = torch.Generator().manual_seed(self._seed_of_step())
+        found = likelihood_loss(inner, inputs, outputs, generator)
+        self._likelihood_loss = found.detach()
+        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
+            # The loss of the answers is a share of the whole step's; this one is of the batch.
+            found = found / self.current_gradient_accumulation_steps
+        loss = loss + self.likelihood_weight * found
+        return (loss, outputs) if return_outputs else loss
+
+    def _seed_of_step(self) -> int:
+        """Depends on the run's seed, the step and the process, so that a run that continues tries the same events."""
+        entropy = [self.args.seed, self.state.global_step, self.args.process_index]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+    def _answer_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.label_smoother is not None or self.compute_loss_func is not None or self.compute_metrics is not None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         # Visual tokens and questions have no loss; with large vocabularies their logits would cost more than anything
@@ -220,6 +261,8 @@ class DynFocusTrainer(Trainer):
         if "loss" in logs:
             if not self._is_stock:
                 logs["selection_sigma"] = selector(self.model).selection_sigma
+            if self.likelihood_weight:
+                logs["likelihood_loss"] = float(self._likelihood_loss)
             if isinstance(self.data_collator, RowCollator) and self.data_collator.rows_bad:
                 logs["bad_rows"] = self.data_collator.rows_bad
         super().log(logs, *args, **kwargs)

@@ -19,6 +19,7 @@ from recipe.progress import load_progress, relevance_loss, save_progress
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.training.likelihood import likelihood_loss
 
 #: Longest chat with guidance of the attention.
 MOST_GUIDED_TOKENS = 1600
@@ -148,7 +149,8 @@ def step_losses(
     choice = choice_of(layout, asked, plan.num_key_frames, noise_seed)
     choose_attention(model)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
-        found = video_features(model, choice, batches.videos(rows, turns, device, plan))
+        videos = batches.videos(rows, turns, device, plan)
+        found = video_features(model, choice, videos)
         key_frames = found.key_frames if layout.cones and not layout.pooled else [torch.empty(0)] * len(rows)
         turns = [
             [first, *answerable(later, set(keys.tolist()))]
@@ -168,7 +170,12 @@ def step_losses(
             positions = torch.arange(num_tokens).expand(len(rows), -1)
         inputs["position_ids"] = positions.to(device)
         outputs = model(**inputs, mm_encoder_outputs={"video": found}, output_attentions=guided)
-    losses = {"answer": outputs.loss}
+        losses = {"answer": outputs.loss}
+        if layout.likelihood:
+            # The selector sees the first question.
+            first = batches.writer.write([chat[:1] for chat in turns], plan.num_visual_tokens, plan.num_frames)
+            taught = likelihood_loss(model, {**videos, **first.inputs(device)}, outputs)
+            losses["likelihood"] = layout.likelihood * taught
     if guidance is not None and guided:
         frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
         losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]
