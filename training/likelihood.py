@@ -25,14 +25,13 @@ def likelihood_loss(
     num_events: int = EVENTS_TRIED,
 ) -> torch.Tensor:
     """
-    Loss of the selector's scores against how likely single events make the right answer.
+    The loss of the answers if a single event is shown, drawn by the softmax of the scores: −log Σ softmax(score) · p.
 
-    Some events of each video, half of them those with the highest scores and the others at random, are shown to the
-    language model, each without the others. With p the probability of the answer's tokens (their geometric mean) for
-    each event, the target of an event is p / max p: 1 for every event that is as good as the best, lower where the
-    answer cannot be seen. A video counts by max p − mean p, so that there is no loss where the answer is as likely
-    with any event, as for questions that need no key frame, or unlikely with all that were tried. Labels are not
-    needed, except the answers.
+    Here p is the probability of a video's answer with one event shown to the language model in fine detail and no
+    other. Some events are tried: half of them those with the highest scores, the others at random. The gradient moves
+    the softmax of the scores towards the share of each event in Σ softmax(score) · p, as in the E-step of expectation
+    maximization. It is zero where the answer is as likely with any event, as for questions that need no key frame.
+    Labels are not needed, except the answers.
 
     The gradient reaches what the scores depend on: selector and question encoder.
 
@@ -54,12 +53,11 @@ def likelihood_loss(
     tried = [_events_to_try(scores.detach().cpu(), num_events, generator) for scores in video.event_scores]
     device = video.event_scores[0].device
     shown = nn.utils.rnn.pad_sequence(tried, batch_first=True).to(device)
-    likelihoods = answer_likelihoods(model, inputs, shown, rows).exp()
+    likelihoods = answer_likelihoods(model, inputs, shown, rows)
     losses = []
     for scores, events, of_events in zip(video.event_scores, tried, likelihoods, strict=True):
-        found = of_events[: len(events)]
-        loss = F.binary_cross_entropy_with_logits(scores[events.to(device)], found / found.max())
-        losses.append((found.max() - found.mean()) * loss)
+        drawn = scores[events.to(device)].log_softmax(0)
+        losses.append(-(drawn + of_events[: len(events)]).logsumexp(0))
     return torch.stack(losses).mean()
 
 
@@ -78,7 +76,7 @@ def answer_likelihoods(
         rows (`torch.Tensor` of shape `(V,)`, int64, *optional*): the row of each video, by default one after another.
 
     Returns:
-        `torch.Tensor` of shape `(V, S)`, float32: the mean over all learned tokens of the video's row.
+        `torch.Tensor` of shape `(V, S)`, float32: the sum over all learned tokens of the video's row.
     """
     inner = selector(model)
     whole: Any = next(module for module in model.modules() if getattr(module, "model", None) is inner)
@@ -109,8 +107,8 @@ def answer_likelihoods(
 
 def _likelihood(model: Any, ids: torch.Tensor, labels: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
     """
-    Log-probability of a label of a row `ids`, `labels` `(n,)`, on average, with each of the videos `visual` `(S,
-    tokens, H)` in place of its placeholders: `(S,)`.
+    Log-probability of the labels of a row `ids`, `labels` `(n,)` with each of the videos `visual` `(S, tokens, H)` in
+    place of its placeholders: `(S,)`.
     """
     places = (ids == model.config.video_token_id).nonzero()[:, 0]
     first, after = int(places[0]), int(places[-1]) + 1
@@ -124,8 +122,7 @@ def _likelihood(model: Any, ids: torch.Tensor, labels: torch.Tensor, visual: tor
     sequence = torch.cat([before, visual.to(words.dtype), behind], dim=1)
     # The position before an answer predicts its first token.
     logits = model(inputs_embeds=sequence, logits_to_keep=wanted.shape[1] + 1, use_cache=False).logits[:, :-1]
-    losses = F.cross_entropy(logits.float().transpose(1, 2), wanted, reduction="none")
-    return -losses.sum(1) / (wanted != -100).sum(1)
+    return -F.cross_entropy(logits.float().transpose(1, 2), wanted, reduction="none").sum(1)
 
 
 def _rows_with_one_video(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:

@@ -33,7 +33,7 @@ class Layout:
         pooled (`bool`): every frame is pooled to the same number of tokens instead.
         released (`bool`): the preset `released_code`.
         relevance (`float`): weight of the selector's own loss, which needs labels; without it, the selector is new.
-        likelihood (`float`): weight of the loss that makes labels from the likelihood of the answers.
+        likelihood (`float`): weight of `likelihood_loss`, which needs no labels.
     """
 
     name: str
@@ -73,7 +73,7 @@ ROWS = {
         Layout("dense", "every frame's cones and rods", "all"),
         Layout("dynfocus", "question-aware selector", "aware"),
         Layout("answers_only", "question-aware selector, trained by the answers alone", "aware", relevance=0.0),
-        Layout("likelihood", "the same, and the answers' likelihood", "aware", relevance=0.0, likelihood=2.0),
+        Layout("likelihood", "the same, and the answers' likelihood", "aware", relevance=0.0, likelihood=1.0),
         Layout("blind", "question-blind selector, as in the paper", "blind"),
         Layout("released_code", "the authors' code: k-means, question-blind", "blind", released=True),
         Layout("uniform", "key frames at equal distances", "uniform"),

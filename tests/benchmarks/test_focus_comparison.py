@@ -77,7 +77,9 @@ def test_what_each_row_keeps(focus, tiny):
                 assert {frame for frame in range(12) if (frames == frame).sum() >= 38} == with_cones
     lengths = {name: len(one) for name, one in tokens.items()}
     with_keys = 2 * 12 + 38 * 3
-    expected = dict.fromkeys(("dynfocus", "answers_only", "likelihood", "blind", "uniform", "random", "oracle"), with_keys)
+    expected = dict.fromkeys(
+        ("dynfocus", "answers_only", "likelihood", "blind", "uniform", "random", "oracle"), with_keys
+    )
     assert lengths == {**expected, "dense": 40 * 12, "rods_only": 24, "cones_only": 38 * 3, "pooled": 48}
     assert keys["uniform"] == [2, 6, 10] and {4, 5} < set(keys["oracle"])
     assert keys["dense"] == list(range(12))
