@@ -8,8 +8,9 @@ from typing import Any
 
 #: The rules of choice; `told` is an oracle, whose key frames come from the asked events.
 RULES = ("uniform", "topk", "its", "aks", "mmr", "peaks", "told")
-#: How frames other than key frames can be shown, the default of the package first.
-COARSE = {"qwen3_vl": ("low", "panels", "none"), "llava_onevision": ("panels", "none")}
+#: How frames other than key frames can be shown: the default of the package first, then the form that it is compared
+#: with in all tables.
+COARSE = {"qwen3_vl": ("low", "none", "panels"), "llava_onevision": ("none", "panels")}
 #: Settings of `FocusProcessor`: frames of 64 x 64 pixels, and small frames of 32 x 32.
 SETTINGS: dict[str, dict[str, Any]] = {
     "qwen3_vl": {"tokens_per_key_frame": 16, "tokens_per_coarse_frame": 4},
@@ -94,25 +95,22 @@ def main_rows(model: str) -> Iterator[Row]:
 
 def budget_rows(model: str) -> Iterator[Row]:
     """Other budgets, one seed."""
-    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), _two_forms(model), ("uniform", "peaks")):
+    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), COARSE[model][:2], ("uniform", "peaks")):
         yield Row(model, rule=rule, coarse=coarse, budget=budget)
 
 
 def share_rows(model: str) -> Iterator[Row]:
     """Fewer coarse pictures for each key frame, one seed."""
-    for per_key, coarse, rule in product((1, 2, 4), COARSE[model][:-1], ("uniform", "peaks")):
+    forms = [form for form in COARSE[model] if form != "none"]
+    for per_key, coarse, rule in product((1, 2, 4), forms, ("uniform", "peaks")):
         yield Row(model, rule=rule, coarse=coarse, per_key=per_key)
 
 
 def length_rows(model: str) -> Iterator[Row]:
     """Shorter and longer videos, one seed. All of 512 frames are more tokens than the models have been trained on."""
     yield dense(model, 32)
-    for frames, coarse, rule in product((32, 512), _two_forms(model), ("uniform", "peaks", "told")):
+    for frames, coarse, rule in product((32, 512), COARSE[model][:2], ("uniform", "peaks", "told")):
         yield Row(model, frames, rule, coarse)
-
-
-def _two_forms(model: str) -> tuple[str, str]:
-    return COARSE[model][0], "none"
 
 
 PARTS = {"main": main_rows, "shares": share_rows, "budgets": budget_rows, "lengths": length_rows}
@@ -124,7 +122,7 @@ def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
     rows = [row for part in parts for model in models for row in part(model)]
 
     def turn(row: Row) -> tuple[bool | int, ...]:
-        is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in _two_forms(row.model)
+        is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in COARSE[row.model][:2]
         is_first = (is_main and row.rule in ("uniform", "peaks", "told")) or row.budget == "dense"
         is_first = is_first and row.per_key == PER_KEY
         return not is_first, row.seed, models.index(row.model), row.frames

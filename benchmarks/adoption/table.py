@@ -16,7 +16,7 @@ from kept_answers import keep, read_all
 from verdicts import WIDE, Way, by_way, dense_of, gain, share_of_dense, verdicts
 
 sys.path.append(str(Path(__file__).parents[1]))
-from asked import DETAIL, Asked, goal_list, kind_table, percent, points
+from asked import DETAIL, Asked, kind_table, percent, points
 from asked_plots import curves
 from measuring import markdown_table, put_text
 
@@ -76,7 +76,7 @@ def gain_table(found: Mapping[Way, Asked], model: str) -> str:
             lines.append(
                 [f"`{name}`", points(all_kinds), points(by_kind[DETAIL]), f"{worst} {points(by_kind[worst])}"]
             )
-    head = [f"`peaks`, `{coarse}` against", "all questions", "detail", "the kind where it gains least"]
+    head = [f"`peaks`, `{coarse}`, against", "all questions", "detail", "the kind where it gains least"]
     return markdown_table(head, lines)
 
 
@@ -99,7 +99,7 @@ def coarse_table(found: Mapping[Way, Asked], model: str) -> str:
 def share_table(found: Mapping[Way, Asked], model: str) -> str:
     """From key frames alone to many coarse pictures for each: one seed."""
     lines = []
-    for form in COARSE[model][:-1]:
+    for form in (form for form in COARSE[model] if form != "none"):
         for rule in ("uniform", "peaks"):
             some = [way for way in found if way == replace(Way(model, rule=rule, coarse=form), per_key=way.per_key)]
             if len(some) > 1:
@@ -120,7 +120,7 @@ def share_table(found: Mapping[Way, Asked], model: str) -> str:
 
 def chosen_ways(found: Mapping[Way, Asked], model: str, frames: int) -> Iterator[tuple[str, Asked]]:
     """The rows of the table by kind of question."""
-    for form in dict.fromkeys((COARSE[model][0], "none")):
+    for form in COARSE[model][:2]:
         for rule in ("uniform", "peaks", "told"):
             one = found.get(Way(model, frames, rule, form))
             if one is not None:
@@ -162,10 +162,24 @@ def length_table(found: Mapping[Way, Asked]) -> str:
     return markdown_table(head, lines)
 
 
+def goal_table(found: Mapping[Way, Asked]) -> str:
+    """Goals in rows; the default form of each model and, where that is `none`, panels in columns."""
+    columns = [(model, form) for model, forms in COARSE.items() for form in forms[: 2 if forms[0] == "none" else 1]]
+    measured = {column: dict(verdicts(found, *column)) for column in columns}
+    lines = []
+    for goal in dict.fromkeys(goal for one in measured.values() for goal in one):
+        cells = []
+        for column in columns:
+            value = measured[column].get(goal)
+            cells.append("–" if value is None else f"{'met' if value[1] else 'MISSED'}: {value[0]}")
+        lines.append([goal, *cells])
+    return markdown_table(["goal", *(f"`{model}`, `{form}`" for model, form in columns)], lines) if lines else ""
+
+
 def plot_lines(found: Mapping[Way, Asked], model: str, frames: int) -> dict[str, list[Asked]]:
     """For each rule and form the points of all budgets."""
     lines: dict[str, list[Asked]] = {}
-    for form in dict.fromkeys((COARSE[model][0], "none")):
+    for form in COARSE[model][:2]:
         for rule in ("peaks", "uniform", "told"):
             ways = [way for way in found if way == Way(model, frames, rule, form, way.budget)]
             lines[f"{rule}, {form}"] = [found[way] for way in ways if way.budget != "dense"]
@@ -174,9 +188,12 @@ def plot_lines(found: Mapping[Way, Asked], model: str, frames: int) -> dict[str,
 
 
 def draw(found: Mapping[Way, Asked], folder: Path) -> None:
+    """Accuracy against tokens, for each length with several budgets."""
     folder.mkdir(exist_ok=True)
     for model in COARSE:
         for frames in sorted({way.frames for way in found if way.model == model}):
+            if len({way.budget for way in found if (way.model, way.frames) == (model, frames)} - {"dense"}) < 2:
+                continue
             for name, kind in {"all": None, DETAIL: DETAIL}.items():
                 title = f"{model}, {frames} frames: {'questions on a detail' if kind else 'all questions'}"
                 figure = curves(plot_lines(found, model, frames), kind, title)
@@ -197,7 +214,7 @@ def main() -> None:
     found = by_way(rows)
     texts = {f"adopted {model}": tables(found, model) for model in COARSE}
     texts["adopted lengths"] = length_table(found)
-    texts["adopted goals"] = goal_list(one for model in COARSE for one in verdicts(found, model))
+    texts["adopted goals"] = goal_table(found)
     print("\n\n".join(text for text in texts.values() if text))
     if args.docs is None:
         return

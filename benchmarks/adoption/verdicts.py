@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from grid import BUDGET, COARSE, FRAMES, PER_KEY
+from grid import BUDGET, FRAMES, PER_KEY
 
 sys.path.append(str(Path(__file__).parents[1]))
 from asked import DETAIL, Asked, difference, points
@@ -80,43 +80,38 @@ def gain(ours: Asked, other: Asked, kinds: Iterable[str] | None = None) -> Inter
     return difference(ours, other, kinds)
 
 
-def verdicts(found: Mapping[Way, Asked], model: str) -> Iterator[tuple[str, bool]]:
-    """Each goal in words with the measured value, and whether it is met; goals whose rows are missing are left out."""
-    coarse = COARSE[model][0]
+def verdicts(found: Mapping[Way, Asked], model: str, coarse: str) -> Iterator[tuple[str, tuple[str, bool]]]:
+    """
+    Each goal in words, with the measured value and whether it is met; goals whose rows are missing are left out.
+
+    Args:
+        coarse: the form of coarse frames of all rows except `dense`.
+    """
     ours = found.get(Way(model, coarse=coarse))
     if ours is None:
         return
     share = share_of_dense(ours)
-    text = f"`{model}`: at most {100 * share:.1f} % of dense's tokens (goal: {BUDGET})"
-    yield text, share <= Fraction(BUDGET)
-    against: dict[str, Asked | None] = {
-        rule: found.get(Way(model, rule=rule, coarse=coarse)) for rule in ("uniform", "told")
-    }
-    against["dense"] = dense_of(found, model, FRAMES)
-    uniform = against["uniform"]
-    if uniform is not None and (one := gain(ours, uniform, [DETAIL])):
-        text = f"`{model}`: `peaks` {points(one)} points on details against `uniform` (goal: +30, interval above +20)"
-        yield text, 100 * one.estimate >= GAIN and 100 * one.low > SURE_GAIN
-        each = {kind: found_gain for kind in WIDE if (found_gain := gain(ours, uniform, [kind]))}
-        worst = min(each, key=lambda kind: each[kind].estimate)
-        text = (
-            f"`{model}`: `peaks` on {', '.join(WIDE)} against `uniform`: least {worst} {points(each[worst])} points "
-            "(goal: no worse than -2)"
-        )
-        yield text, 100 * each[worst].estimate >= LOSS
-    if against["told"] is not None and (one := gain(ours, against["told"], [DETAIL])):
-        text = f"`{model}`: `peaks` {points(one)} points on details against `told` (goal: within 5)"
-        yield text, 100 * one.estimate >= TO_TOLD
-    if against["dense"] is not None and (one := gain(ours, against["dense"])):
-        text = f"`{model}`: `peaks` {points(one)} points on all questions against `dense` (goal: within 2)"
-        yield text, 100 * one.estimate >= TO_DENSE
-    blind = found.get(Way(model, coarse=coarse, signal="other"))
-    if blind is not None and uniform is not None and (one := gain(blind, uniform)):
-        text = (
-            f"`{model}`: with texts of another video, `peaks` {points(one)} points on all questions against `uniform` "
-            "(goal: no worse than -3)"
-        )
-        yield text, 100 * one.estimate >= UNTOLD_LOSS
+    yield f"at most {BUDGET} of the tokens of `dense`", (f"{100 * share:.1f} %", share <= Fraction(BUDGET))
+    uniform, told = (found.get(Way(model, rule=rule, coarse=coarse)) for rule in ("uniform", "told"))
+    dense, blind = dense_of(found, model, FRAMES), found.get(Way(model, coarse=coarse, signal="other"))
+
+    def goal(text: str, least: float, one: Interval | None, sure: float = -100.0) -> Iterator[Any]:
+        if one is not None:
+            yield text, (points(one), 100 * one.estimate >= least and 100 * one.low > sure)
+
+    if uniform is not None:
+        text = "`peaks` against `uniform` on details: +30 at least, all of the interval above +20"
+        yield from goal(text, GAIN, gain(ours, uniform, [DETAIL]), SURE_GAIN)
+        for kind in WIDE:
+            text = f"`peaks` against `uniform` on *{kind}*: no worse than -2"
+            yield from goal(text, LOSS, gain(ours, uniform, [kind]))
+    if told is not None:
+        yield from goal("`peaks` against `told` on details: within 5", TO_TOLD, gain(ours, told, [DETAIL]))
+    if dense is not None:
+        yield from goal("`peaks` against `dense` on all questions: within 2", TO_DENSE, gain(ours, dense))
+    if blind is not None and uniform is not None:
+        text = "`peaks` against `uniform` with texts of another video: no worse than -3"
+        yield from goal(text, UNTOLD_LOSS, gain(blind, uniform))
 
 
 __all__ = ["WIDE", "Way", "by_way", "dense_of", "gain", "share_of_dense", "verdicts"]

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -61,9 +62,12 @@ def tabulated(*options):
 def test_rows_are_within_their_budget_and_tabulated(bench, tmp_path):
     rows = [row(rule=rule) for rule in ("uniform", "peaks", "told")]
     rows += [row(signal="other"), row(coarse="panels"), row(coarse="panels", per_key=1), row("llava_onevision")]
-    rows += [row(model, "uniform", budget="dense") for model in grid.COARSE]
+    rows += [row(model, "uniform", budget=budget) for model in grid.COARSE for budget in ("1/2", "dense")]
     for found in measured(bench, *rows)[0]:
         is_dense = found["budget"] == "dense"
+        if found["budget"] == "1/2":
+            assert all(one["tokens"] <= one["dense_tokens"] / 2 and one["key_frames"] > 2 for one in found["records"])
+            continue
         assert {"number", "order", "existence"} <= {record["kind"] for record in found["records"]}
         for record in found["records"]:
             assert record["tokens"] <= record["dense_tokens"] * (1 if is_dense else 1 / 6)
@@ -161,7 +165,7 @@ def test_the_list_has_each_row_once_and_no_kept_seed():
     rows = grid.rows_of("all")
     assert len({row.name for row in rows}) == len(rows) == len(set(rows))
     main = grid.rows_of("main", ("llava_onevision",))
-    # Seven rules with and without panels, two rows without signal and a dense one.
+    # Seven rules with and without panels, two rows without signal, and a dense one.
     assert len(main) == 3 * (7 * 2 + 2 + 1) and {row.frames for row in main} == {128}
     # First those that the goals compare, of all seeds.
     first = main[: 3 * 9]
@@ -169,7 +173,7 @@ def test_the_list_has_each_row_once_and_no_kept_seed():
     assert [row.budget for row in main].index("dense") < 9 and all(row.budget != "dense" for row in main[3 * 9 :])
     with pytest.raises(ValueError, match="Seeds from 500"):
         grid.Row("qwen3_vl", seed=501)
-    with pytest.raises(ValueError, match="panels, none for llava_onevision, not 'low'"):
+    with pytest.raises(ValueError, match="none, panels for llava_onevision, not 'low'"):
         grid.Row("llava_onevision", coarse="low")
 
 
@@ -216,19 +220,37 @@ def goals_of(peaks=1.0, uniform=0.5, told=1.0, dense=1.0, blind=0.5, wide=1.0, t
         *made_up(way("uniform", "none", "dense"), share(dense), tokens=600),
         *made_up(way("peaks", signal="other"), share(blind)),
     ]
-    return list(verdicts.verdicts(verdicts.by_way(rows), "qwen3_vl"))
+    return list(verdicts.verdicts(verdicts.by_way(rows), "qwen3_vl", "low"))
 
 
 def test_goals_say_what_is_met():
-    texts, met = zip(*goals_of(), strict=True)
-    assert all(met) and len(met) == 6
-    for words, text in zip(("16.7 %", "+50.0", "least", "`told`", "`dense`", "another video"), texts, strict=True):
-        assert words in text
-    changed = ({"tokens": 101}, {"uniform": 0.75}, {"wide": 0.9}, {"peaks": 0.9}, {"dense": 1.0, "peaks": 0.9})
-    for place, changes in enumerate([*changed, {"blind": 0.3}]):
-        assert not goals_of(**changes)[place][1], texts[place]
-    text, is_met = goals_of(uniform=0.65)[1]
-    assert "+35.0" in text and not is_met, "the lower end of the interval is not above 20"
+    texts, found = zip(*goals_of(), strict=True)
+    values, met = zip(*found, strict=True)
+    assert (
+        all(met) and values[0] == "16.7 %" and values[1].startswith("+50.0 (+2") and "no answer differs" in values[2]
+    )
+    changed = {
+        "of the tokens": {"tokens": 101},
+        "on details: +30": {"uniform": 0.75},
+        "*order*": {"wide": 0.9},
+        "`told`": {"peaks": 0.9},
+        "against `dense`": {"dense": 1.0, "peaks": 0.9},
+        "another video": {"blind": 0.3},
+    }
+    for words, changes in changed.items():
+        (place,) = (place for place, text in enumerate(texts) if words in text)
+        assert not goals_of(**changes)[place][1][1], words
+    value, is_met = goals_of(uniform=0.65)[1][1]
+    assert value.startswith("+35.0") and not is_met, "the lower end of the interval is not above 20"
+
+
+def test_the_page_shows_the_answers_that_are_kept(tmp_path):
+    page = tmp_path / "results.md"
+    page.write_bytes((ADOPTION.parents[1] / "docs" / "results.md").read_bytes())
+    tabulated("--docs", tmp_path)
+    assert page.read_bytes() == (ADOPTION.parents[1] / "docs" / "results.md").read_bytes()
+    images = {path.name for path in (tmp_path / "images").iterdir()}
+    assert set(re.findall(r"images/(adoption_\w+\.png)", page.read_text("utf-8"))) <= images
 
 
 def test_rows_of_other_weights_are_not_compared():
