@@ -240,7 +240,14 @@ class Comparison:
         self.compiled(model)
         draw = at_random({layout: 1.0}, self.lessons(self.sizes.rows), self.sizes.longest_dense)
         settings = AnswerTraining(
-            learning_rate=4e-4, matrix_learning_rate=5e-4, score_rate=10.0, warm_up=30, log_every=50, save_every=50
+            learning_rate=4e-4,
+            matrix_learning_rate=5e-4,
+            score_rate=10.0,
+            # The new selector learns at 2e-3.
+            selector_rate=5.0 if layout.likelihood else 1.0,
+            warm_up=30,
+            log_every=50,
+            save_every=50,
         )
         partial = folder / f"{layout.name}-{seed}.partial"
         seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed)

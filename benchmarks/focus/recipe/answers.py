@@ -21,6 +21,7 @@ class AnswerTraining:
         matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
         score_rate: factor of the learning rate of the score embedding, which starts at zero and must soon be as long
             as a token.
+        selector_rate: factor of the learning rate of the events' scores, where these are new.
         sigma: selection noise at the start; it falls linearly to 0.
         log_every, save_every: steps.
     """
@@ -28,6 +29,7 @@ class AnswerTraining:
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 4e-3
     score_rate: float = 1.0
+    selector_rate: float = 1.0
     weight_decay: float = 0.05
     warm_up: int = 300
     sigma: float = 0.05
@@ -41,13 +43,14 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
     layers = model.model.language_model.layers
     matrices = [parameter for parameter in layers.parameters() if parameter.dim() == 2]
     taken = {id(parameter) for parameter in matrices}
-    embedding = model.model.cooperative_encoder.score_embedding
-    own_rate = list(embedding.parameters()) if embedding is not None and settings.score_rate != 1 else []
-    taken |= {id(parameter) for parameter in own_rate}
+    groups: list[dict[str, Any]] = []
+    embedding, selector = model.model.cooperative_encoder.score_embedding, model.model.event_prototypes
+    for part, rate in ((embedding, settings.score_rate), (selector, settings.selector_rate)):
+        if part is not None and rate != 1:
+            groups.append({"params": list(part.parameters()), "rate": rate})
+            taken |= {id(parameter) for parameter in part.parameters()}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    groups: list[dict[str, Any]] = [{"params": others}]
-    if own_rate:
-        groups.append({"params": own_rate, "rate": settings.score_rate})
+    groups.insert(0, {"params": others})
     return [
         torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
         torch.optim.Muon(
