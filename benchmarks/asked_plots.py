@@ -6,13 +6,17 @@ from math import isnan
 from asked import Asked
 from matplotlib.figure import Figure
 
+#: Lines and bars differ in shape, too, for readers who do not see colors, and in print.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "d")
+HATCHES = (None, "//", "\\\\", "xx", "..", "--", "||", "++", "oo", "**", "///", "OO")
+
 
 def curves(lines: Mapping[str, Sequence[Asked]], kind: str | None, title: str, of: str = "right") -> Figure:
     """
     Accuracy, or the share of questions whose event is among the key frames, against visual tokens.
 
     Args:
-        lines: the points of each line; colors follow their order. Lines without points are left out.
+        lines: the points of each line; colors and markers follow their order. Lines without points are left out.
         kind: of the questions; all by default.
         of: `"right"` or `"found"`.
     """
@@ -24,7 +28,7 @@ def curves(lines: Mapping[str, Sequence[Asked]], kind: str | None, title: str, o
         # Rows without key frames have no such share.
         if not means or isnan(means[0]):
             continue
-        style = {"marker": "o" if number < 10 else "s", "color": f"C{number % 10}", "label": name}
+        style = {"marker": MARKERS[number % len(MARKERS)], "color": f"C{number % 10}", "label": name}
         axes.plot([one.tokens for one in some], means, linestyle="-" if len(some) > 1 else "none", **style)
         for one in some:
             shares = [100 * share for share in one.shares(kind, of)]
@@ -41,4 +45,4 @@ def curves(lines: Mapping[str, Sequence[Asked]], kind: str | None, title: str, o
     return figure
 
 
-__all__ = ["curves"]
+__all__ = ["HATCHES", "MARKERS", "curves"]

@@ -34,11 +34,12 @@ def draw_peers(results: dict[str, Any], axes: Any) -> None:
         side.minorticks_off()
         side.grid(alpha=0.3)
     axes[0].set_ylabel("multiples of DynFocus's")
-    for name in names:
+    for place, name in enumerate(names):
         able = [number for number in frames if "time_ratio" in results[str(number)][name]]
         rounds = [sorted(results[str(number)][name]["time_ratio"]) for number in able]
         peaks = [[results[str(number)][one]["peak_with_pixels"] for one in (name, OURS)] for number in able]
-        style = {"marker": "o", "markersize": 4, "linestyle": "--" if name == RODS else "-", "label": name}
+        style: dict[str, Any] = {"marker": "os^DvPX"[place % 7], "markersize": 5, "label": name}
+        style["linestyle"] = "--" if name == RODS else "-"
         axes[0].plot(able, [times[len(times) // 2] for times in rounds], **style)
         axes[1].plot(able, [theirs / ours for theirs, ours in peaks], **style)
     for side in axes:

@@ -8,6 +8,7 @@ that start from `shared_start.safetensors`.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from goals import goals
 from layouts import ROWS
@@ -17,7 +18,7 @@ from sizes import SIZES, Sizes
 
 sys.path.append(str(Path(__file__).parents[1]))
 from asked import DETAIL, Asked, difference, goal_list, kind_table, percent, points
-from asked_plots import curves
+from asked_plots import HATCHES, curves
 from measuring import markdown_table, put_text
 
 
@@ -59,8 +60,9 @@ def kinds_plot(rows: dict[str, Asked], title: str) -> Figure:
     for place, (name, asked) in enumerate(rows.items()):
         means = [100 * asked.mean(kind) for kind in kinds]
         left = [number + (place - (len(rows) - 1) / 2) * width for number in range(len(kinds))]
-        color = f"C{list(ROWS).index(name) % 10}"
-        axes.bar(left, means, width, label=name, color=color, hatch="//" if list(ROWS).index(name) > 9 else None)
+        index = list(ROWS).index(name)
+        look: dict[str, Any] = {"color": f"C{index % 10}", "hatch": HATCHES[index % len(HATCHES)]}
+        axes.bar(left, means, width, label=name, edgecolor="white", linewidth=0, **look)
     axes.set_xticks(range(len(kinds)), [kind.replace("_", ", ") for kind in kinds])
     axes.set(ylabel="right answers in %", ylim=(0, 100), title=title)
     axes.grid(axis="y", alpha=0.3)
