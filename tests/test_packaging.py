@@ -192,7 +192,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dynfocus.processing": {"dynfocus", "dynfocus.selecting"},
     "dynfocus.adoption": {"dynfocus", "dynfocus.selecting", "dynfocus.processing"},
     "dynfocus.training": {
-        *("dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.eval", "dynfocus.checkpoints")
+        *("dynfocus", "dynfocus.selecting", "dynfocus.processing", "dynfocus.adoption", "dynfocus.eval"),
+        "dynfocus.checkpoints",
     },
     "dynfocus.eval": {"dynfocus", "dynfocus.processing", "dynfocus.adoption", "dynfocus.checkpoints"},
     "dynfocus.cli": {
