@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
+from dynfocus.adoption.families import known_family
 from dynfocus.eval.synthetic.world import render, sample_episode
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "adoption"))
-answering, matching, seeing, showing, stock = (
-    importlib.import_module(name) for name in ("answering", "matching", "seeing", "showing", "stock")
+answering, matching, seeing, showing, stock, train = (
+    importlib.import_module(name) for name in ("answering", "matching", "seeing", "showing", "stock", "train")
 )
 SECONDS = 6
 
@@ -127,3 +130,22 @@ def test_labels_of_panels_lie_where_their_frames_are():
         assert len(told) > 0 and (told == labels["color"][4 * number + 1]).all()
     assert bool((centre.reshape(2, 8, 8, 2)[:, :4, 4:, 0] > 0.5).all())
     assert bool((targets["digit"] == -100).all())
+
+
+@pytest.mark.integration
+def test_the_smallest_training_goes_through_and_is_not_done_twice(tmp_path, capsys):
+    """Its models load by the stock classes, with the weights in half precision on disk."""
+    arguments = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "models"), "--size", "smoke"]
+    train.main(arguments)
+    for name in stock.MODELS:
+        folder = tmp_path / "models" / name
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        assert model.dtype == torch.float32
+        assert known_family(AutoProcessor.from_pretrained(folder)) is not None
+        with safe_open(folder / "model.safetensors", "pt") as weights:
+            assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {"F16"}
+    before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*.safetensors")}
+    capsys.readouterr()
+    train.main(arguments)
+    assert " step " not in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in (tmp_path / "models").rglob("*.safetensors")}
