@@ -358,6 +358,14 @@ def put_text(page: str, name: str, text: str) -> str:
     return place.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page)
 
 
+def put_texts(page: Path, texts: Mapping[str, str]) -> None:
+    """`put_text` for each name, in the file `page`."""
+    filled = page.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        filled = put_text(filled, name, text)
+    page.write_text(filled, encoding="utf-8")
+
+
 def results_as_text(results: dict[str, Any]) -> str:
     """Command, machine, tables and goals of a report's JSON, as Markdown."""
     where = results["machine"]
@@ -390,6 +398,7 @@ __all__ = [
     "memory_limit",
     "peak_tensor_bytes",
     "put_text",
+    "put_texts",
     "results_as_text",
     "work_clock",
 ]

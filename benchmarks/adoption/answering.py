@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import stock
 import torch
+from recipe.answers import AnswerTraining, muon_and_adamw, set_learning_rates
 from recipe.attention import SHOWN
 from recipe.chats import padded
 from recipe.data import draw_questions, kind_shares, needs_cones
 from recipe.guidance import GUIDED_LAYERS
-from recipe.progress import learning_rate_at, load_progress, save_progress
+from recipe.progress import load_progress, save_progress, take_step
 from recipe.reading import DETAIL_WEIGHTS
 from showing import Entry, Prompts, SeenVideos, spread
 from torch import Tensor
@@ -243,15 +244,12 @@ def answer_losses(
     return {"answer": answers, "guidance": GUIDANCE * guidance_loss(outputs.attentions, batch)}, right
 
 
-def build_optimizers(model: Any, rates: tuple[float, float]) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Any, settings: AnswerTraining) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the language model's layers, AdamW for all others that are trained."""
     matrices = [value for value in model.model.language_model.layers.parameters() if value.dim() == 2]
     taken = {id(value) for value in matrices}
     others = [value for value in model.parameters() if value.requires_grad and id(value) not in taken]
-    return [
-        torch.optim.AdamW(others, lr=rates[0], weight_decay=0.02, betas=(0.9, 0.98)),
-        torch.optim.Muon(matrices, lr=rates[1], weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-    ]
+    return muon_and_adamw(matrices, [{"params": others}], settings)
 
 
 def train_answers(
@@ -273,23 +271,18 @@ def train_answers(
     if writer.kind == "qwen3_vl":
         tower.merger.requires_grad_(True)
     parameters = [value for value in model.parameters() if value.requires_grad]
-    optimizers = build_optimizers(model, rates)
+    settings = AnswerTraining(*rates, weight_decay=0.02, warm_up=max(1, min(50, steps // 10)))
+    optimizers = build_optimizers(model, settings)
     step = load_progress(partial, model, optimizers, "cpu")
     model.model.language_model.set_attn_implementation(SHOWN)
     started, window = time.monotonic(), defaultdict(list)
     model.train()
     while step < steps:
         rng = np.random.default_rng((11, step))
-        for optimizer, peak in zip(optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, steps, peak, max(1, min(50, steps // 10)))
+        set_learning_rates(optimizers, settings, step, steps)
         lesson = lessons[int(rng.choice(len(lessons), p=shares / shares.sum()))]
         losses, right = answer_losses(model, writer, seen[lesson.num_frames], lesson, rng)
-        model.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(losses.values(), parameters, optimizers)
         step += 1
         for name, loss in losses.items():
             window[f"{name} {lesson.name}"].append(loss.item())

@@ -14,7 +14,7 @@ import numpy as np
 import stock
 import torch
 import transformers as tf
-from recipe.progress import learning_rate_at, load_progress, save_progress
+from recipe.progress import learning_rate_at, load_progress, save_progress, take_step
 from recipe.tokenizer import build_tokenizer
 from recipe.vision import IMAGE_SIZE, NAMES, as_pixels, tower_config
 from seeing import frame_pool
@@ -176,10 +176,7 @@ def train_siglip(
             group["lr"] = learning_rate_at(step, steps, 1.5e-3, max(1, min(100, steps // 10)))
         rows = rng.integers(held_out, len(hidden), size)
         loss, right = _matching_loss(model, tokenizer, hidden, labels, rows, rng)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        take_step([loss], parameters, [optimizer])
         step += 1
         window.setdefault("loss", []).append(loss.item())
         if step % 100 == 0 or step == steps:
@@ -213,10 +210,7 @@ def start_head(head: Any, hidden: Tensor, labels: dict[str, np.ndarray], held_ou
             F.cross_entropy(probes[name](pooled), torch.from_numpy(labels[name][rows]), ignore_index=-100)
             for name in NAMES
         ]
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        take_step(losses, parameters, [optimizer])
 
 
 def _headless(vision: Any) -> Any:

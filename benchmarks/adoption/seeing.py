@@ -15,8 +15,8 @@ import numpy as np
 import stock
 import torch
 from PIL import Image
-from recipe.progress import learning_rate_at, load_progress, save_progress
-from recipe.vision import IMAGE_SIZE, NAMES, PATCH_HEADS, as_pixels, degrade, patch_labels, tower_config
+from recipe.progress import learning_rate_at, load_progress, save_progress, take_step
+from recipe.vision import IMAGE_SIZE, NAMES, PATCH_HEADS, as_pixels, degrade, patch_labels, reading_loss, tower_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionModel
@@ -174,23 +174,13 @@ def seeing_losses(
                 tokens = tower.merger(features.flatten(0, 1)).unflatten(0, (count, -1)).float()
                 wanted = _as_tokens(teacher, pixels)
                 losses[f"tokens {form}"] = 2 * (tokens - wanted).square().sum(-1).mean() / teacher["scale"]
-        reading = _reading_loss(outputs, targets, centre)
+        reading = reading_loss(outputs, targets, centre)
         losses[f"reading {form}"] = reading * share
         for name in ("color", "digit"):
             told = targets[name] >= 0
             if told.any():
                 hits[f"{name} {form}"] = (outputs[name].argmax(-1) == targets[name])[told].float().mean().item()
     return losses, hits
-
-
-def _reading_loss(outputs: dict[str, Tensor], targets: dict[str, Tensor], centre: Tensor) -> Tensor:
-    losses = [
-        F.cross_entropy(outputs[name].float().flatten(0, 1), targets[name].flatten(), ignore_index=-100)
-        for name in PATCH_HEADS
-        if (targets[name] >= 0).any()
-    ]
-    distance = (outputs["centre"].float() - centre).abs().sum(-1) * targets["object"]
-    return torch.stack(losses).sum() + 5 * distance.sum() / targets["object"].sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -228,10 +218,7 @@ def train_tower(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, steps, 6e-4, max(1, steps // 20)) * group["rate"]
         losses, hits = seeing_losses(kind, tower, parts, pool, labels, teacher, rng, size)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
+        take_step(losses.values(), parts.parameters(), [optimizer])
         step += 1
         for name, value in [*hits.items(), *((n, v.item()) for n, v in losses.items() if n.startswith("tokens"))]:
             window.setdefault(name, []).append(value)

@@ -18,7 +18,7 @@ from verdicts import WIDE, Way, by_way, dense_of, gain, share_of_dense, verdicts
 sys.path.append(str(Path(__file__).parents[1]))
 from asked import DETAIL, Asked, kind_table, percent, points
 from asked_plots import curves
-from measuring import markdown_table, put_text
+from measuring import markdown_table, put_texts
 
 ANSWERS = Path(__file__).parent / "answers"
 
@@ -218,12 +218,7 @@ def main() -> None:
     print("\n\n".join(text for text in texts.values() if text))
     if args.docs is None:
         return
-    page = args.docs / "results.md"
-    filled = page.read_text(encoding="utf-8")
-    for name, text in texts.items():
-        if text:
-            filled = put_text(filled, name, text)
-    page.write_text(filled, encoding="utf-8")
+    put_texts(args.docs / "results.md", {name: text for name, text in texts.items() if text})
     draw(found, args.docs / "images")
 
 

@@ -32,7 +32,7 @@ class Size:
     """
     Args:
         pool (`int`): frames drawn for towers and captions.
-        tower, matching, projector, answers (`int`): steps of the stages.
+        tower, matching, answers (`int`): steps of the stages.
         frames, captions (`int`): frames of a batch of the first two.
         videos (`tuple` of `VideoSet`): for the chats; their seeds are used nowhere else.
     """

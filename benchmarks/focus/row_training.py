@@ -15,7 +15,7 @@ from recipe.attention import choose_attention
 from recipe.data import QuestionBatches, answerable
 from recipe.guidance import guidance_loss
 from recipe.positions import spread_positions
-from recipe.progress import load_progress, relevance_loss, save_progress
+from recipe.progress import load_progress, relevance_loss, save_progress, take_step
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
@@ -108,11 +108,7 @@ def train(
         learns = lesson.layout.learns and not hasattr(model.model.event_prototypes, "blind_scorer")
         model.model.selection_sigma = settings.sigma * (1 - step / total) if learns else 0.0
         losses = step_losses(model, lesson, settings, rng, device, longest_position, guidance)
-        model.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(losses.values(), parameters, optimizers)
         step += 1
         for name, loss in losses.items():
             window[f"{name} of {lesson.layout.name}" if name == "answer" else name].append(loss.item())

@@ -19,7 +19,7 @@ from sizes import SIZES, Sizes
 sys.path.append(str(Path(__file__).parents[1]))
 from asked import DETAIL, Asked, difference, goal_list, kind_table, percent, points
 from asked_plots import HATCHES, curves
-from measuring import markdown_table, put_text
+from measuring import markdown_table, put_texts
 
 
 def at_main_budget(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) -> dict[str, Asked]:
@@ -96,11 +96,7 @@ def main() -> None:
     print("\n\n".join(text for text in texts.values() if text))
     if args.docs is None:
         return
-    page = args.docs / "results.md"
-    filled = page.read_text(encoding="utf-8")
-    for name, text in texts.items():
-        filled = put_text(filled, name, text)
-    page.write_text(filled, encoding="utf-8")
+    put_texts(args.docs / "results.md", texts)
     (args.docs / "images").mkdir(exist_ok=True)
     for frames in sizes.test:
         drawn = {"all": (None, "right"), DETAIL: (DETAIL, "right"), "found": (DETAIL, "found")}

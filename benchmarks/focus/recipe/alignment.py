@@ -24,7 +24,7 @@ from dynfocus.selecting.events import take_frames
 
 from .data import QuestionBatches
 from .naming import Naming, named_in
-from .progress import learning_rate_at, load_progress, relevance_loss, save_progress
+from .progress import learning_rate_at, load_progress, relevance_loss, save_progress, take_step
 
 #: How often each kind is asked: most often the kinds that the selector learns last, never kinds without an event.
 SELECTION_WEIGHTS = {
@@ -70,10 +70,7 @@ def align(
             group["lr"] = learning_rate_at(step, steps, learning_rate, warm_up=100)
         rows, turns = batches.draw(rng, batch_size)
         losses, hits = alignment_losses(model, naming, batches, rows, turns, device)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        take_step(losses.values(), parameters, [optimizer])
         step += 1
         for name, value in losses.items():
             window[name].append(value.item())

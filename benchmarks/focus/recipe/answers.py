@@ -50,7 +50,13 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
             groups.append({"params": list(part.parameters()), "rate": rate})
             taken |= {id(parameter) for parameter in part.parameters()}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    groups.insert(0, {"params": others})
+    return muon_and_adamw(matrices, [{"params": others}, *groups], settings)
+
+
+def muon_and_adamw(
+    matrices: list[torch.nn.Parameter], groups: list[dict[str, Any]], settings: AnswerTraining
+) -> list[torch.optim.Optimizer]:
+    """AdamW for `groups`, Muon for `matrices`, in the order of `set_learning_rates`."""
     return [
         torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
         torch.optim.Muon(
@@ -83,4 +89,4 @@ def exact_answers(logits: torch.Tensor, labels: torch.Tensor) -> list[bool]:
     return ((logits[:, :-1].argmax(-1) == wanted) | (wanted == -100)).all(1).tolist()
 
 
-__all__ = ["AnswerTraining", "build_optimizers", "exact_answers", "set_learning_rates"]
+__all__ = ["AnswerTraining", "build_optimizers", "exact_answers", "muon_and_adamw", "set_learning_rates"]

@@ -4,7 +4,7 @@ Shared by the stages of the tiny recipe: the learning rate, checkpoints of unfin
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,20 @@ def load_progress(path: Path, model: torch.nn.Module, optimizers: Sequence[torch
     return saved["step"]
 
 
+def take_step(
+    losses: Iterable[torch.Tensor],
+    parameters: Iterable[torch.nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> None:
+    """One step of the optimizers down the sum of the losses, with the gradient of `parameters` of length 1 at most."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses)).sum().backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
     """
     Cross-entropy of an event's score against whether the answer depends on it, a label from the synthetic world.
@@ -58,4 +72,4 @@ def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Ten
     return F.binary_cross_entropy_with_logits(scores, asked.gather(1, medoids))
 
 
-__all__ = ["learning_rate_at", "load_progress", "part_at", "relevance_loss", "save_progress"]
+__all__ = ["learning_rate_at", "load_progress", "part_at", "relevance_loss", "save_progress", "take_step"]

@@ -30,7 +30,7 @@ from .data import answerable, draw_questions, kind_shares, stacked_labels
 from .guidance import guidance_loss
 from .naming import COARSE, NAMES, PLACE_SCALE, Naming
 from .positions import spread_positions
-from .progress import load_progress, part_at, save_progress
+from .progress import load_progress, part_at, save_progress, take_step
 
 #: Ideal cones of a key frame: one for each digit, more that show the object, the rest ground.
 CONES, OBJECT_CONES = 8, 5
@@ -229,11 +229,7 @@ def read(
         set_learning_rates(optimizers, settings, step, steps)
         rng = np.random.default_rng((seed, 2, step))
         losses, right = reading_losses(model, naming, writer, reader, rng, seed * 1_000_003 + step, device)
-        model.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(language_model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(losses.values(), language_model.parameters(), optimizers)
         step += 1
         for name, value in {**{name: loss.item() for name, loss in losses.items()}, **right}.items():
             window[name].append(value)

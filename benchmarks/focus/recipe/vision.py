@@ -18,7 +18,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from dynfocus.eval.synthetic.drawing import DIGIT_CELL, DIGIT_PITCH, NUMBER_OFFSET, SHAPE_DIAMETER
 from dynfocus.eval.synthetic.world import COLORS, DIGIT_PLACES, NUM_DIGITS, SHAPES, sample_single_frames
 
-from .progress import learning_rate_at, load_progress, save_progress
+from .progress import learning_rate_at, load_progress, save_progress, take_step
 
 IMAGE_SIZE = 64
 #: Labels of a frame, with their numbers of classes.
@@ -112,12 +112,16 @@ def patch_labels(labels: dict[str, torch.Tensor], side: int = 8) -> dict[str, to
 def reading_loss(
     outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], centre: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of every head, and the distance of the patches' estimates from the object's centre `(N, 2)`."""
+    """
+    Cross-entropy of every head with labels, and the distance of the patches' estimates from the centre of the object,
+    `(N, 1, 2)`, or of that of each patch, `(N, P, 2)`.
+    """
     losses = [
         F.cross_entropy(outputs[name].float().flatten(0, 1), targets[name].flatten(), ignore_index=-100)
         for name in PATCH_HEADS
+        if (targets[name] >= 0).any()
     ]
-    distance = (outputs["centre"].float() - centre[:, None]).abs().sum(-1) * targets["object"]
+    distance = (outputs["centre"].float() - centre).abs().sum(-1) * targets["object"]
     return torch.stack(losses).sum() + 5 * distance.sum() / targets["object"].sum().clamp(min=1)
 
 
@@ -164,11 +168,8 @@ def train_vision(
         targets = patch_labels({**drawn, "x": centre[:, 0], "y": centre[:, 1]})
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             outputs = reader(as_pixels(moved).to(device))
-        loss = reading_loss(outputs, targets, centre)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
+        loss = reading_loss(outputs, targets, centre[:, None])
+        take_step([loss], reader.parameters(), [optimizer])
         step += 1
         hits.append(
             [
