@@ -51,11 +51,26 @@ def witnessed_events(episode):
     return seen
 
 
+#: All words of questions that a video may answer, besides names and numbers.
+WORDS = set(
+    "a after an and appear appears are before between can carries carry color comes direction does earlier event"
+    " events first has how in is last later many move name number numbered object of often on or right see shape"
+    " shapes shown that the there times two way what where which with you".split()
+)
+WORDS |= {*COLORS, *SHAPES, *(f"{shape}{'es' if shape == 'cross' else 's'}" for shape in SHAPES)}
+
+
 def answer_from_frames(text, seen):
     """Answers a question from `witnessed_events`, without the code that made the question."""
+    if set(re.findall(r"[a-z']+", text.lower())) - WORDS:
+        return "unanswerable"
     names = [f"{color} {shape}" for color, shape, _, _ in seen]
     asked = re.findall(rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})\b", text)
     number = re.search(r"\d\d+", text)
+    if not text.startswith(("How", "Is there", "Does", "Can you")) and not set(asked) <= set(names):
+        return "unanswerable"
+    if number and number[0] not in {event[2] for event in seen}:
+        return "unanswerable"
     if number:
         color, shape = next(event[:2] for event in seen if event[2] == number[0])
         if "object" in text:

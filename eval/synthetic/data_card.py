@@ -24,6 +24,7 @@ _ASKS = {
     "existence": "whether an object appears; one that does not shares its color or shape with one that does",
     "locating": "the objects right before and right after one, in this order",
     "object": "color and shape of the object that carries a number",
+    "unanswerable": "what the video does not show: about an absent object or number, or something else entirely",
 }
 
 _CARD = """---

@@ -26,7 +26,7 @@ from typing import Any
 
 import datasets
 
-from . import builder, drawing, questions, video_file, world
+from . import builder, drawing, other_questions, questions, video_file, world
 
 _PRESETS = {"long-32": 32, "long-128": 128, "long-512": 512}
 
@@ -84,7 +84,8 @@ _CONFIGS = {
 
 def _code_hash() -> str:
     """Hash of all code that determines a set's content: a data set is made again if it changes."""
-    sources = (inspect.getsource(module) for module in (builder, drawing, questions, video_file, world))
+    modules = (builder, drawing, other_questions, questions, video_file, world)
+    sources = (inspect.getsource(module) for module in modules)
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .other_questions import OTHER_QUESTIONS
 from .world import COLORS, SHAPES, Episode, Event, pairs
 
 
@@ -16,7 +17,7 @@ class Question:
         question, answer (`str`): the answer is short and in lower case.
         kind (`str`): one of `ALL_KINDS`.
         event_ids (`tuple[int, ...]`): the events that one must see, as indices into `episode.events`; none if the
-            answer is that something is absent.
+            answer is that something is absent, or that there is no answer.
         frames (`tuple[int, ...]`): the sampled frames that show these events.
     """
 
@@ -28,6 +29,38 @@ class Question:
 
 
 _Draft = tuple[str, str, Sequence[int]]
+
+
+UNANSWERABLE = "unanswerable"
+"""The answer to questions about what the video does not show."""
+OTHER_SHARE = 0.25
+"""How many of the unanswerable questions are of no kind of this world; the others are about absent objects."""
+
+_TEXTS = {
+    "color": (
+        "What color is the shape with number {}?",
+        "Which color has the shape that carries the number {}?",
+        "What is the color of the shape numbered {}?",
+    ),
+    "shape": (
+        "What shape carries the number {}?",
+        "Which shape has the number {}?",
+        "On which shape is the number {} shown?",
+    ),
+    "number": (
+        "Which number is shown with the {}?",
+        "What number does the {} carry?",
+        "What is the number on the {}?",
+    ),
+    "first": ("Which comes first, the {} or the {}?", "Which appears earlier, the {} or the {}?"),
+    "last": ("Which comes last, the {} or the {}?", "Which appears later, the {} or the {}?"),
+    "after": ("Which comes right after the {}?", "What appears right after the {}?"),
+    "before": ("Which comes right before the {}?", "What appears right before the {}?"),
+    "motion": ("Which way does the {} move?", "Where does the {} move?", "In which direction does the {} move?"),
+    "locating": ("Between which two shapes does the {} appear?", "Which two shapes is the {} shown between?"),
+}
+_OF_ABSENT = (("number",), ("color",), ("shape",), ("motion",), ("first", "last", "after", "before"), ("locating",))
+"""What is asked about absent objects and numbers: texts of these kinds, each kind as often."""
 
 
 class NothingToAsk(Exception):
@@ -58,40 +91,19 @@ def _pick_event(episode: Episode, rng: np.random.Generator) -> tuple[int, Event]
 
 def _color(episode: Episode, rng: np.random.Generator) -> _Draft:
     index, event = _pick_event(episode, rng)
-    text = _pick(
-        rng,
-        (
-            "What color is the shape with number {}?",
-            "Which color has the shape that carries the number {}?",
-            "What is the color of the shape numbered {}?",
-        ),
-    )
+    text = _pick(rng, _TEXTS["color"])
     return text.format(event.number), event.color, [index]
 
 
 def _shape(episode: Episode, rng: np.random.Generator) -> _Draft:
     index, event = _pick_event(episode, rng)
-    text = _pick(
-        rng,
-        (
-            "What shape carries the number {}?",
-            "Which shape has the number {}?",
-            "On which shape is the number {} shown?",
-        ),
-    )
+    text = _pick(rng, _TEXTS["shape"])
     return text.format(event.number), event.shape, [index]
 
 
 def _number(episode: Episode, rng: np.random.Generator) -> _Draft:
     index, event = _pick_event(episode, rng)
-    text = _pick(
-        rng,
-        (
-            "Which number is shown with the {}?",
-            "What number does the {} carry?",
-            "What is the number on the {}?",
-        ),
-    )
+    text = _pick(rng, _TEXTS["number"])
     return text.format(event.name), str(event.number), [index]
 
 
@@ -102,22 +114,18 @@ def _order(episode: Episode, rng: np.random.Generator) -> _Draft:
     if rng.random() < 0.5:
         a, b = (once[int(index)] for index in rng.permutation(len(once))[:2])
         first = rng.random() < 0.5
-        text = (
-            _pick(rng, ("Which comes first, the {} or the {}?", "Which appears earlier, the {} or the {}?"))
-            if first
-            else _pick(rng, ("Which comes last, the {} or the {}?", "Which appears later, the {} or the {}?"))
-        )
+        text = _pick(rng, _TEXTS["first" if first else "last"])
         answer = min(a, b) if first else max(a, b)
         return text.format(events[a].name, events[b].name), events[answer].name, sorted((a, b))
     index = int(rng.integers(len(events) - 1))
     if rng.random() < 0.5:
         if index not in once:
             raise NothingToAsk
-        text = _pick(rng, ("Which comes right after the {}?", "What appears right after the {}?"))
+        text = _pick(rng, _TEXTS["after"])
         return text.format(events[index].name), events[index + 1].name, [index, index + 1]
     if index + 1 not in once:
         raise NothingToAsk
-    text = _pick(rng, ("Which comes right before the {}?", "What appears right before the {}?"))
+    text = _pick(rng, _TEXTS["before"])
     return text.format(events[index + 1].name), events[index].name, [index, index + 1]
 
 
@@ -127,7 +135,7 @@ def _locating(episode: Episode, rng: np.random.Generator) -> _Draft:
         raise NothingToAsk
     index = inner[int(rng.integers(len(inner)))]
     before, event, after = episode.events[index - 1 : index + 2]
-    text = _pick(rng, ("Between which two shapes does the {} appear?", "Which two shapes is the {} shown between?"))
+    text = _pick(rng, _TEXTS["locating"])
     return text.format(event.name), f"{before.name} and {after.name}", [index - 1, index, index + 1]
 
 
@@ -146,10 +154,7 @@ def _first_last(episode: Episode, rng: np.random.Generator) -> _Draft:
 
 def _motion(episode: Episode, rng: np.random.Generator) -> _Draft:
     index, event = _pick_event(episode, rng)
-    text = _pick(
-        rng,
-        ("Which way does the {} move?", "Where does the {} move?", "In which direction does the {} move?"),
-    )
+    text = _pick(rng, _TEXTS["motion"])
     return text.format(event.name), event.motion, [index]
 
 
@@ -202,17 +207,45 @@ def _count(episode: Episode, rng: np.random.Generator) -> _Draft:
     return text.format(plural), str(of_event.count(name)), every
 
 
+def _absent_object(episode: Episode, rng: np.random.Generator, event: Event) -> str:
+    """The name of an object that the video does not show, with the color or the shape of `event` if there is one."""
+    present = {(other.color, other.shape) for other in episode.events}
+    absent = [pair for pair in pairs(episode.split) if pair not in present]
+    near = [pair for pair in absent if (pair[0] == event.color) != (pair[1] == event.shape)] or absent
+    return " ".join(near[int(rng.integers(len(near)))])
+
+
+def _absent_number(episode: Episode, rng: np.random.Generator, event: Event) -> int:
+    """A number that no object carries; in half of the cases it differs in one digit from that of `event`."""
+    shown = {other.number for other in episode.events}
+    absent = [number for number in range(100, 1000) if number not in shown]
+    if rng.random() < 0.5:
+        absent = [n for n in absent if sum(a != b for a, b in zip(str(n), str(event.number), strict=True)) == 1]
+    return _pick_index(rng, absent)
+
+
+def _unanswerable(episode: Episode, rng: np.random.Generator) -> _Draft:
+    _, event = _pick_event(episode, rng)
+    if rng.random() < OTHER_SHARE:
+        return _pick(rng, OTHER_QUESTIONS[episode.split]).format(event.name), UNANSWERABLE, []
+    kinds = _OF_ABSENT[int(rng.integers(len(_OF_ABSENT)))]
+    kind = _pick(rng, kinds)
+    text = _pick(rng, _TEXTS[kind])
+    if kind in ("color", "shape"):
+        return text.format(_absent_number(episode, rng, event)), UNANSWERABLE, []
+    names = [_absent_object(episode, rng, event)]
+    if kind in ("first", "last"):
+        names.insert(int(rng.integers(2)), event.name)
+    return text.format(*names), UNANSWERABLE, []
+
+
 def _existence(episode: Episode, rng: np.random.Generator) -> _Draft:
     text = _pick(rng, ("Is there {} {}?", "Does {} {} appear?", "Can you see {} {}?"))
     index, event = _pick_event(episode, rng)
-    color, shape, answer, looked_at = event.color, event.shape, "yes", [index]
+    name, answer, looked_at = event.name, "yes", [index]
     if rng.random() < 0.5:
-        present = {(other.color, other.shape) for other in episode.events}
-        near = [pair for pair in pairs(episode.split) if pair not in present]
-        near = [pair for pair in near if (pair[0] == color) != (pair[1] == shape)] or near
-        color, shape = near[int(rng.integers(len(near)))]
-        answer, looked_at = "no", []
-    return text.format("an" if color[0] in "aeiou" else "a", f"{color} {shape}"), answer, looked_at
+        name, answer, looked_at = _absent_object(episode, rng, event), "no", []
+    return text.format("an" if name[0] in "aeiou" else "a", name), answer, looked_at
 
 
 def _object(episode: Episode, rng: np.random.Generator) -> _Draft:
@@ -239,12 +272,15 @@ _MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
     "existence": _existence,
     "locating": _locating,
     "object": _object,
+    "unanswerable": _unanswerable,
 }
 
 ALL_KINDS: tuple[str, ...] = tuple(_MAKERS)
 """All kinds of questions."""
 KINDS: tuple[str, ...] = tuple(kind for kind in _MAKERS if kind != "object")
 """The kinds of a set by default, which the demo checkpoint was trained on. It can learn `object` by fine-tuning."""
+ANSWERABLE_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "unanswerable")
+"""The default kinds whose answers a video shows."""
 
 
 def make_questions(
@@ -275,4 +311,4 @@ def make_questions(
     return questions
 
 
-__all__ = ["ALL_KINDS", "KINDS", "Question", "make_questions"]
+__all__ = ["ALL_KINDS", "ANSWERABLE_KINDS", "KINDS", "UNANSWERABLE", "Question", "make_questions"]

@@ -11,7 +11,8 @@ from synthetic_viewer import answer_from_frames, read_color, read_number, witnes
 
 from dynfocus.eval.synthetic import COLORS, HELD_OUT, SHAPES, render
 from dynfocus.eval.synthetic.builder import make_recipe
-from dynfocus.eval.synthetic.questions import ALL_KINDS, KINDS, make_questions
+from dynfocus.eval.synthetic.other_questions import OTHER_QUESTIONS
+from dynfocus.eval.synthetic.questions import ALL_KINDS, ANSWERABLE_KINDS, KINDS, make_questions
 from dynfocus.eval.synthetic.world import events_for, sample_episode, sample_single_frames, truth_table
 
 
@@ -122,8 +123,51 @@ def blind_accuracy(num_frames, count):
 def test_without_the_video_answers_cannot_be_guessed(num_frames):
     found = blind_accuracy(num_frames, 300)
     assert found.keys() == set(KINDS)
+    # Their patterns are those of other kinds, or of none.
+    assert found.pop("unanswerable") == 1
     assert found.pop("existence") < 0.58
     assert max(found.values()) < 0.36, found
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_has_no_answer_is_asked_like_what_has_one(split):
+    """And mostly about objects and numbers that are nearly those of the video; see also `answer_from_frames`."""
+    rng = np.random.default_rng(3)
+
+    def pattern(text):
+        return re.sub(rf"\b(({'|'.join(COLORS)}) ({'|'.join(SHAPES)})|\d+)\b", "X", text)
+
+    drawn = episodes(200, 32, split)
+    known = {pattern(q.question) for episode in drawn for q in make_questions(episode, rng, 2, ANSWERABLE_KINDS)}
+    others = {pattern(text.format("red star")) for text in OTHER_QUESTIONS[split]}
+    near, asked, other = collections.Counter(), collections.Counter(), collections.Counter()
+    for episode in drawn:
+        shown = {event.name for event in episode.events}
+        numbers = {str(event.number) for event in episode.events}
+        for question in make_questions(episode, rng, 2, ["unanswerable"]):
+            assert question.answer == "unanswerable" and question.event_ids == question.frames == ()
+            other[pattern(question.question) in others] += 1
+            if pattern(question.question) in others:
+                continue
+            assert pattern(question.question) in known
+            if digits := re.search(r"\d+", question.question):
+                alike = any(sum(a == b for a, b in zip(number, digits[0], strict=True)) == 2 for number in numbers)
+                asked["number"], near["number"] = asked["number"] + 1, near["number"] + alike
+                continue
+            names = re.findall(rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})", question.question)
+            absent = next(name for name in names if name not in shown).split()
+            alike = any(sum(a == b for a, b in zip(name.split(), absent, strict=True)) == 1 for name in shown)
+            asked["object"], near["object"] = asked["object"] + 1, near["object"] + alike
+            assert split == "test" or tuple(absent) not in HELD_OUT
+    assert 0.2 < other[True] / other.total() < 0.3
+    assert min(near[what] / asked[what] for what in ("number", "object")) > 0.5 and min(asked.values()) > 50
+
+
+def test_questions_of_other_kinds_are_others_in_test():
+    train, test = (set(OTHER_QUESTIONS[split]) for split in ("train", "test"))
+    assert not train & test
+    assert all(len(texts) == len(set(texts)) for texts in OTHER_QUESTIONS.values())
+    assert all(text.count("{}") < 2 and text.format("red star") for text in train | test)
 
 
 def test_absent_and_returning_objects_are_counted():

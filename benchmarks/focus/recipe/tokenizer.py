@@ -4,7 +4,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dynfocus.eval.synthetic.questions import KINDS, make_questions
+from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, make_questions
 from dynfocus.eval.synthetic.world import sample_episode
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<video>")
@@ -15,7 +15,7 @@ def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTok
     rng = np.random.default_rng(0)
     texts = []
     for _ in range(episodes):
-        for question in make_questions(sample_episode(rng, 32, "train"), rng, 3, KINDS):
+        for question in make_questions(sample_episode(rng, 32, "train"), rng, 3, ANSWERABLE_KINDS):
             texts.append(f"USER: \n{question.question}\nASSISTANT: {question.answer}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
