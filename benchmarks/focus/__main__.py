@@ -221,10 +221,11 @@ class Comparison:
         """Train the question-aware model longer than a row, and save it for `from_pretrained`."""
         model = self.start(ROWS["dynfocus"], base)
         self.compiled(model)
-        self._round(model, CHECKPOINT, self.sizes.checkpoint, seed=FIRST_SEED)
-        # The small batches of long videos make the selector worse, so its weights are restored.
-        selector = {name: weight for name, weight in base.items() if any(part in name for part in SELECTOR)}
-        model.load_state_dict(selector, strict=False)
+        for part in SELECTOR:
+            # The small batches of long videos would make it worse.
+            model.model.get_submodule(part).requires_grad_(False)
+        for seed, (one, parts) in enumerate(zip(CHECKPOINT, self.sizes.checkpoint, strict=True), start=FIRST_SEED):
+            self._round(model, one, parts, seed)
         model.save_pretrained(out)
         self.processor.save_pretrained(out)
         log(f"saved {out}")

@@ -77,14 +77,26 @@ ROUNDS = (
     ),
 )
 
-#: From the shared start to the demo checkpoint: only in its layout, with more questions that are hard in long videos.
-CHECKPOINT = Round(
+#: From the shared start to the demo checkpoint: only in its layout, with more questions that are hard in long videos;
+#: then also with questions that have no answer, and more about numbers of events.
+_KINDS_OF_CHECKPOINT = {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5}
+_CHECKPOINT = Round(
     "checkpoint",
     {"dynfocus": 1.0},
-    {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5},
+    _KINDS_OF_CHECKPOINT,
     LATER_AFTERWARDS,
     replace(SETTINGS_AFTERWARDS, learning_rate=6e-4, matrix_learning_rate=1.5e-3, warm_up=30, save_every=50),
     GUIDANCE_AFTERWARDS,
+)
+CHECKPOINT = (
+    _CHECKPOINT,
+    replace(
+        _CHECKPOINT,
+        name="checkpoint-again",
+        kinds={**_KINDS_OF_CHECKPOINT, "count": 5.0, "unanswerable": 2.5},
+        later={**LATER_AFTERWARDS, "count": 6.0, "unanswerable": 2.5},
+        guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
+    ),
 )
 
 __all__ = ["CHECKPOINT", "ROUNDS", "Round"]

@@ -13,7 +13,7 @@ from layouts import Layout, choice_of, frame_of_token, video_features
 from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
 from recipe.attention import choose_attention
 from recipe.data import QuestionBatches, answerable
-from recipe.guidance import guidance_loss
+from recipe.guidance import counting_loss, guidance_loss
 from recipe.positions import spread_positions
 from recipe.progress import load_progress, relevance_loss, save_progress, take_step
 from sizes import Part
@@ -22,7 +22,7 @@ from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.training.likelihood import likelihood_loss
 
 #: Longest chat with guidance of the attention.
-MOST_GUIDED_TOKENS = 1600
+MOST_GUIDED_TOKENS = 2000
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Guidance:
 
     Args:
         weight (`float`): weight of the loss on the attention.
+        counting (`float`): weight of the loss on the attention of answers that are numbers of events.
         alone (`float`): in layouts with embedded scores, the share of steps that ask only the first question of a
             chat, for twice as many videos.
     """
 
     weight: float = 0.5
+    counting: float = 0.0
     alone: float = 0.0
 
 
@@ -175,6 +177,10 @@ def step_losses(
     if guidance is not None and guided:
         frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
         losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]
+        if guidance.counting:
+            counted = batches.counted(rows, turns, plan.num_frames)
+            counting = counting_loss(outputs.attentions, chats, counted, frames, before)
+            losses["counting"] = guidance.counting * counting
     medoids = torch.stack(found.event_medoids)
     for name, scores in (("relevance", choice.aware), ("blind relevance", choice.blind)):
         if scores is not None:

@@ -25,7 +25,7 @@ class Sizes:
         training (`dict`): training videos by number of frames. Test videos have other seeds, textures and pairs.
         base (`tuple`): parts of each of `ROUNDS`; each step draws one.
         rows (`tuple`): parts of each row's own training.
-        checkpoint (`tuple`): parts of the training from the shared start to the checkpoint.
+        checkpoint (`tuple`): parts of each of `CHECKPOINT`, the rounds from the shared start to the checkpoint.
         longest_position (`int`): largest position when gaps are left between tokens in training.
         test (`dict`): number of test videos by their frames.
         key_frames (`dict`): numbers of key frames in the test, by the frames of the video. The first is that of the
@@ -40,7 +40,7 @@ class Sizes:
     training: dict[int, VideoSet]
     base: tuple[tuple[Part, ...], ...]
     rows: tuple[Part, ...]
-    checkpoint: tuple[Part, ...]
+    checkpoint: tuple[tuple[Part, ...], ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
     longest_dense: int
@@ -81,9 +81,16 @@ SIZES = {
             Part(512, 2, 20, 3, (8, 16, 32)),
         ),
         checkpoint=(
-            Part(32, 10, 180, 16, (1, 2, 4, 4, 8)),
-            Part(128, 10, 220, 8, (4, 8, 8, 16)),
-            Part(512, 10, 200, 3, (8, 8, 16)),
+            (
+                Part(32, 10, 180, 16, (1, 2, 4, 4, 8)),
+                Part(128, 10, 220, 8, (4, 8, 8, 16)),
+                Part(512, 10, 200, 3, (8, 8, 16)),
+            ),
+            (
+                Part(32, 12, 250, 16, (1, 2, 4, 4, 8)),
+                Part(128, 12, 300, 8, (4, 8, 8, 16)),
+                Part(512, 12, 250, 3, (8, 8, 16)),
+            ),
         ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
@@ -104,7 +111,7 @@ SIZES = {
             (Part(16, 2, 1, 2, (2,)),),
         ),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
-        checkpoint=(Part(8, 2, 1, 2, (1, 2)), Part(16, 2, 1, 2, (2,))),
+        checkpoint=((Part(8, 2, 1, 2, (1, 2)),), (Part(16, 2, 1, 2, (2,)),)),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},
         longest_dense=8,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from asked import Asked, difference, percent
 from forked import run
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.integration
 
@@ -276,6 +277,12 @@ def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
     written = times_in(tmp_path, "**/*.*")
     compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense", "--checkpoint", tmp_path / "tiny")
     assert_saved(tmp_path / "tiny")
+    before, after = (load_file(path) for path in (start[1], tmp_path / "tiny" / "model.safetensors"))
+    trained = {name for name in after if not torch.equal(before[name], after[name])}
+    assert not any(
+        part in name for name in trained for part in ("question_encoder", "event_prototypes", "vision_tower")
+    )
+    assert any("layers.3" in name for name in trained) and any("rods" in name for name in trained)
     compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense")
     assert rows_in(tmp_path).keys() == {"dynfocus-1", "dense-1"}
     assert times_in(tmp_path, "**/*.*").items() >= written.items()

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
-from recipe.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, frame_labels, tell_story
+from recipe.chats import ChatWriter
+from recipe.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, counted_events, frame_labels, tell_story
+from recipe.guidance import counting_loss
 from recipe.model import build_config, build_processor
 from recipe.naming import NAMES, Naming, named_in
 from recipe.tokenizer import build_tokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
+from dynfocus.eval.synthetic.other_questions import OTHER_QUESTIONS
+from dynfocus.eval.synthetic.questions import Question, make_questions
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_episode, truth_table
 from dynfocus.processing.token_plan import TokenPlan
 
@@ -113,6 +117,58 @@ def test_frames_asked_about_are_those_of_the_first_question(processor, episodes,
     assert [row.nonzero()[:, 0].tolist() for row in asked] == [sorted(questions[0].frames) for questions in turns]
 
 
+def test_counted_events_are_as_many_as_the_answer_says(processor, monkeypatch):
+    rng = np.random.default_rng(4)
+    drawn = [sample_episode(rng, 32, "train") for _ in range(60)]
+    questions = [make_questions(episode, rng, 3, ["count"]) for episode in drawn]
+    for episode, asked in zip(drawn, questions, strict=True):
+        for question in asked:
+            events = counted_events(question, episode)
+            assert len(events) == int(question.answer)
+            assert not question.question.startswith("How often") or set(question.event_ids) == {
+                episode.events.index(event) for event in events
+            }
+    batches = batches_of(processor, drawn, monkeypatch)
+    other = Question("Who is there?", "unanswerable", "unanswerable", (), ())
+    counted = batches.counted(np.array([7]), [[other, *questions[7]]], 32)[0]
+    assert (counted[0] == -1).all()
+    assert [row.amax().item() for row in counted[1:]] == [int(question.answer) for question in questions[7]]
+
+
+def test_a_head_that_counts_attends_to_each_event_as_to_the_first_token(processor):
+    """Two questions about a video of four frames with two tokens each: two events are counted, then none."""
+    asked = [
+        Question(f"How many {name}?", answer, "count", (), ()) for name, answer in (("stars", "2"), ("rings", "0"))
+    ]
+    writer = ChatWriter(processor)
+    chats, start = writer.write([asked], 8, 4), len(writer.before)
+    counted = torch.tensor([[[1, 1, 0, 2], [0, 0, 0, 0]]])
+    frames = torch.arange(4).repeat_interleave(2)[None]
+    length, turns = chats.input_ids.shape[1], chats.turn_of_token[0, 1:]
+
+    def loss(first, *of_frames):
+        """With these shares of attention, all of it on the first token for the second question."""
+        shares = torch.zeros(1, 1, length, length)
+        for place in (turns == 0).nonzero()[:, 0]:
+            shares[0, 0, place, 0] = first
+            shares[0, 0, place, start : start + 8] = torch.tensor(of_frames).repeat_interleave(2) / 2
+        shares[0, 0, (turns == 1).nonzero()[:, 0], 0] = 1
+        return counting_loss([shares] * 4, chats, counted, frames, start).item()
+
+    even = loss(1 / 3, 1 / 3, 0.0, 0.0, 1 / 3)
+    assert loss(1 / 3, 0.2, 0.133, 0.0, 1 / 3) == pytest.approx(even, rel=1e-2), "any frame of an event"
+    for other in (
+        (0.0, 0.5, 0.0, 0.0, 0.5),
+        (0.6, 0.2, 0.0, 0.0, 0.2),
+        (1 / 3, 0.5, 0.0, 0.0, 1 / 6),
+        (0.2, 0.2, 0, 0.4, 0.2),
+    ):
+        assert loss(*other) > even + 0.02
+    # Nothing is asked of other answers.
+    nothing = torch.full_like(counted, -1)
+    assert counting_loss([torch.zeros(1, 1, length, length)] * 4, chats, nothing, frames, start) == 0
+
+
 def test_tokens_that_say_the_right_words_have_the_smallest_loss(processor, episodes):
     """Sums of a frame's directions are what the naming losses ask for; any other frame's are worse."""
     from dynfocus import DynFocusForConditionalGeneration
@@ -129,6 +185,11 @@ def test_tokens_that_say_the_right_words_have_the_smallest_loss(processor, episo
     wrong = naming.rods(tokens.flip(1), labels)
     for name in ("rod color", "rod shape", "rod present"):
         assert right[name] < 0.2 and right[name] < wrong[name]
+
+
+def test_questions_of_other_kinds_are_read_to_their_end(processor):
+    texts = [text.format("magenta triangle") for several in OTHER_QUESTIONS.values() for text in several]
+    assert max(len(ids) for ids in processor.tokenizer(texts)["input_ids"]) <= processor.max_question_tokens
 
 
 def test_the_plan_of_the_recipe_is_the_one_in_the_documents(processor):

@@ -2,6 +2,7 @@
 Stage 2 of the tiny recipe: many videos, as question-free features of the trained tower, and questions about them.
 """
 
+import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from dynfocus.eval.synthetic.questions import KINDS, Question, make_questions
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, render, sample_episode, truth_table
+from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, UNANSWERABLE, Question, make_questions
+from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, Event, render, sample_episode, truth_table
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
@@ -112,8 +113,23 @@ def draw_questions(
 
 
 def answerable(questions: Sequence[Question], key_frames: Container[int]) -> list[Question]:
-    """The questions that need no cones, or whose events have a key frame."""
-    return [one for one in questions if not needs_cones(one) or any(frame in key_frames for frame in one.frames)]
+    """The questions that need no cones, or whose events have a key frame, or that have no answer."""
+
+    def is_shown(question: Question) -> bool:
+        return question.answer == UNANSWERABLE or any(frame in key_frames for frame in question.frames)
+
+    return [one for one in questions if not needs_cones(one) or is_shown(one)]
+
+
+def counted_events(question: Question, episode: Episode) -> list[Event]:
+    """The events whose number is the answer to a question of the kind `count`: those that show what it names."""
+    words = set(re.findall(r"[a-z]+", question.question))
+    colors, shapes = words & COLORS.keys(), {name for name in SHAPES if words & {name, f"{name}s", f"{name}es"}}
+    return [
+        event
+        for event in episode.events
+        if (not colors or event.color in colors) and (not shapes or event.shape in shapes)
+    ]
 
 
 def stacked_labels(episodes: Sequence[Episode], device: str = "cpu") -> dict[str, torch.Tensor]:
@@ -191,7 +207,8 @@ class QuestionBatches:
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
         #: The kinds and their shares for each turn.
-        self.turns = [kind_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[kind_shares(later_kinds)] * (turns - 1)]
+        first = kind_shares(kinds or dict.fromkeys(ANSWERABLE_KINDS, 1.0))
+        self.turns = [first, *[kind_shares(later_kinds)] * (turns - 1)]
 
     def draw(
         self, rng: np.random.Generator, size: int, later_cones: bool = False
@@ -222,6 +239,21 @@ class QuestionBatches:
         for row, (first, *_) in zip(asked, turns, strict=True):
             row[list(first.frames)] = 1
         return asked
+
+    def counted(self, rows: np.ndarray, turns: list[list[Question]], num_frames: int) -> torch.Tensor:
+        """
+        For the questions of each chat, `(B, Q, T)`: 1, 2, … on the frames of the first, second, … event that is
+        counted, 0 on others; -1 where a question does not ask for a number of events.
+        """
+        counted = torch.full((len(turns), max(map(len, turns)), num_frames), -1)
+        for row, index, questions in zip(counted, rows, turns, strict=True):
+            episode = self.features.episodes[index]
+            for frames, question in zip(row, questions, strict=False):
+                if question.kind == "count":
+                    frames[:] = 0
+                    for number, event in enumerate(counted_events(question, episode), start=1):
+                        frames[list(event.frames)] = number
+        return counted
 
     def videos(
         self, rows: np.ndarray, turns: list[list[Question]], device: str, plan: TokenPlan | None = None
@@ -258,6 +290,7 @@ __all__ = [
     "QuestionBatches",
     "VideoSet",
     "answerable",
+    "counted_events",
     "draw_questions",
     "encode_videos",
     "frame_labels",

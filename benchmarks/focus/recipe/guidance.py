@@ -4,6 +4,10 @@ Guidance: a loss on the attention of one head in two layers, from an answer to t
 To answer about "the red star" a language model must find the tokens that show it among those of all other objects.
 Large models have learned this from text. A small one that starts from random weights learns it late or never from the
 answers alone, and guesses among the objects that it sees.
+
+Where the answer is a number of events, attention to them alone would hide how many there are, as its sum is always 1.
+There the head must attend equally to each of the events and to the first token of the chat, whose share is then
+1 / (1 + number of events).
 """
 
 from collections.abc import Sequence
@@ -48,4 +52,44 @@ def guidance_loss(
     return torch.stack(losses).sum(), share.item()
 
 
-__all__ = ["GUIDED_LAYERS", "guidance_loss"]
+def counting_loss(
+    attentions: Sequence[torch.Tensor],
+    chats: Chats,
+    counted: torch.Tensor,
+    frame_of_token: torch.Tensor,
+    video_start: int,
+) -> torch.Tensor:
+    """
+    Cross-entropy of the attention of answers that are numbers of events: as much on each of these events as on the
+    first token.
+
+    Args:
+        counted (`torch.Tensor` of shape `(B, Q, T)`): see `QuestionBatches.counted`.
+        attentions, chats, frame_of_token, video_start: as in `guidance_loss`.
+
+    Returns:
+        The mean loss; 0 if no answer is a number of events.
+    """
+    turns = chats.turn_of_token.to(frame_of_token.device)[:, 1:]
+    rows, places = (turns >= 0).nonzero(as_tuple=True)
+    event_of_frame = counted.to(turns.device)[rows, turns[rows, places]]
+    counts = event_of_frame[:, 0] >= 0
+    if not counts.any():
+        return 0 * attentions[GUIDED_LAYERS[0]].sum()
+    rows, places, event_of_frame = rows[counts], places[counts], event_of_frame[counts]
+    event_of_token = event_of_frame.gather(1, frame_of_token[rows])
+    numbers = torch.arange(int(event_of_token.max()) + 1, device=turns.device)
+    # Column 0 is the first token. An event has a token in every layout with rods.
+    exists = numbers <= event_of_token.amax(1, keepdim=True)
+    losses = []
+    for layer in GUIDED_LAYERS:
+        paid = attentions[layer][:, 0][rows, places].float()
+        of_video = paid[:, video_start : video_start + frame_of_token.shape[1]]
+        shares = paid.new_zeros(exists.shape).scatter_add(1, event_of_token, of_video)
+        shares = torch.cat([paid[:, :1], shares[:, 1:]], 1)
+        logs = (shares + 1e-4).log().where(exists, 0.0)
+        losses.append(-(logs.sum(1) / exists.sum(1)).mean())
+    return torch.stack(losses).sum()
+
+
+__all__ = ["GUIDED_LAYERS", "counting_loss", "guidance_loss"]
