@@ -19,6 +19,7 @@ _DPI = 110
 _RULE_NAMES = {
     "dpe": "learned scores",
     "peaks": "peaks of relevance",
+    "context": "relevance with context",
     "uniform": "equal distances",
     "topk": "top relevance",
     "its": "inverse transform",

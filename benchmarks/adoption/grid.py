@@ -7,7 +7,9 @@ from itertools import product
 from typing import Any
 
 #: The rules of choice; `told` is an oracle, whose key frames come from the asked events.
-RULES = ("uniform", "topk", "its", "aks", "mmr", "peaks", "told")
+RULES = ("uniform", "topk", "its", "aks", "mmr", "peaks", "context", "told")
+#: The rules that are measured with other lengths and budgets, too (`told` not with other budgets).
+MAIN_RULES = ("uniform", "peaks", "context", "told")
 #: How frames other than key frames can be shown: the default of the package first, then the form that it is compared
 #: with in all tables.
 COARSE = {"qwen3_vl": ("low", "none", "panels"), "llava_onevision": ("none", "panels")}
@@ -82,20 +84,20 @@ def dense(model: str, frames: int = FRAMES, seed: int = SEEDS[0]) -> Row:
 
 def main_rows(model: str) -> Iterator[Row]:
     """
-    128 frames, a sixth of the tokens: all rules and all coarse forms. Without signal only `peaks`, because `uniform`
-    does not use relevance.
+    128 frames, a sixth of the tokens: all rules and all coarse forms. Without signal only the rules of the goals;
+    `uniform` does not use relevance.
     """
     for seed in SEEDS:
         for coarse, rule in product(COARSE[model], RULES):
             yield Row(model, rule=rule, coarse=coarse, seed=seed)
-        for coarse in COARSE[model]:
-            yield Row(model, coarse=coarse, seed=seed, signal="other")
+        for coarse, rule in product(COARSE[model], ("peaks", "context")):
+            yield Row(model, rule=rule, coarse=coarse, seed=seed, signal="other")
         yield dense(model, seed=seed)
 
 
 def budget_rows(model: str) -> Iterator[Row]:
     """Other budgets, one seed."""
-    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), COARSE[model][:2], ("uniform", "peaks")):
+    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), COARSE[model][:2], MAIN_RULES[:-1]):
         yield Row(model, rule=rule, coarse=coarse, budget=budget)
 
 
@@ -109,7 +111,7 @@ def share_rows(model: str) -> Iterator[Row]:
 def length_rows(model: str) -> Iterator[Row]:
     """Shorter and longer videos, one seed. All of 512 frames are more tokens than the models have been trained on."""
     yield dense(model, 32)
-    for frames, coarse, rule in product((32, 512), COARSE[model][:2], ("uniform", "peaks", "told")):
+    for frames, coarse, rule in product((32, 512), COARSE[model][:2], MAIN_RULES):
         yield Row(model, frames, rule, coarse)
 
 
@@ -123,11 +125,24 @@ def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
 
     def turn(row: Row) -> tuple[bool | int, ...]:
         is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in COARSE[row.model][:2]
-        is_first = (is_main and row.rule in ("uniform", "peaks", "told")) or row.budget == "dense"
+        is_first = (is_main and row.rule in MAIN_RULES) or row.budget == "dense"
         is_first = is_first and row.per_key == PER_KEY
         return not is_first, row.seed, models.index(row.model), row.frames
 
     return sorted(rows, key=turn)
 
 
-__all__ = ["BUDGET", "COARSE", "FRAMES", "PARTS", "PER_KEY", "RULES", "SEEDS", "SETTINGS", "VIDEOS", "Row", "rows_of"]
+__all__ = [
+    "BUDGET",
+    "COARSE",
+    "FRAMES",
+    "MAIN_RULES",
+    "PARTS",
+    "PER_KEY",
+    "RULES",
+    "SEEDS",
+    "SETTINGS",
+    "VIDEOS",
+    "Row",
+    "rows_of",
+]

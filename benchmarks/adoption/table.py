@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from grid import BUDGET, COARSE, FRAMES, RULES
+from grid import BUDGET, COARSE, FRAMES, MAIN_RULES, RULES
 from kept_answers import keep, read_all
 from verdicts import WIDE, Way, by_way, dense_of, gain, share_of_dense, verdicts
 
@@ -21,6 +21,8 @@ from asked_plots import curves
 from measuring import markdown_table, put_texts
 
 ANSWERS = Path(__file__).parent / "answers"
+#: The rules that are held against the goals.
+JUDGED = ("peaks", "context")
 
 
 def rule_table(found: Mapping[Way, Asked], model: str) -> str:
@@ -32,9 +34,10 @@ def rule_table(found: Mapping[Way, Asked], model: str) -> str:
         if any(cells):
             shown = [text for one in cells for text in _three(one)]
             lines.append([f"`{rule}`", *shown])
-    blind = [found.get(Way(model, coarse=form, signal="other")) for form in forms]
-    if any(blind):
-        lines.append(["`peaks`, texts of another video", *(text for one in blind for text in _three(one))])
+    for rule in JUDGED:
+        blind = [found.get(Way(model, rule=rule, coarse=form, signal="other")) for form in forms]
+        if any(blind):
+            lines.append([f"`{rule}`, texts of another video", *(text for one in blind for text in _three(one))])
     dense = dense_of(found, model, FRAMES)
     if dense is not None:
         lines.append(["`dense`", *_three(dense), *[""] * (3 * len(forms) - 3)])
@@ -62,11 +65,13 @@ def costs(found: Mapping[Way, Asked], model: str) -> str:
     return "Tokens of a video: " + ", ".join(parts) + "."
 
 
-def gain_table(found: Mapping[Way, Asked], model: str) -> str:
-    """What `peaks` gains over the other rows with the same coarse frames."""
+def gain_table(found: Mapping[Way, Asked], model: str, rule: str) -> str:
+    """What a rule gains over the other rows with the same coarse frames."""
     coarse = COARSE[model][0]
-    ours = found[Way(model, coarse=coarse)]
-    others = {rule: found.get(Way(model, rule=rule, coarse=coarse)) for rule in RULES if rule != "peaks"}
+    ours = found.get(Way(model, rule=rule, coarse=coarse))
+    if ours is None:
+        return ""
+    others = {other: found.get(Way(model, rule=other, coarse=coarse)) for other in RULES if other != rule}
     others["dense"] = dense_of(found, model, FRAMES)
     lines = []
     for name, other in others.items():
@@ -76,7 +81,7 @@ def gain_table(found: Mapping[Way, Asked], model: str) -> str:
             lines.append(
                 [f"`{name}`", points(all_kinds), points(by_kind[DETAIL]), f"{worst} {points(by_kind[worst])}"]
             )
-    head = [f"`peaks`, `{coarse}`, against", "all questions", "detail", "the kind where it gains least"]
+    head = [f"`{rule}`, `{coarse}`, against", "all questions", "detail", "the kind where it gains least"]
     return markdown_table(head, lines)
 
 
@@ -121,7 +126,7 @@ def share_table(found: Mapping[Way, Asked], model: str) -> str:
 def chosen_ways(found: Mapping[Way, Asked], model: str, frames: int) -> Iterator[tuple[str, Asked]]:
     """The rows of the table by kind of question."""
     for form in COARSE[model][:2]:
-        for rule in ("uniform", "peaks", "told"):
+        for rule in MAIN_RULES:
             one = found.get(Way(model, frames, rule, form))
             if one is not None:
                 yield one.row, one
@@ -138,7 +143,12 @@ def tables(found: Mapping[Way, Asked], model: str) -> str:
     videos = len({record["video"] for records in some.seeds.values() for record in records})
     seeds = ", ".join(map(str, sorted(some.seeds)))
     title = f"**{FRAMES} frames, {BUDGET} of the tokens; {videos} videos (seeds {seeds})**"
-    parts = [title, costs(found, model), rule_table(found, model), gain_table(found, model)]
+    parts = [
+        title,
+        costs(found, model),
+        rule_table(found, model),
+        *(gain_table(found, model, rule) for rule in JUDGED),
+    ]
     parts += [
         coarse_table(found, model),
         share_table(found, model),
@@ -163,24 +173,27 @@ def length_table(found: Mapping[Way, Asked]) -> str:
 
 
 def goal_table(found: Mapping[Way, Asked]) -> str:
-    """Goals in rows; the default form of each model and, where that is `none`, panels in columns."""
-    columns = [(model, form) for model, forms in COARSE.items() for form in forms[: 2 if forms[0] == "none" else 1]]
-    measured = {column: dict(verdicts(found, *column)) for column in columns}
+    """A table for each model: goals in rows, and each judged rule with two forms of coarse frames in columns."""
+    return "\n\n".join(text for model in COARSE if (text := _goals_of(found, model)))
+
+
+def _goals_of(found: Mapping[Way, Asked], model: str) -> str:
+    ways = [(rule, form) for form in COARSE[model][:2] for rule in JUDGED]
+    measured = {way: dict(verdicts(found, model, *way)) for way in ways}
+    shown = [way for way in ways if measured[way]]
     lines = []
-    for goal in dict.fromkeys(goal for one in measured.values() for goal in one):
-        cells = []
-        for column in columns:
-            value = measured[column].get(goal)
-            cells.append("–" if value is None else f"{'met' if value[1] else 'MISSED'}: {value[0]}")
-        lines.append([goal, *cells])
-    return markdown_table(["goal", *(f"`{model}`, `{form}`" for model, form in columns)], lines) if lines else ""
+    for goal in dict.fromkeys(goal for way in shown for goal in measured[way]):
+        values = [measured[way].get(goal) for way in shown]
+        lines.append([goal, *("–" if one is None else f"{'met' if one[1] else 'MISSED'}: {one[0]}" for one in values)])
+    head = [f"goal of `{model}`", *(f"`{rule}`, `{form}`" for rule, form in shown)]
+    return markdown_table(head, lines) if lines else ""
 
 
 def plot_lines(found: Mapping[Way, Asked], model: str, frames: int) -> dict[str, list[Asked]]:
     """For each rule and form the points of all budgets."""
     lines: dict[str, list[Asked]] = {}
     for form in COARSE[model][:2]:
-        for rule in ("peaks", "uniform", "told"):
+        for rule in MAIN_RULES:
             ways = [way for way in found if way == Way(model, frames, rule, form, way.budget)]
             lines[f"{rule}, {form}"] = [found[way] for way in ways if way.budget != "dense"]
     dense = dense_of(found, model, frames)

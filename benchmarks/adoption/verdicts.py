@@ -80,37 +80,38 @@ def gain(ours: Asked, other: Asked, kinds: Iterable[str] | None = None) -> Inter
     return difference(ours, other, kinds)
 
 
-def verdicts(found: Mapping[Way, Asked], model: str, coarse: str) -> Iterator[tuple[str, tuple[str, bool]]]:
+def verdicts(found: Mapping[Way, Asked], model: str, rule: str, coarse: str) -> Iterator[tuple[str, tuple[str, bool]]]:
     """
     Each goal in words, with the measured value and whether it is met; goals whose rows are missing are left out.
 
     Args:
+        rule: the rule that is compared with others.
         coarse: the form of coarse frames of all rows except `dense`.
     """
-    ours = found.get(Way(model, coarse=coarse))
+    ours = found.get(Way(model, rule=rule, coarse=coarse))
     if ours is None:
         return
     share = share_of_dense(ours)
     yield f"at most {BUDGET} of the tokens of `dense`", (f"{100 * share:.1f} %", share <= Fraction(BUDGET))
-    uniform, told = (found.get(Way(model, rule=rule, coarse=coarse)) for rule in ("uniform", "told"))
-    dense, blind = dense_of(found, model, FRAMES), found.get(Way(model, coarse=coarse, signal="other"))
+    uniform, told = (found.get(Way(model, rule=other, coarse=coarse)) for other in ("uniform", "told"))
+    dense, blind = dense_of(found, model, FRAMES), found.get(Way(model, rule=rule, coarse=coarse, signal="other"))
 
     def goal(text: str, least: float, one: Interval | None, sure: float = -100.0) -> Iterator[Any]:
         if one is not None:
             yield text, (points(one), 100 * one.estimate >= least and 100 * one.low > sure)
 
     if uniform is not None:
-        text = "`peaks` against `uniform` on details: +30 at least, all of the interval above +20"
+        text = "against `uniform` on details: +30 at least, all of the interval above +20"
         yield from goal(text, GAIN, gain(ours, uniform, [DETAIL]), SURE_GAIN)
         for kind in WIDE:
-            text = f"`peaks` against `uniform` on *{kind}*: no worse than -2"
+            text = f"against `uniform` on *{kind}*: no worse than -2"
             yield from goal(text, LOSS, gain(ours, uniform, [kind]))
     if told is not None:
-        yield from goal("`peaks` against `told` on details: within 5", TO_TOLD, gain(ours, told, [DETAIL]))
+        yield from goal("against `told` on details: within 5", TO_TOLD, gain(ours, told, [DETAIL]))
     if dense is not None:
-        yield from goal("`peaks` against `dense` on all questions: within 2", TO_DENSE, gain(ours, dense))
+        yield from goal("against `dense` on all questions: within 2", TO_DENSE, gain(ours, dense))
     if blind is not None and uniform is not None:
-        text = "`peaks` against `uniform` with texts of another video: no worse than -3"
+        text = "against `uniform` with texts of another video: no worse than -3"
         yield from goal(text, UNTOLD_LOSS, gain(blind, uniform))
 
 

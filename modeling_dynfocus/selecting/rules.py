@@ -13,6 +13,7 @@ ties go to the lowest frame number. They raise a `ValueError` for wrong shapes a
 Published rules follow the formulas of their papers.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -26,7 +27,9 @@ from .distances import SquaredDistances, cross_distances
 _FLAT = 1e-6
 # A matrix of distances has at most this many elements (64 MiB).
 _CHUNK_ELEMENTS = 2**24
-# BOLT's sharpness, AKS's threshold and depth, MMR's trade-off.
+# Key frames for each moment with context, and the sharpness of the moments' weights; BOLT's sharpness, AKS's threshold
+# and depth, MMR's trade-off.
+_FRAMES_PER_MOMENT, _MOMENT_POWER = 4, 8
 _ITS_POWER = 2.0
 _AKS_THRESHOLD, _AKS_DEPTH = 0.8, 5
 _MMR_BALANCE = 0.5
@@ -57,12 +60,44 @@ def peaks(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -
     scaled = _scaled(relevance)
     if not bool(scaled.any()):
         return _uniform(len(relevance), count, relevance.device)
+    return _cover(_ranked_peaks(scaled, count, features), count, times)
+
+
+@torch.no_grad()
+def context(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
+    """
+    A quarter of the frames for the most relevant moments, the others around them: close together near a moment, and
+    farther apart away from it.
+
+    The first `M = ⌈K / 4⌉` frames are those that [`peaks`] takes for M. The others are taken one after the other, each
+    time the frame with the highest `g · Σ r_i⁸ / (1 + d_i)`: g is the time to the nearest frame chosen so far, r_i the
+    relevance of first frame i, scaled to 0…1 over the video, and d_i the time to it, in mean distances of two frames.
+    So a moment is seen several times, with what comes before and after it, the best match most often, and the rest of
+    the video sparsely. Flat relevance gives the same frames as [`uniform`].
+
+    GIFT (Zheng et al., arXiv:2603.25072) also spends a part of the frames on temporal context, by another formula.
+    """
+    relevance, count = _checked(relevance, num_key, features, times)
+    scaled = _scaled(relevance)
+    if not bool(scaled.any()):
+        return _uniform(len(relevance), count, relevance.device)
+    moments = _ranked_peaks(scaled, math.ceil(count / _FRAMES_PER_MOMENT), features)
+    times = times.to(scaled.device).double()
+    places = ((times - times[0]) * (len(times) - 1) / (times[-1] - times[0]).clamp(min=1e-9)).float()
+    nearness = torch.zeros_like(scaled)
+    for moment in moments:
+        nearness += scaled[moment] ** _MOMENT_POWER / (1 + (places - places[moment]).abs())
+    return _cover(moments, count, places, nearness)
+
+
+def _ranked_peaks(scaled: Tensor, count: int, features: Tensor) -> Tensor:
+    """Up to `count` frames of rank above 0 by descending rank (see `peaks`), of relevance `scaled`; at least one."""
     _check_finite(features, "features")
     distances = SquaredDistances(features.float()[None], None, _CHUNK_ELEMENTS)
     rank = scaled * peak_scores(distances, -scaled[None])[0][0]
     best = _highest(rank, count)
     best = best[rank[best] > 0]
-    return _cover(best if len(best) else _highest(scaled, 1), count, times)
+    return best if len(best) else _highest(scaled, 1)
 
 
 def uniform(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor) -> Tensor:
@@ -186,7 +221,15 @@ def given_frames(frames: Sequence[int]) -> Rule:
     return rule
 
 
-RULES: dict[str, Rule] = {"peaks": peaks, "uniform": uniform, "topk": topk, "its": its, "aks": aks, "mmr": mmr}
+RULES: dict[str, Rule] = {
+    "peaks": peaks,
+    "context": context,
+    "uniform": uniform,
+    "topk": topk,
+    "its": its,
+    "aks": aks,
+    "mmr": mmr,
+}
 
 
 @torch.no_grad()
@@ -248,9 +291,10 @@ def _uniform(length: int, count: int, device: torch.device) -> Tensor:
     return (2 * torch.arange(count, device=device) + 1) * length // (2 * count)
 
 
-def _cover(chosen: Tensor, count: int, times: Tensor) -> Tensor:
+def _cover(chosen: Tensor, count: int, times: Tensor, weights: Tensor | float = 1.0) -> Tensor:
     """
     `chosen` `(n,)`, n ≥ 1, and the frames farthest in time from all before them, up to `count`; in ascending order.
+    The time of each frame counts `weights` times, `(T,)`.
     """
     taken = torch.zeros(len(times), dtype=torch.bool, device=chosen.device)
     taken[chosen] = True
@@ -264,7 +308,7 @@ def _cover(chosen: Tensor, count: int, times: Tensor) -> Tensor:
         gap_after = (times[after.clamp(max=len(times) - 1)] - times).masked_fill(after == len(times), torch.inf)
         gap = torch.minimum(gap_before, gap_after)
         for _ in range(count - len(chosen)):
-            farthest = gap.masked_fill(taken, -1).argmax()
+            farthest = (gap * weights).masked_fill(taken, -1).argmax()
             taken[farthest] = True
             gap = torch.minimum(gap, (times - times[farthest]).abs())
     return taken.nonzero()[:, 0]
@@ -274,6 +318,7 @@ __all__ = [
     "RULES",
     "Rule",
     "aks",
+    "context",
     "events_of_peaks",
     "its",
     "mmr",

@@ -115,7 +115,7 @@ def test_marks_in_a_question_are_words(name, encoder, film):
     assert 0 < marked.num_visual_tokens <= BUDGET and marked.num_dense_tokens == plain.num_dense_tokens
 
 
-@pytest.mark.parametrize("rule", ["uniform", "topk", "its", "aks", "mmr", "peaks"])
+@pytest.mark.parametrize("rule", ["uniform", "topk", "its", "aks", "mmr", "peaks", "context"])
 def test_rules_choose_within_the_budget(focused, state, rule):
     (answer,) = focused.answer([(state, QUESTION)], rule=rule, max_visual_tokens=150, max_new_tokens=1)
     assert answer.num_visual_tokens <= 150

@@ -220,7 +220,7 @@ def goals_of(peaks=1.0, uniform=0.5, told=1.0, dense=1.0, blind=0.5, wide=1.0, t
         *made_up(way("uniform", "none", "dense"), share(dense), tokens=600),
         *made_up(way("peaks", signal="other"), share(blind)),
     ]
-    return list(verdicts.verdicts(verdicts.by_way(rows), "qwen3_vl", "low"))
+    return list(verdicts.verdicts(verdicts.by_way(rows), "qwen3_vl", "peaks", "low"))
 
 
 def test_goals_say_what_is_met():

@@ -40,11 +40,13 @@ def middles(length, count):
     return [int(np.floor((k + 0.5) * length / count)) for k in range(count)]
 
 
-def covered(taken, count, times):
-    taken = list(taken)
+def covered(taken, count, times, weights=None):
+    taken, weights = list(taken), weights or [1.0] * len(times)
     while len(taken) < count:
         rest = [i for i in range(len(times)) if i not in taken]
-        taken.append(max(rest, key=lambda i: (min(abs(times[i] - times[j]) for j in taken), -i)))
+        worth = {i: min(abs(times[i] - times[j]) for j in taken) * weights[i] for i in rest}
+        # Equal but for the last digits.
+        taken.append(min(i for i in rest if worth[i] >= max(worth.values()) * (1 - 1e-6)))
     return sorted(taken)
 
 
@@ -56,17 +58,29 @@ def uniform_by_formula(scores, count, features, times):
     return middles(len(scores), count)
 
 
-def peaks_by_formula(scores, count, features, times):
-    r = scaled(scores)
-    if not any(r):
-        return middles(len(scores), count)
+def best_peaks(r, count, features):
     rank = []
     for i in range(len(r)):
         squared = [((features[i] - features[j]) ** 2).sum() for j in range(len(r))]
         more = [squared[j] for j in range(len(r)) if r[j] > r[i] or (r[j] == r[i] and j < i)]
         rank.append(r[i] * (min(more) if more else max(squared)))
     best = sorted((i for i in range(len(r)) if rank[i] > 0), key=lambda i: (-rank[i], i))[:count]
-    return covered(best or [r.index(1)], count, times)
+    return best or [r.index(1)]
+
+
+def peaks_by_formula(scores, count, features, times):
+    r = scaled(scores)
+    return covered(best_peaks(r, count, features), count, times) if any(r) else middles(len(scores), count)
+
+
+def context_by_formula(scores, count, features, times):
+    r = scaled(scores)
+    if not any(r):
+        return middles(len(scores), count)
+    moments = best_peaks(r, -(-count // 4), features)
+    step = (times[-1] - times[0]) / (len(times) - 1) or 1
+    near = [sum(r[i] ** 8 / (1 + abs(t - times[i]) / step) for i in moments) for t in times]
+    return covered(moments, count, times, near)
 
 
 def its_by_formula(scores, count, features, times):
@@ -114,6 +128,7 @@ def mmr_by_formula(scores, count, features, times):
 
 FORMULAS = {
     "peaks": peaks_by_formula,
+    "context": context_by_formula,
     "uniform": uniform_by_formula,
     "topk": topk_by_formula,
     "its": its_by_formula,
@@ -192,7 +207,7 @@ def test_relevance_that_is_not_finite_is_refused(name, bad):
         chosen(ALL[name], scores, 3)
 
 
-@pytest.mark.parametrize("name", ["peaks", "mmr"])
+@pytest.mark.parametrize("name", ["peaks", "context", "mmr"])
 def test_features_that_are_not_finite_are_refused(name):
     features = made_up(9)
     features[5, 1] = torch.nan
@@ -218,7 +233,7 @@ def test_wrong_shapes_are_refused(name):
 # Flat scores, duplicates, long videos
 
 
-@pytest.mark.parametrize("name", ["peaks", "its"])
+@pytest.mark.parametrize("name", ["peaks", "context", "its"])
 @pytest.mark.parametrize("level", [0.0, 0.3, -1e30])
 def test_flat_relevance_covers_the_video(name, level):
     scores = torch.full((100,), level)
@@ -241,6 +256,18 @@ def test_peaks_of_one_relevant_frame_cover_the_rest_in_time():
     scores = torch.zeros(101)
     scores[30] = 1
     assert chosen(peaks, scores, 4, times=torch.arange(101)).tolist() == [0, 30, 65, 100]
+
+
+def test_context_shows_a_moment_several_times_and_the_rest_less_and_less():
+    scores = torch.zeros(101)
+    scores[30] = 1
+    found = chosen(RULES["context"], scores, 9, times=torch.arange(101) / 25).tolist()
+    assert found == [0, 15, 23, 30, 34, 38, 47, 65, 100]
+    # Of two moments, the better one gets more.
+    for other, near in [(1.0, (7, 6)), (0.8, (10, 3)), (0.4, (12, 1))]:
+        scores[70] = other
+        found = chosen(RULES["context"], scores, 16)
+        assert [int(((found - moment).abs() <= 15).sum()) for moment in (30, 70)] == list(near)
 
 
 def test_peaks_take_each_still_scene_once_before_they_cover_time():
