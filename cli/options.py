@@ -100,7 +100,7 @@ RuleOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="peaks, context, uniform, topk, its, aks or mmr.",
+        help="peaks, uniform, context, topk, its, aks or mmr.",
         show_default="learned, or peaks",
         rich_help_panel=_CHOICE,
     ),

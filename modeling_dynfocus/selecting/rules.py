@@ -223,8 +223,8 @@ def given_frames(frames: Sequence[int]) -> Rule:
 
 RULES: dict[str, Rule] = {
     "peaks": peaks,
-    "context": context,
     "uniform": uniform,
+    "context": context,
     "topk": topk,
     "its": its,
     "aks": aks,
