@@ -21,10 +21,10 @@ from layouts import BASE, ROWS, Layout, lay_out
 from recipe.alignment import SELECTION_WEIGHTS, align
 from recipe.answers import AnswerTraining
 from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
-from recipe.model import build_model, build_processor
+from recipe.model import build_model, build_processor, draw_words_anew
 from recipe.naming import Naming
 from recipe.reading import learn_to_read
-from recipe.tokenizer import build_tokenizer
+from recipe.tokenizer import build_tokenizer, new_words
 from recipe.vision import tower_config, train_vision
 from results import write_row
 from rounds import CHECKPOINT, ROUNDS, Round
@@ -33,6 +33,8 @@ from safetensors.torch import load_file, save_file
 from sets import encode_test_set
 from sizes import SIZES, Part
 from transformers import SiglipVisionModel
+
+from dynfocus.eval.synthetic.questions import UNANSWERABLE
 
 #: This seed of these rows is tested with all numbers of key frames.
 FIRST_SEED = 1
@@ -225,6 +227,8 @@ class Comparison:
             # The small batches of long videos would make it worse.
             model.model.get_submodule(part).requires_grad_(False)
         for seed, (one, parts) in enumerate(zip(CHECKPOINT, self.sizes.checkpoint, strict=True), start=FIRST_SEED):
+            if "unanswerable" in one.kinds:
+                draw_words_anew(model, new_words(self.tokenizer, f" {UNANSWERABLE}"), seed)
             self._round(model, one, parts, seed)
         model.save_pretrained(out)
         self.processor.save_pretrained(out)

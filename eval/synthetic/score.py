@@ -1,4 +1,4 @@
-"""Scores a model on a synthetic set: `python -m dynfocus.eval.synthetic.score DIR`.
+"""Scores a model on synthetic sets: `python -m dynfocus.eval.synthetic.score DIR …`.
 
 An answer counts if it is the expected one, apart from case, punctuation and articles. The event of a question is
 *seen* if a key frame lies within it; if a question needs several events, each must be seen.
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from dynfocus.checkpoints import DEFAULT_MODEL, find_model
 
 from ..files import read_rows
 from .builder import QUESTIONS_FILE
-from .questions import ALL_KINDS
+from .calibration import calibration_error, calibration_figure
+from .questions import ALL_KINDS, UNANSWERABLE
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -37,28 +39,39 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+def is_right(row: Mapping[str, Any], prediction: Mapping[str, Any]) -> bool:
+    """Whether the answer of a prediction is the one of a row, apart from case, punctuation and articles."""
+    return normalize_answer(str(prediction["answer"])) == normalize_answer(str(row["answer"]))
+
+
 def score_predictions(rows: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Compare predictions with the right answers.
 
     Args:
         rows: rows of `questions.jsonl`, with `answer`, `kind` and (optionally) `events`, `[start, end]` in seconds.
-        predictions: in the same order, with `answer` and (optionally) `key_frames`, each with a `time` in seconds, and
-            `num_visual_tokens`.
+        predictions: in the same order, with `answer` and (optionally) `key_frames`, each with a `time` in seconds,
+            `score` and `num_visual_tokens`.
 
     Returns:
         A dictionary for JSON, with `None` for values that cannot be computed. `kinds`: by kind `correct`, `total`,
         `accuracy`, `seen` (the share of questions whose events are seen) and `seen_total` (of how many). `micro`:
         accuracy over all questions; `macro`: mean of the kinds' accuracies; `macro_without_count`; `seen`; `total`;
-        `mean_visual_tokens`.
+        `refused`: share of the questions that have an answer and were answered `unanswerable`; `calibration_error` of
+        the scores, see there; `mean_visual_tokens`.
     """
     if len(rows) != len(predictions):
         raise ValueError(f"There are {len(rows)} questions but {len(predictions)} predictions; give one for each.")
     counts: dict[str, list[int]] = {}
-    tokens = []
+    tokens, refusals, scored = [], [], []
     for row, prediction in zip(rows, predictions, strict=True):
         tally = counts.setdefault(row["kind"], [0, 0, 0, 0])
-        tally[0] += normalize_answer(str(prediction["answer"])) == normalize_answer(str(row["answer"]))
+        right = is_right(row, prediction)
+        tally[0] += right
         tally[1] += 1
+        if row["answer"] != UNANSWERABLE:
+            refusals.append(normalize_answer(str(prediction["answer"])) == UNANSWERABLE)
+        if "score" in prediction:
+            scored.append((prediction["score"], right))
         if row.get("events") and "key_frames" in prediction:
             tally[2] += _events_seen(row["events"], prediction["key_frames"])
             tally[3] += 1
@@ -84,6 +97,8 @@ def score_predictions(rows: Sequence[Mapping[str, Any]], predictions: Sequence[M
         "macro_without_count": _mean([counts[kind][0] / counts[kind][1] for kind in order if kind != "count"]),
         "seen": _share(seen, seen_total),
         "total": total,
+        "refused": _mean(refusals),
+        "calibration_error": calibration_error(*zip(*scored, strict=True)) if scored else None,
         "mean_visual_tokens": _mean(tokens),
     }
 
@@ -122,10 +137,11 @@ def predict(
     answer = make("video-qa", model=model, pipeline_class=VideoQAPipeline, device=device)
     console = Console(stderr=True)
     predictions: list[dict[str, Any]] = []
-    starts = range(0, len(rows), batch_size)
-    for start in track(starts, "Answering", console=console, transient=True, disable=not console.is_terminal):
-        batch = [{"video": row["video"], "question": row["question"]} for row in rows[start : start + batch_size]]
-        predictions += answer(batch, batch_size=batch_size)
+    videos = [(video, [row["question"] for row in some]) for video, some in groupby(rows, lambda row: row["video"])]
+    for video, questions in track(
+        videos, "Answering", console=console, transient=True, disable=not console.is_terminal
+    ):
+        predictions += answer(video, question=questions, batch_size=batch_size)
     return predictions
 
 
@@ -152,6 +168,10 @@ def print_score(score: Mapping[str, Any], title: str | None = None) -> None:
     table.add_row("mean without count", percent(score["macro_without_count"]), "", "", "")
     console = Console()
     console.print(table)
+    if score["refused"] is not None:
+        console.print(f"{percent(score['refused'])} of the questions with an answer were answered {UNANSWERABLE!r}")
+    if score["calibration_error"] is not None:
+        console.print(f"calibration error of the scores: {score['calibration_error']:.3f}")
     if score["mean_visual_tokens"] is not None:
         console.print(f"{score['mean_visual_tokens']:.0f} visual tokens a question on average")
 
@@ -160,30 +180,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m dynfocus.eval.synthetic.score",
-        description="Scores a model on a synthetic set, by kind of question.",
+        description="Scores a model on synthetic sets, by kind of question.",
     )
-    parser.add_argument("folder", help="a set made by `dynfocus synth`")
+    parser.add_argument("folders", nargs="+", metavar="folder", help="a set made by `dynfocus synth`")
     parser.add_argument("--model", help="a folder or a Hub id (the model that comes with the package)")
     parser.add_argument("--batch-size", type=int, default=8, help="questions answered at once (%(default)s)")
-    parser.add_argument("--limit", type=int, help="ask only the first questions, up to this number")
+    parser.add_argument("--limit", type=int, help="ask only the first questions of a set, up to this number")
     parser.add_argument("--device", help="such as cpu or cuda:0")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--calibration", metavar="FILE", help="draw how often answers of a score are right")
     options = parser.parse_args(arguments)
     try:
-        rows = read_questions(options.folder, options.limit)
+        rows = [row for folder in options.folders for row in read_questions(folder, options.limit)]
         model = find_model(options.model)
-        score = score_predictions(rows, predict(rows, model, options.batch_size, options.device))
-    except (ValueError, OSError) as error:
+        predictions = predict(rows, model, options.batch_size, options.device)
+        score = score_predictions(rows, predictions)
+        if options.calibration:
+            scores = [prediction["score"] for prediction in predictions]
+            right = [is_right(row, prediction) for row, prediction in zip(rows, predictions, strict=True)]
+            calibration_figure(scores, right).savefig(options.calibration, dpi=110)
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps(score | {"model": options.model or DEFAULT_MODEL, "folder": options.folder}))
+        print(json.dumps(score | {"model": options.model or DEFAULT_MODEL, "folders": options.folders}))
     else:
-        print_score(score, f"{options.model or DEFAULT_MODEL} on {options.folder}")
+        print_score(score, f"{options.model or DEFAULT_MODEL} on {', '.join(options.folders)}")
     return 0
 
 
-__all__ = ["main", "normalize_answer", "predict", "print_score", "read_questions", "score_predictions"]
+__all__ = ["is_right", "main", "normalize_answer", "predict", "print_score", "read_questions", "score_predictions"]
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
 from recipe.chats import ChatWriter
 from recipe.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, counted_events, frame_labels, tell_story
 from recipe.guidance import counting_loss
-from recipe.model import build_config, build_processor
+from recipe.model import build_config, build_processor, draw_words_anew
 from recipe.naming import NAMES, Naming, named_in
-from recipe.tokenizer import build_tokenizer
+from recipe.tokenizer import build_tokenizer, new_words
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.other_questions import OTHER_QUESTIONS
@@ -190,6 +190,22 @@ def test_tokens_that_say_the_right_words_have_the_smallest_loss(processor, episo
 def test_questions_of_other_kinds_are_read_to_their_end(processor):
     texts = [text.format("magenta triangle") for several in OTHER_QUESTIONS.values() for text in several]
     assert max(len(ids) for ids in processor.tokenizer(texts)["input_ids"]) <= processor.max_question_tokens
+
+
+def test_only_words_that_no_answer_had_are_drawn_anew(processor):
+    tokenizer = processor.tokenizer
+    words = new_words(tokenizer, " red unanswerable 472", episodes=40)
+    assert words and words == new_words(tokenizer, " unanswerable", episodes=40)
+    model = DynFocusForConditionalGeneration(build_config(tokenizer))
+    embeddings = model.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings[words] = 1.0
+    before = embeddings.detach().clone()
+    draw_words_anew(model, words, seed=1)
+    changed = (embeddings != before).any(1).nonzero()[:, 0].tolist()
+    assert changed == words
+    alike = torch.nn.functional.cosine_similarity(embeddings[words][:, None], embeddings[words][None], dim=-1)
+    assert alike.fill_diagonal_(0).abs().max() < 0.5
 
 
 def test_the_plan_of_the_recipe_is_the_one_in_the_documents(processor):

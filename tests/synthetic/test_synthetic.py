@@ -23,6 +23,7 @@ from dynfocus.eval.synthetic import (
 )
 from dynfocus.eval.synthetic import score as score_module
 from dynfocus.eval.synthetic.builder import make_recipe, synthesize
+from dynfocus.eval.synthetic.calibration import calibration_error
 from dynfocus.eval.synthetic.score import normalize_answer, print_score, read_questions, score_predictions
 from dynfocus.eval.synthetic.video_file import write_episode
 from dynfocus.eval.synthetic.world import DIGIT_PLACES, truth_table
@@ -314,6 +315,18 @@ def test_the_truth_scores_full_marks_and_prints(tmp_path, capsys):
     assert "100.0 %" in printed and all(kind in printed for kind in KINDS)
 
 
+def test_refusals_and_the_calibration_of_scores():
+    rows = [{"kind": "number", "answer": "12"}] * 4 + [{"kind": "unanswerable", "answer": "unanswerable"}]
+    said = [("12", 0.95), ("12", 0.91), ("unanswerable", 0.99), ("13", 0.31), ("Unanswerable.", 1.0)]
+    score = score_predictions(rows, [{"answer": answer, "score": value} for answer, value in said])
+    assert score["refused"] == 0.25 and score["kinds"]["unanswerable"]["correct"] == 1
+    # The bin of the highest scores: four answers, three of them right, with a mean score of 0.9625.
+    assert score["calibration_error"] == pytest.approx((4 * abs(0.9625 - 0.75) + abs(0.31 - 0)) / 5)
+    # Scores that are the shares of right answers.
+    assert calibration_error([0.75] * 4 + [0.0] * 3, [True, True, True, False] + [False] * 3) == 0
+    assert calibration_error([1.0] * 4, [False] * 4) == 1
+
+
 def test_a_folder_without_questions_and_a_bad_limit(tmp_path):
     with pytest.raises(FileNotFoundError, match="dynfocus synth"):
         read_questions(tmp_path)
@@ -326,9 +339,16 @@ def test_a_folder_without_questions_and_a_bad_limit(tmp_path):
 
 def test_the_command_line_prints_json_or_a_clear_error(tmp_path, capsys, monkeypatch):
     small_set(tmp_path)
-    monkeypatch.setattr(score_module, "predict", lambda rows, model, batch_size, device: rows)
+    monkeypatch.setattr(
+        score_module, "predict", lambda rows, model, batch_size, device: [row | {"score": 0.8} for row in rows]
+    )
     assert score_module.main([str(tmp_path), "--json", "--limit", "5", "--model", "some/model"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["micro"] == 1.0 and printed["total"] == 5 and printed["model"] == "some/model"
+    plot = tmp_path / "calibration.png"
+    assert score_module.main([str(tmp_path), str(tmp_path), "--json", "--limit", "5", "--calibration", str(plot)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["total"] == 10 and printed["calibration_error"] == pytest.approx(0.2)
+    assert plot.read_bytes().startswith(b"\x89PNG")
     assert score_module.main([str(tmp_path / "none")]) == 2
     assert "holds no questions.jsonl" in capsys.readouterr().err

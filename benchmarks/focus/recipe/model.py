@@ -97,4 +97,15 @@ def build_model(
     return model
 
 
-__all__ = ["build_config", "build_model", "build_processor"]
+@torch.no_grad()
+def draw_words_anew(model: DynFocusForConditionalGeneration, words: list[int], seed: int) -> None:
+    """
+    Give these words of the language model random embeddings of the usual length. Words that are never an answer all
+    learn the same embedding, as whatever lowers the probability of one lowers that of the others.
+    """
+    embeddings = model.get_input_embeddings().get_parameter("weight")
+    drawn = torch.randn(len(words), embeddings.shape[1], generator=torch.Generator().manual_seed(seed))
+    embeddings[words] = INITIALIZER_RANGE * drawn.to(embeddings)
+
+
+__all__ = ["build_config", "build_model", "build_processor", "draw_words_anew"]

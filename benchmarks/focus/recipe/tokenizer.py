@@ -1,5 +1,7 @@
 """The tiny checkpoint's tokenizer: byte-level BPE, trained on the questions of the synthetic world."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -10,13 +12,16 @@ from dynfocus.eval.synthetic.world import sample_episode
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<video>")
 
 
-def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTokenizerFast:
-    """Any text can be written in its bytes; the words of the questions are single tokens, digits stay apart."""
+def world_texts(episodes: int) -> Iterator[str]:
+    """Questions and answers of the answerable kinds, in the form of a chat."""
     rng = np.random.default_rng(0)
-    texts = []
     for _ in range(episodes):
         for question in make_questions(sample_episode(rng, 32, "train"), rng, 3, ANSWERABLE_KINDS):
-            texts.append(f"USER: \n{question.question}\nASSISTANT: {question.answer}")
+            yield f"USER: \n{question.question}\nASSISTANT: {question.answer}"
+
+
+def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTokenizerFast:
+    """Any text can be written in its bytes; the words of the questions are single tokens, digits stay apart."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -28,7 +33,7 @@ def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(world_texts(episodes), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -40,4 +45,10 @@ def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTok
     )
 
 
-__all__ = ["build_tokenizer"]
+def new_words(tokenizer: PreTrainedTokenizerFast, text: str, episodes: int = 400) -> list[int]:
+    """The ids of `text` that occur in none of `world_texts`."""
+    known = {number for one in tokenizer(list(world_texts(episodes)))["input_ids"] for number in one}
+    return sorted(set(tokenizer(text, add_special_tokens=False)["input_ids"]) - known)
+
+
+__all__ = ["build_tokenizer", "new_words"]
