@@ -90,12 +90,15 @@ _CHECKPOINT = Round(
 )
 CHECKPOINT = (
     _CHECKPOINT,
-    replace(
-        _CHECKPOINT,
-        name="checkpoint-again",
-        kinds={**_KINDS_OF_CHECKPOINT, "count": 5.0, "unanswerable": 2.5},
-        later={**LATER_AFTERWARDS, "count": 6.0, "unanswerable": 2.5},
-        guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
+    *(
+        replace(
+            _CHECKPOINT,
+            name=name,
+            kinds={**_KINDS_OF_CHECKPOINT, "count": 5.0, "unanswerable": 2.5},
+            later={**LATER_AFTERWARDS, "count": 6.0, "unanswerable": 2.5},
+            guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
+        )
+        for name in ("checkpoint-again", "checkpoint-once-more")
     ),
 )
 

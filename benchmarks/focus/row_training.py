@@ -33,7 +33,8 @@ class Guidance:
 
     Args:
         weight (`float`): weight of the loss on the attention.
-        counting (`float`): weight of the loss on the attention of answers that are numbers of events.
+        counting (`float`): weight of the loss on the attention of answers that are numbers of events, or that
+            something is absent.
         alone (`float`): in layouts with embedded scores, the share of steps that ask only the first question of a
             chat, for twice as many videos.
     """

@@ -130,9 +130,10 @@ def test_counted_events_are_as_many_as_the_answer_says(processor, monkeypatch):
             }
     batches = batches_of(processor, drawn, monkeypatch)
     other = Question("Who is there?", "unanswerable", "unanswerable", (), ())
-    counted = batches.counted(np.array([7]), [[other, *questions[7]]], 32)[0]
-    assert (counted[0] == -1).all()
-    assert [row.amax().item() for row in counted[1:]] == [int(question.answer) for question in questions[7]]
+    shown = Question("Which shape appears first?", "star", "first_last", (0,), tuple(drawn[7].events[0].frames))
+    counted = batches.counted(np.array([7]), [[other, shown, *questions[7]]], 32)[0]
+    assert (counted[0] == 0).all() and (counted[1] == -1).all()
+    assert [row.amax().item() for row in counted[2:]] == [int(question.answer) for question in questions[7]]
 
 
 def test_a_head_that_counts_attends_to_each_event_as_to_the_first_token(processor):

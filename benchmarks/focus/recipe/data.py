@@ -243,7 +243,7 @@ class QuestionBatches:
     def counted(self, rows: np.ndarray, turns: list[list[Question]], num_frames: int) -> torch.Tensor:
         """
         For the questions of each chat, `(B, Q, T)`: 1, 2, … on the frames of the first, second, … event that is
-        counted, 0 on others; -1 where a question does not ask for a number of events.
+        counted, 0 on others; -1 where a question asks for other things that the video shows.
         """
         counted = torch.full((len(turns), max(map(len, turns)), num_frames), -1)
         for row, index, questions in zip(counted, rows, turns, strict=True):
@@ -253,6 +253,8 @@ class QuestionBatches:
                     frames[:] = 0
                     for number, event in enumerate(counted_events(question, episode), start=1):
                         frames[list(event.frames)] = number
+                elif not question.frames:
+                    frames[:] = 0
         return counted
 
     def videos(

@@ -7,7 +7,7 @@ answers alone, and guesses among the objects that it sees.
 
 Where the answer is a number of events, attention to them alone would hide how many there are, as its sum is always 1.
 There the head must attend equally to each of the events and to the first token of the chat, whose share is then
-1 / (1 + number of events).
+1 / (1 + number of events). If what is asked about is absent, it must attend to the first token alone.
 """
 
 from collections.abc import Sequence
@@ -61,14 +61,14 @@ def counting_loss(
 ) -> torch.Tensor:
     """
     Cross-entropy of the attention of answers that are numbers of events: as much on each of these events as on the
-    first token.
+    first token; also of answers that something is absent, as if they were the number 0.
 
     Args:
         counted (`torch.Tensor` of shape `(B, Q, T)`): see `QuestionBatches.counted`.
         attentions, chats, frame_of_token, video_start: as in `guidance_loss`.
 
     Returns:
-        The mean loss; 0 if no answer is a number of events.
+        The mean loss; 0 if there are no such answers.
     """
     turns = chats.turn_of_token.to(frame_of_token.device)[:, 1:]
     rows, places = (turns >= 0).nonzero(as_tuple=True)
