@@ -104,7 +104,7 @@ def budget_rows(model: str) -> Iterator[Row]:
 def share_rows(model: str) -> Iterator[Row]:
     """Fewer coarse pictures for each key frame, one seed."""
     forms = [form for form in COARSE[model] if form != "none"]
-    for per_key, coarse, rule in product((1, 2, 4), forms, ("uniform", "peaks")):
+    for per_key, coarse, rule in product((1, 2, 4), forms, MAIN_RULES[:-1]):
         yield Row(model, rule=rule, coarse=coarse, per_key=per_key)
 
 

@@ -105,7 +105,7 @@ def share_table(found: Mapping[Way, Asked], model: str) -> str:
     """From key frames alone to many coarse pictures for each: one seed."""
     lines = []
     for form in (form for form in COARSE[model] if form != "none"):
-        for rule in ("uniform", "peaks"):
+        for rule in MAIN_RULES[:-1]:
             some = [way for way in found if way == replace(Way(model, rule=rule, coarse=form), per_key=way.per_key)]
             if len(some) > 1:
                 seeds = set.intersection(*(set(found[way].seeds) for way in some))
