@@ -57,14 +57,6 @@ class Family:
     pictures_beside_videos: bool = True
     least_version: str = "5.18"
 
-    @property
-    def default_coarse(self) -> Literal["low", "none"]:
-        """
-        The default form of coarse frames: small frames, or none where a panel costs as much as a key frame (measured
-        in docs/results.md).
-        """
-        return "low" if self.native else "none"
-
 
 FAMILIES = (
     Family("Qwen3-VL, Qwen3.5", ("Qwen3VLProcessor",), "blocks", native=True, times="<1.5 seconds>"),

@@ -114,7 +114,7 @@ class FocusProcessor:
         config: the model's configuration; needed if positions depend on it (Qwen2-VL, Qwen2.5-VL).
         dual_encoder (`str` or [`DualEncoder`], *optional*):
             the encoder of frames of a file; by default `google/siglip2-base-patch16-224`, loaded when it is needed.
-        rule (`str` or callable, defaults to `"peaks"`): the rule of choice, by its name in `selecting/rules.py`.
+        rule (`str` or callable, defaults to `"context"`): the rule of choice, by its name in `selecting/rules.py`.
         fps (`float`, defaults to 1.0): sampled frames a second.
         max_visual_tokens (`int`, defaults to 4096):
             tokens of all videos of a prompt at most, time words and marks included. Pictures beside videos in a chat
@@ -123,9 +123,9 @@ class FocusProcessor:
             visual tokens of a key frame at most, in families whose frames keep their own size. In others the cost of a
             frame is fixed by the model.
         tokens_per_coarse_frame (`int`, defaults to 16): the same for a small coarse frame.
-        coarse (`str`, *optional*):
-            how the other frames are shown: `"low"`, small; `"panels"`, 2 x 2 frames in one picture; `"none"`, not at
-            all. By default `"low"` if frames keep their own size, else `"none"`.
+        coarse (`str`, defaults to `"none"`):
+            how the other frames are shown: `"low"`, small, in families whose frames keep their own size; `"panels"`,
+            2 x 2 frames in one picture; `"none"`, not at all.
         coarse_per_key_frame (`int`, defaults to 8): coarse pictures for each key frame at most.
         num_key_frames (`int`, *optional*): key frames at most; by default as many as the budget allows.
         time_words (`bool`, defaults to `False`):
@@ -143,12 +143,12 @@ class FocusProcessor:
         *,
         config: Any = None,
         dual_encoder: str | os.PathLike[str] | DualEncoder | None = None,
-        rule: str | Rule = "peaks",
+        rule: str | Rule = "context",
         fps: float = 1.0,
         max_visual_tokens: int = 4096,
         tokens_per_key_frame: int = 256,
         tokens_per_coarse_frame: int = 16,
-        coarse: Coarse | None = None,
+        coarse: Coarse = "none",
         coarse_per_key_frame: int = 8,
         num_key_frames: int | None = None,
         time_words: bool = False,
@@ -180,7 +180,7 @@ class FocusProcessor:
         self.max_visual_tokens = max_visual_tokens
         self.tokens_per_key_frame = tokens_per_key_frame
         self.tokens_per_coarse_frame = tokens_per_coarse_frame
-        self.coarse: Coarse = coarse or family.default_coarse
+        self.coarse: Coarse = coarse
         self.coarse_per_key_frame = coarse_per_key_frame
         self.num_key_frames = num_key_frames
         self.time_words = time_words
@@ -649,8 +649,8 @@ class FocusProcessor:
         return "".join([*parts, text[end:]]), moves
 
 
-def _check_coarse(coarse: str | None, family: Family) -> None:
-    if coarse not in (None, "low", "panels", "none"):
+def _check_coarse(coarse: str, family: Family) -> None:
+    if coarse not in ("low", "panels", "none"):
         raise ValueError(f"`coarse` must be 'low', 'panels' or 'none', got {coarse!r}.")
     if coarse == "low" and not family.native:
         raise ValueError(

@@ -76,8 +76,8 @@ class ServedModel(FocusedModel):
             those of the model. By default sizes are multiples of 28 pixels, a square of 28 x 28 pixels and a byte of
             text count as one token each, and `12.5s: ` is written before each frame.
         max_retries, timeout: see [`OpenAIServer`]; the first request to some servers loads the model.
-        options: options of [`FocusProcessor`], such as `max_visual_tokens`. Without `processor`, `coarse` is
-            `"panels"` by default, because servers enlarge small pictures.
+        options: options of [`FocusProcessor`], such as `max_visual_tokens`. Without `processor`, prefer
+            `coarse="panels"` to `"low"`, because servers enlarge small pictures.
 
     Raises:
         `ValueError`: for an invalid address or invalid options. `ImportError`: `openai` is missing.
@@ -103,7 +103,7 @@ class ServedModel(FocusedModel):
         config = None
         if processor is None:
             processor = _PicturesAlone()
-            options = {"family": _PICTURES, "time_words": True, "coarse": "panels", **options}
+            options = {"family": _PICTURES, "time_words": True, **options}
         elif isinstance(processor, (str, os.PathLike)):
             name = str(processor)
             try:

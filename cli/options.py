@@ -100,8 +100,8 @@ RuleOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="peaks, uniform, context, topk, its, aks or mmr.",
-        show_default="learned, or peaks",
+        help="context, uniform, peaks, topk, its, aks or mmr.",
+        show_default="learned, or context",
         rich_help_panel=_CHOICE,
     ),
 ]
@@ -119,7 +119,7 @@ CoarseOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Stock model: how other frames are shown: low, panels or none.",
-        show_default="by model",
+        show_default="none, or as saved",
         rich_help_panel=_CHOICE,
     ),
 ]

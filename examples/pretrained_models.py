@@ -46,7 +46,7 @@ state = pipe.encode_video(args.video, save_to=f"{args.video}.safetensors", progr
 # Both see at most the same number of visual tokens.
 
 # %%
-for rule in ("peaks", "uniform"):
+for rule in ("context", "peaks", "uniform"):
     answer = pipe(state, question=args.question, rule=rule, max_visual_tokens=args.max_visual_tokens)
     times = ", ".join(f"{frame['time']:.0f}" for frame in answer["key_frames"])
     print(f"{rule}: {answer['answer']} ({answer['num_visual_tokens']} visual tokens; key frames at {times} s)")

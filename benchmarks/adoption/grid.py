@@ -12,7 +12,7 @@ RULES = ("uniform", "topk", "its", "aks", "mmr", "peaks", "context", "told")
 MAIN_RULES = ("uniform", "peaks", "context", "told")
 #: How frames other than key frames can be shown: the default of the package first, then the form that it is compared
 #: with in all tables.
-COARSE = {"qwen3_vl": ("low", "none", "panels"), "llava_onevision": ("none", "panels")}
+COARSE = {"qwen3_vl": ("none", "low", "panels"), "llava_onevision": ("none", "panels")}
 #: Settings of `FocusProcessor`: frames of 64 x 64 pixels, and small frames of 32 x 32.
 SETTINGS: dict[str, dict[str, Any]] = {
     "qwen3_vl": {"tokens_per_key_frame": 16, "tokens_per_coarse_frame": 4},
@@ -25,7 +25,7 @@ FIRST_KEPT_SEED = 500
 VIDEOS = 20
 FRAMES = 128
 BUDGET = "1/6"
-#: Coarse pictures for each key frame at most, as in the package.
+#: Coarse pictures for each key frame at most.
 PER_KEY = 8
 
 

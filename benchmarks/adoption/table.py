@@ -85,20 +85,21 @@ def gain_table(found: Mapping[Way, Asked], model: str, rule: str) -> str:
     return markdown_table(head, lines)
 
 
-def coarse_table(found: Mapping[Way, Asked], model: str) -> str:
-    """What coarse frames add to `peaks` without them, by kind of question."""
-    alone = found.get(Way(model))
-    forms = {form: found.get(Way(model, coarse=form)) for form in COARSE[model] if form != "none"}
+def coarse_table(found: Mapping[Way, Asked], model: str, rule: str) -> str:
+    """What coarse frames add to a rule without them, by kind of question."""
+    alone = found.get(Way(model, rule=rule))
+    forms = {form: found.get(Way(model, rule=rule, coarse=form)) for form in COARSE[model] if form != "none"}
+    forms = {form: one for form, one in forms.items() if one is not None}
     lines: list[list[str]] = []
     if alone is None:
         return ""
     for kind in [None, *alone.kinds]:
         cells = []
         for one in forms.values():
-            added = gain(one, alone, None if kind is None else [kind]) if one is not None else None
+            added = gain(one, alone, None if kind is None else [kind])
             cells.append("–" if added is None else points(added))
         lines.append([kind or "all questions", *cells])
-    return markdown_table(["`peaks` against itself with `none`", *(f"`{form}`" for form in forms)], lines)
+    return markdown_table([f"`{rule}` against itself with `none`", *(f"`{form}`" for form in forms)], lines)
 
 
 def share_table(found: Mapping[Way, Asked], model: str) -> str:
@@ -148,9 +149,7 @@ def tables(found: Mapping[Way, Asked], model: str) -> str:
         costs(found, model),
         rule_table(found, model),
         *(gain_table(found, model, rule) for rule in JUDGED),
-    ]
-    parts += [
-        coarse_table(found, model),
+        *(coarse_table(found, model, rule) for rule in JUDGED),
         share_table(found, model),
         kind_table(dict(chosen_ways(found, model, FRAMES))),
     ]

@@ -222,9 +222,9 @@ def given_frames(frames: Sequence[int]) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "peaks": peaks,
-    "uniform": uniform,
     "context": context,
+    "uniform": uniform,
+    "peaks": peaks,
     "topk": topk,
     "its": its,
     "aks": aks,

@@ -12,7 +12,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 START, END = "<!-- families -->\n", "<!-- /families -->"
 HEAD = (
     "| family | model classes, each exact in the dense limit | a key frame is | frame size "
-    "| coarse frames, the default first | times | transformers |\n|---|---|---|---|---|---|---|\n"
+    "| coarse frames | times | transformers |\n|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -28,8 +28,7 @@ def row(family: families.Family) -> str:
         times = "in positions"
     else:
         times = "no; `time_words=True`" if family.layout != "video" and not family.positions else "no"
-    forms = ("low", "panels", "none") if family.native else ("panels", "none")
-    coarse = ", ".join(f"`{form}`" for form in sorted(forms, key=lambda form: form != family.default_coarse))
+    coarse = "`low`, `panels`" if family.native else "`panels`"
     return " | ".join(
         [
             f"| {family.name}",

@@ -84,7 +84,7 @@ def test_pictures_that_are_kept_are_bounded(upload):
 
 
 def test_frames_and_rules_follow_the_options(studio, upload):
-    assert studio.rule == "dpe" and studio.rules[:3] == ["dpe", "peaks", "uniform"]
+    assert studio.rule == "dpe" and studio.rules[:3] == ["dpe", "context", "uniform"]
     other = Studio(studio.pipe, replace(SETUP, rule="mmr", sampling={**SETUP.sampling, "max_frames": 5}))
     assert other.rule == "mmr" and other.read(upload).state.num_frames == [5]
 

@@ -501,7 +501,7 @@ def test_the_recipes_of_the_package_take_a_stock_model(models, rows, encoder, tm
     ("words", "message"),
     [
         (["model.dual_encoder=/no/encoder"], "`model.dual_encoder`: '/no/encoder' cannot be used as"),
-        (["data.rule=peeks"], "`data.rule`: There is no rule of choice 'peeks': choose one of 'peaks', 'uniform'"),
+        (["data.rule=peeks"], "`data.rule`: There is no rule of choice 'peeks': choose one of 'context', 'uniform'"),
         (["data.coarse=tiny"], "`data.coarse`: Input should be 'low', 'panels' or 'none'"),
         (["data.max_visual_tokens=3"], "`max_visual_tokens=3` is too small"),
         (["selection_noise.start=0.1"], "`selection_noise` is for DynFocus models, and "),
