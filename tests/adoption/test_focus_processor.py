@@ -132,7 +132,8 @@ def test_another_attention_does_not_pass_for_the_stock_call(name):
 def test_a_plan_is_kept_for_every_video_and_budget(name, data):
     num_frames = data.draw(st.integers(1, 60), label="frames")
     size = data.draw(st.sampled_from([(96, 128), (128, 96), (64, 200)]), label="size")
-    coarse = data.draw(st.sampled_from([None, "panels", "none"]), label="coarse")
+    forms = ["none", "panels", *["low"] * focus(name).family.native]
+    coarse = data.draw(st.sampled_from(forms), label="coarse")
     times = np.cumsum(np.random.default_rng(num_frames).uniform(0.1, 300, num_frames)).round(2)
     video = VideoFrames.decoded(random_frames(num_frames, size), times)
     processor = focus(name, coarse=coarse, tokens_per_key_frame=12, tokens_per_coarse_frame=2)
