@@ -165,12 +165,12 @@ def test_the_list_has_each_row_once_and_no_kept_seed():
     rows = grid.rows_of("all")
     assert len({row.name for row in rows}) == len(rows) == len(set(rows))
     main = grid.rows_of("main", ("llava_onevision",))
-    # Seven rules with and without panels, two rows without signal, and a dense one.
-    assert len(main) == 3 * (7 * 2 + 2 + 1) and {row.frames for row in main} == {128}
+    # Eight rules with and without panels, four rows without signal, and a dense one.
+    assert len(main) == 3 * (8 * 2 + 4 + 1) and {row.frames for row in main} == {128}
     # First those that the goals compare, of all seeds.
-    first = main[: 3 * 9]
-    assert {row.rule for row in first} == {"uniform", "peaks", "told"} and len({row.seed for row in first[:9]}) == 1
-    assert [row.budget for row in main].index("dense") < 9 and all(row.budget != "dense" for row in main[3 * 9 :])
+    first = main[: 3 * 13]
+    assert {row.rule for row in first} == {*grid.MAIN_RULES} and len({row.seed for row in first[:13]}) == 1
+    assert [row.budget for row in main].index("dense") < 13 and all(row.budget != "dense" for row in main[3 * 13 :])
     with pytest.raises(ValueError, match="Seeds from 500"):
         grid.Row("qwen3_vl", seed=501)
     with pytest.raises(ValueError, match="none, panels for llava_onevision, not 'low'"):
