@@ -26,6 +26,7 @@ from recipe.naming import Naming
 from recipe.reading import learn_to_read
 from recipe.tokenizer import build_tokenizer, new_words
 from recipe.vision import tower_config, train_vision
+from recipe.words import fix_words, learn_words
 from results import write_row
 from rounds import CHECKPOINT, ROUNDS, Round
 from row_training import Guidance, at_random, train
@@ -208,10 +209,37 @@ class Comparison:
         if not layout.relevance:
             # Without anything that the base's selector has learned.
             dropped += ["event_prototypes", "score_embedding"]
+        if layout.likelihood:
+            # The base's question encoder learned from labels together with its selector.
+            dropped += SELECTOR
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
         self._take(model, weights, self.base_path, ("lm_head", *dropped))
+        if layout.likelihood:
+            model.load_state_dict(self.new_selector(), strict=False)
+            fix_words(model)
         return model
+
+    def new_selector(self) -> dict[str, torch.Tensor]:
+        """Weights of a selector that has learned words, but not which frames matter."""
+        path = self._path("words")
+        if not path.exists():
+            model = self.new_model()
+            learn_words(
+                model,
+                Naming(model, self.tokenizer, 1).to(self.device),
+                self.batches(self.sizes.base[0][0].num_frames, 1, kinds=SELECTION_WEIGHTS),
+                self.work / "words.partial",
+                steps=self.sizes.words_steps,
+                batch_size=384,
+                learning_rate=2e-3,
+                seed=1,
+                device=self.device,
+                log=log,
+            )
+            weights = weights_of(model)
+            save_file({name: weights[name] for name in weights if any(part in name for part in SELECTOR)}, path)
+        return load_file(path, device=self.device)
 
     def _take(self, model: Any, weights: dict[str, torch.Tensor], path: Path, allowed: Sequence[str]) -> None:
         """Load the weights of `path`, which may lack only the `allowed` parts."""
@@ -250,6 +278,8 @@ class Comparison:
             score_rate=10.0,
             # The new selector learns at 2e-3.
             selector_rate=5.0 if layout.likelihood else 1.0,
+            # The likelihood teaches more than the answers' loss through a noisy choice, which disturbs it.
+            sigma=0.0 if layout.likelihood else 0.05,
             warm_up=30,
             log_every=50,
             save_every=50,

@@ -245,6 +245,9 @@ def test_goals_say_what_is_met():
         False,
     ]
     assert verdicts(asked("dynfocus", 128, 100, 21), uniform=uniform)[:2] == [False, False]
+    for wrong, found, met in ((2, 0.95, [True, True]), (3, 0.85, [False, False])):
+        rows = {"likelihood": asked("likelihood", 128, 100, wrong, found)}
+        assert verdicts(asked("dynfocus", 128, 100, 0), **rows)[-2:] == met
     assert not list(goals(lambda frames: {}, SIZES["full"]))
 
 
@@ -304,13 +307,13 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
     assert {"vision.safetensors", "train16.safetensors", "base.safetensors"} <= written.keys()
     compare(tmp_path)
     assert times_in(tmp_path, "*.safetensors").items() >= written.items()
-    assert len(rows_in(tmp_path)) == 11
+    assert len(rows_in(tmp_path)) == 12
     compare(tmp_path, "--checkpoint", tmp_path / "tiny")
     assert_saved(tmp_path / "tiny")
     text = run(FOCUS / "table.py", "--rows", tmp_path / "rows", "--size", "smoke")
     assert text.count("| `rods_only` ") == 6
     # Of the goals, those that compare with dense have none at the longer of two lengths.
-    assert len(re.findall("^- (met|MISSED): ", text, re.MULTILINE)) == 11
+    assert len(re.findall("^- (met|MISSED): ", text, re.MULTILINE)) == 13
 
 
 def test_first_tokens_are_timed_and_drawn(tmp_path):

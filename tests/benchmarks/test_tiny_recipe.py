@@ -1,5 +1,7 @@
 """The tiny checkpoint's recipe: what the model is shown, and what it is asked to say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from recipe.guidance import counting_loss
 from recipe.model import build_config, build_processor, draw_words_anew
 from recipe.naming import NAMES, Naming, named_in
 from recipe.tokenizer import build_tokenizer, new_words
+from recipe.words import MATCH_BIAS, fix_words, learn_words, word_losses
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.other_questions import OTHER_QUESTIONS
 from dynfocus.eval.synthetic.questions import Question, make_questions
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_episode, truth_table
 from dynfocus.processing.token_plan import TokenPlan
+from dynfocus.states.video_state import VideoState
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +249,44 @@ def test_chats_are_padded_to_few_lengths(processor, episodes, monkeypatch):
             inputs["input_ids"].shape[1] - 32 < read.max() and (mask[:n] == 1).all()
             for mask, n in zip(inputs["attention_mask"], read, strict=True)
         )
+
+
+def test_a_new_selector_learns_words_without_being_told_which_frames_matter(
+    processor, episodes, tmp_path, monkeypatch
+):
+    """Its losses are the same whichever frames the questions are about, and its score then counts matches."""
+    torch.manual_seed(0)
+    model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
+    naming, width = Naming(model, processor.tokenizer, seed=0), model.config.vision_config.hidden_size
+    batches = batches_of(processor, episodes, monkeypatch)
+    state = VideoState(
+        frame_features=torch.zeros(4, 16, 4, width),
+        grouped_tokens=torch.randn(4, 16, 3, width),
+        parent_of_token=torch.zeros(4, 16, 3, dtype=torch.long),
+        frame_mask=torch.ones(4, 16, dtype=torch.bool),
+    )
+    monkeypatch.setattr(batches.features, "batch", lambda rows, device: state)
+    rows, turns = batches.draw(np.random.default_rng(0), 4)
+    elsewhere = [[replace(questions[0], frames=(0,), event_ids=())] for questions in turns]
+    losses = [
+        word_losses(model, naming, batches, rows, asked, np.random.default_rng(1), "cpu")
+        for asked in (turns, elsewhere)
+    ]
+    assert losses[0] == losses[1] and losses[0].keys() == {"question names", "frame names"}
+
+    settings = {"batch_size": 4, "learning_rate": 1e-3, "seed": 1, "device": "cpu", "log": print}
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    learn_words(model, naming, batches, tmp_path / "words.partial", steps=1, **settings)
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed and all("question_encoder" in name or "question_scorer" in name for name in changed)
+    scorer = model.model.event_prototypes.question_scorer
+    queries, tokens = torch.randn(1, 3, 5, width), torch.randn(1, 3, 4, width)
+    with torch.no_grad():
+        score = scorer(queries, tokens, torch.randn(1, 3, 2 * width), torch.rand(1, 3, 4), torch.ones(1, 3).bool())
+        products = scorer.query_match(scorer.query_norm(queries)) @ scorer.token_match(tokens).mT / width**0.5
+    torch.testing.assert_close(score, products.amax(-1).sum(-1) + MATCH_BIAS)
+    fix_words(model)
+    fixed = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert {name for name in changed if "out_proj" not in name} <= fixed
+    trained = {f"model.event_prototypes.question_scorer.{name}.weight" for name in ("in_proj", "out_proj")}
+    assert not trained & fixed
