@@ -422,7 +422,7 @@ def synth(
         str | None,
         typer.Option(
             metavar="KIND,KIND,…",
-            help="Kinds of questions; `object` is one that the demo checkpoint has not learned.",
+            help="Kinds of questions; the demo checkpoint has not learned `object` and `unanswerable`.",
             show_default="the kinds that the demo checkpoint has learned",
         ),
     ] = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dynfocus.adoption.focused_model import FocusedModel
 from dynfocus.eval.synthetic.builder import make_recipe, synthesize
-from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, Question
+from dynfocus.eval.synthetic.questions import Question
 from dynfocus.eval.synthetic.world import Episode
 from dynfocus.states.video_state import VideoState
 
@@ -41,13 +41,13 @@ def make_set(model: FocusedModel, frames: int, seed: int, count: int, work: Path
     The first `count` videos of a seed. Files and states are kept in `work`, states in a folder for each dual encoder;
     several processes may share it.
     """
-    recipe = make_recipe(seed, frames, kinds=ANSWERABLE_KINDS)
+    recipe = make_recipe(seed, frames)
     drawn = [recipe.draw(index) for index in range(count)]
     videos = work / "videos" / f"{frames}-{seed}"
     states = work / "states" / digest(model.dual_encoder.fingerprint()) / f"{frames}-{seed}"
     with locked(work / "locks" / f"{frames}-{seed}"):
         if not all((videos / _file(index)).exists() for index in range(count)):
-            synthesize(videos, seed, count, frames, recipe.split, kinds=recipe.kinds)
+            synthesize(videos, seed, count, frames, recipe.split)
         states.mkdir(parents=True, exist_ok=True)
         encoded = []
         for index in range(count):

@@ -59,6 +59,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, help="no rows: train the demo checkpoint from the shared start, and save it here"
     )
+    parser.add_argument(
+        "--unanswerable",
+        action="store_true",
+        help="with --checkpoint: two more rounds, with questions without an answer",
+    )
     parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tests that everything runs")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
@@ -254,7 +259,8 @@ class Comparison:
         for part in SELECTOR:
             # The small batches of long videos would make it worse.
             model.model.get_submodule(part).requires_grad_(False)
-        for seed, (one, parts) in enumerate(zip(CHECKPOINT, self.sizes.checkpoint, strict=True), start=FIRST_SEED):
+        rounds = list(zip(CHECKPOINT, self.sizes.checkpoint, strict=True))
+        for seed, (one, parts) in enumerate(rounds if self.args.unanswerable else rounds[:1], start=FIRST_SEED):
             if "unanswerable" in one.kinds:
                 draw_words_anew(model, new_words(self.tokenizer, f" {UNANSWERABLE}"), seed)
             self._round(model, one, parts, seed)

@@ -77,8 +77,9 @@ ROUNDS = (
     ),
 )
 
-#: From the shared start to the demo checkpoint: only in its layout, with more questions that are hard in long videos;
-#: then also with questions that have no answer, and more about numbers of events.
+#: From the shared start to the demo checkpoint: only in its layout, with more questions that are hard in long videos.
+#: Two more rounds, which the demo checkpoint did not have, also ask questions that have no answer, and more about
+#: numbers of events.
 _KINDS_OF_CHECKPOINT = {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5}
 _CHECKPOINT = Round(
     "checkpoint",

@@ -9,7 +9,7 @@ from recipe.data import FeatureSet
 from safetensors.torch import load_file, save_file
 
 from dynfocus.eval.synthetic.builder import Recipe, make_recipe, synthesize
-from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, Question
+from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.states.video_state import VideoState
@@ -18,7 +18,7 @@ TEST_SEED = 301
 
 
 def test_recipe(num_frames: int, seed: int = TEST_SEED) -> Recipe:
-    return make_recipe(seed, num_frames, kinds=ANSWERABLE_KINDS)
+    return make_recipe(seed, num_frames)
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def encode_test_set(
     if not path.exists():
         folder = work / f"test{num_frames}"
         log(f"writing {count} videos of {num_frames} s to {folder}")
-        synthesize(folder, recipe.seed, count, num_frames, recipe.split, kinds=recipe.kinds)
+        synthesize(folder, recipe.seed, count, num_frames, recipe.split)
         parts: dict[str, list[torch.Tensor]] = {}
         for index in range(count):
             inputs: Any = processor.video_processor(folder / f"videos/{index:06d}.mp4", return_tensors="pt")

@@ -1,6 +1,6 @@
 """A synthetic world of events in video with known questions and answers: episodes, video files, and scores."""
 
-from .questions import ALL_KINDS, ANSWERABLE_KINDS, KINDS, Question, make_questions
+from .questions import ALL_KINDS, KINDS, Question, make_questions
 from .world import (
     COLORS,
     HELD_OUT,
@@ -17,7 +17,6 @@ from .world import (
 
 __all__ = [
     "ALL_KINDS",
-    "ANSWERABLE_KINDS",
     "COLORS",
     "HELD_OUT",
     "KINDS",

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..files import claim_folder, write_text
 from .data_card import CARD_FILE, make_data_card
-from .questions import ANSWERABLE_KINDS, KINDS, Question, make_questions
+from .questions import KINDS, Question, make_questions
 from .video_file import check_file, write_episode
 from .world import SPLITS, Episode, events_for, render_frame, sample_episode
 
@@ -44,8 +44,8 @@ class Recipe:
     version: int = _VERSION
 
     def settings(self) -> dict[str, Any]:
-        """For `dataset.json`; the default kinds of earlier versions are left out, as in their sets."""
-        return {name: value for name, value in asdict(self).items() if name != "kinds" or value != ANSWERABLE_KINDS}
+        """For `dataset.json`; the default kinds are left out, as in sets of earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "kinds" or value != KINDS}
 
     def draw(self, index: int) -> tuple[Episode, list[Question]]:
         """Draw video `index` of the set."""

@@ -277,10 +277,8 @@ _MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
 
 ALL_KINDS: tuple[str, ...] = tuple(_MAKERS)
 """All kinds of questions."""
-KINDS: tuple[str, ...] = tuple(kind for kind in _MAKERS if kind != "object")
+KINDS: tuple[str, ...] = tuple(kind for kind in _MAKERS if kind not in ("object", "unanswerable"))
 """The kinds of a set by default, which the demo checkpoint was trained on. It can learn `object` by fine-tuning."""
-ANSWERABLE_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "unanswerable")
-"""The default kinds whose answers a video shows."""
 
 
 def make_questions(
@@ -311,4 +309,4 @@ def make_questions(
     return questions
 
 
-__all__ = ["ALL_KINDS", "ANSWERABLE_KINDS", "KINDS", "UNANSWERABLE", "Question", "make_questions"]
+__all__ = ["ALL_KINDS", "KINDS", "UNANSWERABLE", "Question", "make_questions"]

@@ -278,8 +278,11 @@ def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
     start = ("--start", FOCUS / "shared_start.safetensors")
     compare(tmp_path, *start, "--row", "dynfocus")
     written = times_in(tmp_path, "**/*.*")
-    compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense", "--checkpoint", tmp_path / "tiny")
+    compare(
+        tmp_path, *start, "--row", "dynfocus", "--row", "dense", "--checkpoint", tmp_path / "tiny", "--unanswerable"
+    )
     assert_saved(tmp_path / "tiny")
+    assert (tmp_path / "checkpoint-once-more.partial").exists()
     before, after = (load_file(path) for path in (start[1], tmp_path / "tiny" / "model.safetensors"))
     trained = {name for name in after if not torch.equal(before[name], after[name])}
     assert not any(

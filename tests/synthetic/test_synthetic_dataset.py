@@ -24,7 +24,7 @@ from dynfocus.eval.synthetic import COLORS, HELD_OUT, SHAPES, render
 from dynfocus.eval.synthetic.builder import make_recipe, synthesize
 from dynfocus.eval.synthetic.dataset_builder import SyntheticVideos, load_synthetic
 from dynfocus.eval.synthetic.drawing import texture
-from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, KINDS
+from dynfocus.eval.synthetic.questions import KINDS
 from dynfocus.eval.synthetic.score import read_questions, score_predictions
 from dynfocus.eval.synthetic.world import events_for, truth_table
 from dynfocus.processing import VideoQAPipeline
@@ -108,18 +108,6 @@ def test_a_wrong_argument_leaves_no_folder(tmp_path):
         with pytest.raises(ValueError, match=message):
             synthesize(tmp_path / "set", 0, 1, **{**SMALL, **options})
     assert not (tmp_path / "set").exists()
-
-
-def test_the_kinds_of_earlier_versions_make_their_sets(tmp_path):
-    """Whose settings do not name kinds. With a further kind, a set has these questions and others."""
-    synthesize(tmp_path / "old", 4, 2, **SMALL, kinds=ANSWERABLE_KINDS)
-    assert "kinds" not in json.loads((tmp_path / "old" / "dataset.json").read_text())
-    with pytest.raises(ValueError, match="holds a set with `kinds`"):
-        synthesize(tmp_path / "old", 4, 2, **SMALL)
-    synthesize(tmp_path / "new", 4, 2, **SMALL)
-    old, new = (read_questions(tmp_path / name) for name in ("old", "new"))
-    same = [row["question"] for row in new if row["kind"] != "unanswerable"]
-    assert [row["question"] for row in old] == same and len(new) == len(old) + 2
 
 
 def test_events_follow_from_the_length():

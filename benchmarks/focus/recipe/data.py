@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, UNANSWERABLE, Question, make_questions
+from dynfocus.eval.synthetic.questions import KINDS, UNANSWERABLE, Question, make_questions
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, Event, render, sample_episode, truth_table
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
@@ -207,7 +207,7 @@ class QuestionBatches:
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
         #: The kinds and their shares for each turn.
-        first = kind_shares(kinds or dict.fromkeys(ANSWERABLE_KINDS, 1.0))
+        first = kind_shares(kinds or dict.fromkeys(KINDS, 1.0))
         self.turns = [first, *[kind_shares(later_kinds)] * (turns - 1)]
 
     def draw(

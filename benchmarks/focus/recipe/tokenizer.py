@@ -6,17 +6,17 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dynfocus.eval.synthetic.questions import ANSWERABLE_KINDS, make_questions
+from dynfocus.eval.synthetic.questions import KINDS, make_questions
 from dynfocus.eval.synthetic.world import sample_episode
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<video>")
 
 
 def world_texts(episodes: int) -> Iterator[str]:
-    """Questions and answers of the answerable kinds, in the form of a chat."""
+    """Questions and answers of the default kinds, in the form of a chat."""
     rng = np.random.default_rng(0)
     for _ in range(episodes):
-        for question in make_questions(sample_episode(rng, 32, "train"), rng, 3, ANSWERABLE_KINDS):
+        for question in make_questions(sample_episode(rng, 32, "train"), rng, 3, KINDS):
             yield f"USER: \n{question.question}\nASSISTANT: {question.answer}"
 
 
