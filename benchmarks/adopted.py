@@ -75,6 +75,7 @@ def focus_processor(
         num_key_frames=16 // sizes.pair,
         tokens_per_key_frame=sizes.frame_tokens,
         tokens_per_coarse_frame=max(1, sizes.frame_tokens // 16),
+        coarse="low" if COARSE[sizes.layout] else "none",
         coarse_per_key_frame=COARSE[sizes.layout],
         max_visual_tokens=int(BUDGET * dense_tokens(sizes, processor, BUDGET_FRAMES)),
     )

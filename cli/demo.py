@@ -224,9 +224,7 @@ def _introduction(setup: Setup) -> str:
     if setup.adoption.get("server") or setup.model is not None:
         name = setup.model or "a model of a server"
         name = Path(name).name if Path(name).is_dir() else name
-        return (
-            f"Ask **{name}** about a video. For each question it reads a few frames in full, and the others coarsely."
-        )
+        return f"Ask **{name}** about a video. For each question it reads a few frames that are chosen for it."
     return (
         f"Ask about a video. The included demo model, {DEFAULT_MODEL}, knows moving shapes with numbers and nothing "
         "else: its answers about real videos mean nothing."
