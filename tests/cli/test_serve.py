@@ -601,12 +601,12 @@ def test_a_stock_model_answers_as_its_pipeline_does(stock_pipe, encoder, films):
             client = server.client()
             for url in (address, data_url(films / "a.mp4"), f"file://{films.resolve()}/a.mp4"):
                 messages = [turn(video(url), text("Which bar is white?"))]
-                for fields in ({}, {"coarse": "none"}):
+                for fields in ({}, {"coarse": "low"}):
                     found = ask(client, messages, extra_body=fields)
-                    stock_pipe.video_qa.focus_processor.coarse = fields.get("coarse", "low")
+                    stock_pipe.video_qa.focus_processor.coarse = fields.get("coarse", "none")
                     local = [turn(video(str(films / "a.mp4")), text("Which bar is white?"))]
                     expected = of_pipeline(stock_pipe, local, max_visual_tokens=200)
-                    stock_pipe.video_qa.focus_processor.coarse = "low"
+                    stock_pipe.video_qa.focus_processor.coarse = "none"
                     assert found.choices[0].message.content == expected["answer"]
                     assert_same_frames(found.dynfocus["key_frames"], expected["key_frames"])
                     assert found.dynfocus["num_visual_tokens"] == expected["num_visual_tokens"] <= 200
