@@ -8,8 +8,10 @@ from typing import Any
 
 #: The rules of choice; `told` is an oracle, whose key frames come from the asked events.
 RULES = ("uniform", "topk", "its", "aks", "mmr", "peaks", "context", "told")
-#: The rules that are measured with other lengths and budgets, too (`told` not with other budgets).
-MAIN_RULES = ("uniform", "peaks", "context", "told")
+#: The rules that are held against the goals.
+JUDGED = ("peaks", "context")
+#: The rules that are measured with other lengths, too.
+MAIN_RULES = ("uniform", *JUDGED, "told")
 #: How frames other than key frames can be shown: the default of the package first, then the form that it is compared
 #: with in all tables.
 COARSE = {"qwen3_vl": ("none", "low", "panels"), "llava_onevision": ("none", "panels")}
@@ -90,21 +92,21 @@ def main_rows(model: str) -> Iterator[Row]:
     for seed in SEEDS:
         for coarse, rule in product(COARSE[model], RULES):
             yield Row(model, rule=rule, coarse=coarse, seed=seed)
-        for coarse, rule in product(COARSE[model], ("peaks", "context")):
+        for coarse, rule in product(COARSE[model], JUDGED):
             yield Row(model, rule=rule, coarse=coarse, seed=seed, signal="other")
         yield dense(model, seed=seed)
 
 
 def budget_rows(model: str) -> Iterator[Row]:
     """Other budgets, one seed."""
-    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), COARSE[model][:2], MAIN_RULES[:-1]):
+    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), COARSE[model][:2], ("uniform", *JUDGED)):
         yield Row(model, rule=rule, coarse=coarse, budget=budget)
 
 
 def share_rows(model: str) -> Iterator[Row]:
     """Fewer coarse pictures for each key frame, one seed."""
     forms = [form for form in COARSE[model] if form != "none"]
-    for per_key, coarse, rule in product((1, 2, 4), forms, MAIN_RULES[:-1]):
+    for per_key, coarse, rule in product((1, 2, 4), forms, ("uniform", *JUDGED)):
         yield Row(model, rule=rule, coarse=coarse, per_key=per_key)
 
 
@@ -136,6 +138,7 @@ __all__ = [
     "BUDGET",
     "COARSE",
     "FRAMES",
+    "JUDGED",
     "MAIN_RULES",
     "PARTS",
     "PER_KEY",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from grid import BUDGET, COARSE, FRAMES, MAIN_RULES, RULES
+from grid import BUDGET, COARSE, FRAMES, JUDGED, MAIN_RULES, RULES
 from kept_answers import keep, read_all
 from verdicts import WIDE, Way, by_way, dense_of, gain, share_of_dense, verdicts
 
@@ -21,8 +21,6 @@ from asked_plots import curves
 from measuring import markdown_table, put_texts
 
 ANSWERS = Path(__file__).parent / "answers"
-#: The rules that are held against the goals.
-JUDGED = ("peaks", "context")
 
 
 def rule_table(found: Mapping[Way, Asked], model: str) -> str:
@@ -106,7 +104,7 @@ def share_table(found: Mapping[Way, Asked], model: str) -> str:
     """From key frames alone to many coarse pictures for each: one seed."""
     lines = []
     for form in (form for form in COARSE[model] if form != "none"):
-        for rule in MAIN_RULES[:-1]:
+        for rule in ("uniform", *JUDGED):
             some = [way for way in found if way == replace(Way(model, rule=rule, coarse=form), per_key=way.per_key)]
             if len(some) > 1:
                 seeds = set.intersection(*(set(found[way].seeds) for way in some))

@@ -8,10 +8,8 @@ words that the question names, because the score multiplies them with the frame'
 already has much of this; ours was trained on labels.
 """
 
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from dynfocus.selecting.events import take_frames
 
 from .data import QuestionBatches
 from .naming import Naming, named_in
-from .progress import learning_rate_at, load_progress, relevance_loss, save_progress, take_step
+from .progress import relevance_loss, train_parts
 
 #: How often each kind is asked: most often the kinds that the selector learns last, never kinds without an event.
 SELECTION_WEIGHTS = {
@@ -45,44 +43,31 @@ def align(
     batches: QuestionBatches,
     out: Path,
     *,
-    steps: int,
     batch_size: int,
-    learning_rate: float,
     seed: int,
     device: str,
-    log: Callable[[str], None],
+    **training: Any,
 ) -> None:
-    """Train selector, rods and cones in place; a checkpoint in `out/alignment.partial` is continued, or taken."""
-    partial = out / "alignment.partial"
+    """
+    Train selector, rods and cones in place; a checkpoint in `out/alignment.partial` is continued, or taken. `training`
+    is passed to `train_parts`.
+    """
     naming = naming.to(device)
     inner = model.model
     # It has many short rows, for which fused kernels are slow on a CPU, above all in the backward pass.
     inner.question_encoder.qformer.set_attn_implementation("eager")
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes, inner.cooperative_encoder, naming])
-    parameters = [parameter for parameter in parts.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    step = load_progress(partial, parts, [optimizer], device)
-    started, window = time.monotonic(), defaultdict(list)
-    while step < steps:
-        rng = np.random.default_rng((seed, 1, step))
+
+    def losses_at(step: int) -> tuple[dict[str, torch.Tensor], list[tuple[str, float]]]:
         torch.manual_seed(seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, steps, learning_rate, warm_up=100)
-        rows, turns = batches.draw(rng, batch_size)
+        rows, turns = batches.draw(np.random.default_rng((seed, 1, step)), batch_size)
         losses, hits = alignment_losses(model, naming, batches, rows, turns, device)
-        take_step(losses.values(), parameters, [optimizer])
-        step += 1
-        for name, value in losses.items():
-            window[name].append(value.item())
-        for (question, *_), hit in zip(turns, hits.tolist(), strict=True):
-            if question.frames:
-                window[f"best event of {question.kind}"].append(hit)
-        if step % 100 == 0:
-            shown = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
-            log(f"alignment step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
-            window.clear()
-        if step % 100 == 0 or step == steps:
-            save_progress(partial, parts, [optimizer], step)
+        first = [questions[0] for questions in turns]
+        asked = zip(first, hits.tolist(), strict=True)
+        return losses, [(f"best event of {question.kind}", hit) for question, hit in asked if question.frames]
+
+    partial = out / "alignment.partial"
+    train_parts(parts, losses_at, partial, stage="alignment", warm_up=100, every=100, device=device, **training)
 
 
 def alignment_losses(

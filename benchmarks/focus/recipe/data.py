@@ -207,8 +207,7 @@ class QuestionBatches:
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self.plan = processor.token_budget().plan(num_frames)
         #: The kinds and their shares for each turn.
-        first = kind_shares(kinds or dict.fromkeys(KINDS, 1.0))
-        self.turns = [first, *[kind_shares(later_kinds)] * (turns - 1)]
+        self.turns = [kind_shares(kinds or dict.fromkeys(KINDS, 1.0)), *[kind_shares(later_kinds)] * (turns - 1)]
 
     def draw(
         self, rng: np.random.Generator, size: int, later_cones: bool = False

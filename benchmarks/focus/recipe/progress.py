@@ -1,14 +1,17 @@
 """
-Shared by the stages of the tiny recipe: the learning rate, checkpoints of unfinished training, the selector's loss.
+Shared by the stages of the tiny recipe: the learning rate, training of parts, its checkpoints, the selector's loss.
 """
 
 import math
+import time
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -60,6 +63,46 @@ def take_step(
         optimizer.step()
 
 
+def train_parts(
+    parts: torch.nn.Module,
+    losses_at: Callable[[int], tuple[dict[str, torch.Tensor], Iterable[tuple[str, float]]]],
+    partial: Path,
+    *,
+    stage: str,
+    steps: int,
+    learning_rate: float,
+    warm_up: int,
+    every: int,
+    device: str,
+    log: Callable[[str], None],
+) -> None:
+    """
+    Train `parts` in place by AdamW; `partial` is continued.
+
+    Args:
+        losses_at: the losses of a step by their names, and further numbers of which the log has the mean.
+        stage: name of the training in the log.
+        every: steps between two lines of the log, and two checkpoints.
+    """
+    parameters = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    step = load_progress(partial, parts, [optimizer], device)
+    started, window = time.monotonic(), defaultdict(list)
+    while step < steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, learning_rate, warm_up)
+        losses, numbers = losses_at(step)
+        take_step(losses.values(), parameters, [optimizer])
+        step += 1
+        for name, value in [*((name, loss.item()) for name, loss in losses.items()), *numbers]:
+            window[name].append(value)
+        if step % every == 0 or step == steps:
+            shown = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
+            log(f"{stage} step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
+            window.clear()
+            save_progress(partial, parts, [optimizer], step)
+
+
 def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
     """
     Cross-entropy of an event's score against whether the answer depends on it, a label from the synthetic world.
@@ -72,4 +115,12 @@ def relevance_loss(scores: torch.Tensor, medoids: torch.Tensor, asked: torch.Ten
     return F.binary_cross_entropy_with_logits(scores, asked.gather(1, medoids))
 
 
-__all__ = ["learning_rate_at", "load_progress", "part_at", "relevance_loss", "save_progress", "take_step"]
+__all__ = [
+    "learning_rate_at",
+    "load_progress",
+    "part_at",
+    "relevance_loss",
+    "save_progress",
+    "take_step",
+    "train_parts",
+]

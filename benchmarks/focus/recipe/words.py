@@ -7,10 +7,8 @@ frame shows. Questions and frames are of different videos: nothing depends on wh
 encoder that was pretrained on captions already has all this.
 """
 
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from dynfocus.selecting.events import take_frames
 
 from .data import QuestionBatches
 from .naming import NAMES, Naming, named_in
-from .progress import learning_rate_at, load_progress, save_progress, take_step
+from .progress import train_parts
 
 #: A named word that a frame shows adds about 4 to the score of a frame: below 0 for one of them, above it for two.
 MATCH_BIAS = -6.0
@@ -36,40 +34,27 @@ def learn_words(
     batches: QuestionBatches,
     partial: Path,
     *,
-    steps: int,
     batch_size: int,
-    learning_rate: float,
     seed: int,
     device: str,
-    log: Callable[[str], None],
+    **training: Any,
 ) -> None:
     """
     Train question encoder and scorer in place; `partial` is continued. An event's score then grows with the number of
-    words that the question names and the event shows.
+    words that the question names and the event shows. `training` is passed to `train_parts`.
     """
     inner = model.model
     # It has many short rows, for which fused kernels are slow on a CPU, above all in the backward pass.
     inner.question_encoder.qformer.set_attn_implementation("eager")
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes.question_scorer])
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    step = load_progress(partial, parts, [optimizer], device)
-    started, window = time.monotonic(), defaultdict(list)
-    while step < steps:
+
+    def losses_at(step: int) -> tuple[dict[str, torch.Tensor], tuple[()]]:
         rng = np.random.default_rng((seed, 2, step))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, steps, learning_rate, warm_up=50)
         rows, turns = batches.draw(rng, batch_size)
         # Each question is beside another's video.
-        losses = word_losses(model, naming, batches, np.roll(rows, 1), turns, rng, device)
-        take_step(losses.values(), parts.parameters(), [optimizer])
-        step += 1
-        for name, value in losses.items():
-            window[name].append(value.item())
-        if step % 50 == 0 or step == steps:
-            shown = " ".join(f"{name} {np.mean(values):.3f}" for name, values in window.items())
-            log(f"words step {step}/{steps} {shown} ({time.monotonic() - started:.0f} s)")
-            window.clear()
-            save_progress(partial, parts, [optimizer], step)
+        return word_losses(model, naming, batches, np.roll(rows, 1), turns, rng, device), ()
+
+    train_parts(parts, losses_at, partial, stage="words", warm_up=50, every=50, device=device, **training)
     score_matches(inner.event_prototypes.question_scorer)
 
 
