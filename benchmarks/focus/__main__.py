@@ -20,7 +20,7 @@ from evaluation import answer_set
 from layouts import BASE, ROWS, Layout, lay_out
 from recipe.alignment import SELECTION_WEIGHTS, align
 from recipe.answers import AnswerTraining
-from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, QuestionBatches, encode_videos
+from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, EncodedVideos, QuestionBatches
 from recipe.model import build_model, build_processor, draw_words_anew
 from recipe.naming import Naming
 from recipe.reading import learn_to_read
@@ -90,7 +90,7 @@ class Comparison:
         self.tower = self._tower()
         model = self.new_model()
         self.training = {
-            length: encode_videos(model, videos, self._path(f"train{length}"), self.device, log)
+            length: EncodedVideos(model, videos, self.work / f"train{length}")
             for length, videos in self.sizes.training.items()
         }
 

@@ -156,11 +156,11 @@ def test_the_question_of_the_selector_is_asked_alone(focus, tiny, tmp_path):
     """In the share of steps that says so, and only where the tokens tell how well they fit that question."""
     layouts, _, row_training = focus
     from recipe.answers import AnswerTraining
-    from recipe.data import QuestionBatches, VideoSet, encode_videos
+    from recipe.data import EncodedVideos, QuestionBatches, VideoSet
     from sizes import Part
 
     model, processor = copy.deepcopy(tiny[0]), tiny[1]
-    features = encode_videos(model, VideoSet(21, 4, 8), tmp_path / "train8.safetensors", "cpu", print)
+    features = EncodedVideos(model, VideoSet(21, 4, 8), tmp_path / "train8")
     batches = QuestionBatches(features, processor, 8, turns=4)
     layouts.lay_out(model, layouts.BASE)
     chats, write = [], batches.writer.write
@@ -181,6 +181,28 @@ def test_the_question_of_the_selector_is_asked_alone(focus, tiny, tmp_path):
         questions("dynfocus", None),
     ):
         assert len(several) == 3 and max(several) > 1
+
+
+def test_videos_are_encoded_when_needed_and_once(tiny, tmp_path):
+    """Features do not depend on which other videos are encoded, or in which order, and all who use a folder share."""
+    from recipe.data import EncodedVideos, VideoSet
+
+    videos = VideoSet(21, 5, 8)
+    one, all_at_once = (EncodedVideos(tiny[0], videos, tmp_path / name) for name in ("one", "all"))
+    beside = EncodedVideos(tiny[0], videos, tmp_path / "one")
+    expected = all_at_once.batch(np.arange(5), "cpu").tensors()
+    assert not one.encoded.any()
+    single = [one.batch(np.array([row]), "cpu").tensors() for row in (3, 1)]
+    assert one.encoded.tolist() == [False, True, False, True, False]
+    for name, tensor in expected.items():
+        torch.testing.assert_close(torch.cat([found[name] for found in single]), tensor[[3, 1]], msg=name)
+    assert not expected["frame_features"][3].equal(expected["frame_features"][1])
+
+    beside.model = None
+    shared = beside.batch(np.array([3, 1]), "cpu").frame_features
+    assert shared.equal(torch.cat([found["frame_features"] for found in single]))
+    with pytest.raises(AttributeError):
+        beside.batch(np.array([0]), "cpu")
 
 
 def test_differences_are_paired_over_videos():
@@ -277,7 +299,8 @@ def assert_saved(checkpoint):
 def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
     start = ("--start", FOCUS / "shared_start.safetensors")
     compare(tmp_path, *start, "--row", "dynfocus")
-    written = times_in(tmp_path, "**/*.*")
+    # Features are added to their files as videos are needed.
+    written = times_in(tmp_path, "**/*.[jms]*")
     compare(
         tmp_path, *start, "--row", "dynfocus", "--row", "dense", "--checkpoint", tmp_path / "tiny", "--unanswerable"
     )
@@ -291,7 +314,7 @@ def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
     assert any("layers.3" in name for name in trained) and any("rods" in name for name in trained)
     compare(tmp_path, *start, "--row", "dynfocus", "--row", "dense")
     assert rows_in(tmp_path).keys() == {"dynfocus-1", "dense-1"}
-    assert times_in(tmp_path, "**/*.*").items() >= written.items()
+    assert times_in(tmp_path, "**/*.[jms]*").items() >= written.items()
 
 
 def test_the_page_shows_the_answers_that_are_kept(tmp_path):
@@ -307,7 +330,7 @@ def test_every_row_runs_and_a_stopped_run_goes_on(tmp_path):
     """From nothing, all rows with two steps each; then the tables of what they answered."""
     compare(tmp_path, "--base-only")
     written = times_in(tmp_path, "*.safetensors")
-    assert {"vision.safetensors", "train16.safetensors", "base.safetensors"} <= written.keys()
+    assert {"vision.safetensors", "base.safetensors"} <= written.keys()
     compare(tmp_path)
     assert times_in(tmp_path, "*.safetensors").items() >= written.items()
     assert len(rows_in(tmp_path)) == 12

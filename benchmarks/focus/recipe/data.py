@@ -3,14 +3,16 @@ Stage 2 of the tiny recipe: many videos, as question-free features of the traine
 """
 
 import re
-from collections.abc import Callable, Container, Sequence
+import shutil
+import tempfile
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.lib.format import open_memmap
 from transformers import PreTrainedTokenizerFast
 
 from dynfocus.eval.synthetic.questions import KINDS, UNANSWERABLE, Question, make_questions
@@ -21,7 +23,7 @@ from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.states.video_state import VideoState
 
 from .chats import QUESTION_MULTIPLE, ChatWriter, padded
-from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade
+from .vision import IMAGE_SIZE, NAMES, as_pixels, degrade, draw_qualities
 
 
 @dataclass(frozen=True)
@@ -153,31 +155,74 @@ class FeatureSet:
         return VideoState(**{**tensors, **features})
 
 
-@torch.no_grad()
-def encode_videos(
-    model: DynFocusForConditionalGeneration, videos: VideoSet, path: Path, device: str, log: Callable[[str], None]
-) -> FeatureSet:
-    """Render, compress and encode videos; the result is cached in `path`."""
-    episodes = [videos.episode(index) for index in range(videos.count)]
-    if not path.exists():
-        model.eval()
-        names = ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask")
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        block = max(1, 512 // videos.num_frames)
-        for start in range(0, videos.count, block):
-            rng = np.random.default_rng((videos.seed, videos.count, start))
-            chunk = episodes[start : start + block]
-            frames = np.stack([degrade(render(episode, size=2 * IMAGE_SIZE), rng) for episode in chunk])
-            pixels = as_pixels(frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
-            state = model.encode_video(pixels.to(device)).to("cpu", torch.float16)
-            state.parent_of_token = state.parent_of_token.to(torch.uint8)
-            for name in names:
-                parts[name].append(getattr(state, name))
-            if (start // block) % 25 == 0:
-                log(f"encoded {start}/{videos.count} videos of {videos.num_frames} frames")
-        save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, path)
-    tensors: dict[str, Any] = load_file(path)
-    return FeatureSet(VideoState(**tensors), episodes)
+class EncodedVideos(FeatureSet):
+    """
+    The features of a video set, each video rendered, compressed and encoded when a batch first needs it.
+
+    Args:
+        model (`DynFocusForConditionalGeneration`): encodes the videos; on its device.
+        videos (`VideoSet`).
+        folder (`Path`): keeps the features in files that grow with the videos; several processes may share them.
+    """
+
+    _NAMES = ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask")
+
+    def __init__(self, model: DynFocusForConditionalGeneration, videos: VideoSet, folder: Path):
+        self.model, self.videos = model.eval(), videos
+        self.episodes = [videos.episode(index) for index in range(videos.count)]
+        if not folder.exists():
+            self._create(folder)
+        self.arrays = {path.stem: np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.npy"))}
+        self.encoded = self.arrays.pop("encoded")
+        tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+        self.state = VideoState(**tensors)
+
+    def batch(self, rows: np.ndarray, device: str) -> VideoState:
+        self.encode(rows)
+        return super().batch(rows, device)
+
+    def encode(self, rows: np.ndarray) -> None:
+        """Make the features of those videos that have none yet."""
+        missing = [int(row) for row in np.unique(rows) if not self.encoded[row]]
+        # A mark is set after the features are written, so that a stop leaves no video half encoded.
+        for begin in range(0, len(missing), self._block):
+            chunk = missing[begin : begin + self._block]
+            for name, features in self._features(chunk).items():
+                self.arrays[name][chunk] = features
+            self.encoded[chunk] = True
+
+    @property
+    def _block(self) -> int:
+        """Number of videos that are encoded at once; the compression of their frames is drawn for all of them."""
+        return max(1, 512 // self.videos.num_frames)
+
+    @torch.no_grad()
+    def _features(self, rows: list[int]) -> dict[str, np.ndarray]:
+        pixels = torch.stack([self._pixels(row) for row in rows]).to(self.model.device)
+        with torch.autocast(pixels.device.type, enabled=False):
+            state = self.model.encode_video(pixels).to("cpu", torch.float16)
+        state.parent_of_token = state.parent_of_token.to(torch.uint8)
+        return {name: getattr(state, name).numpy() for name in self._NAMES}
+
+    def _pixels(self, row: int) -> torch.Tensor:
+        """The frames of a video, `(T, 3, H, W)`."""
+        before = row % self._block
+        rng = np.random.default_rng((self.videos.seed, self.videos.count, row - before))
+        draw_qualities(rng, before * self.videos.num_frames)
+        return as_pixels(degrade(render(self.episodes[row], size=2 * IMAGE_SIZE), rng))
+
+    def _create(self, folder: Path) -> None:
+        """Files for all videos, which take space only for those that are encoded."""
+        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+        first = {**self._features([0]), "encoded": np.zeros(1, dtype=bool)}
+        for name, of_one in first.items():
+            shape = (self.videos.count, *of_one.shape[1:])
+            open_memmap(new / f"{name}.npy", mode="w+", dtype=of_one.dtype, shape=shape)
+        try:
+            new.rename(folder)
+        except OSError:
+            # Another process has made them in the meantime.
+            shutil.rmtree(new)
 
 
 def kind_shares(weights: dict[str, float]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -285,6 +330,7 @@ class QuestionBatches:
 
 
 __all__ = [
+    "EncodedVideos",
     "FeatureSet",
     "KIND_WEIGHTS",
     "LATER_WEIGHTS",
@@ -293,7 +339,6 @@ __all__ = [
     "answerable",
     "counted_events",
     "draw_questions",
-    "encode_videos",
     "frame_labels",
     "kind_shares",
     "needs_cones",

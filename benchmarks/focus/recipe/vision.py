@@ -47,16 +47,21 @@ def as_pixels(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def draw_qualities(rng: np.random.Generator, count: int) -> list[int | None]:
+    """The JPEG quality of each of `count` frames, or `None` for those that are not compressed."""
+    return [int(rng.integers(35, 90)) if rng.random() < 0.5 else None for _ in range(count)]
+
+
 def degrade(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     Halve the size like the video processor; before that, every other frame is compressed as JPEG, in place of H.264.
     """
     small = np.empty((len(frames), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    for row, frame in enumerate(frames):
+    for row, (frame, quality) in enumerate(zip(frames, draw_qualities(rng, len(frames)), strict=True)):
         image = Image.fromarray(frame)
-        if rng.random() < 0.5:
+        if quality is not None:
             buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=int(rng.integers(35, 90)))
+            image.save(buffer, "JPEG", quality=quality)
             image = Image.open(buffer)
         small[row] = np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
     return small
@@ -203,4 +208,14 @@ def _pool(out: Path, seed: int, count: int, log: Callable[[str], None]) -> tuple
         return stored["frames"], {name: stored[name] for name in stored.files if name != "frames"}
 
 
-__all__ = ["IMAGE_SIZE", "NAMES", "NUM_DIGITS", "PatchReader", "as_pixels", "degrade", "tower_config", "train_vision"]
+__all__ = [
+    "IMAGE_SIZE",
+    "NAMES",
+    "NUM_DIGITS",
+    "PatchReader",
+    "as_pixels",
+    "degrade",
+    "draw_qualities",
+    "tower_config",
+    "train_vision",
+]
