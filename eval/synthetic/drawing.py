@@ -51,7 +51,7 @@ DIGITS = np.array([[[cell == "#" for cell in row] for row in glyph.split()] for 
 """The ten digits, `(10, 7, 5)` bool."""
 
 
-def _polygon(points: list[tuple[float, float]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def polygon(points: list[tuple[float, float]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which points lie inside a polygon, by the even-odd rule."""
     inside = np.zeros(x.shape, dtype=bool)
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
@@ -65,7 +65,7 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     for corner in range(10):
         radius, angle = (1.03 if corner % 2 == 0 else 0.53), np.pi * (corner / 5 - 0.5)
         corners.append((radius * float(np.cos(angle)), radius * float(np.sin(angle)) + 0.05))
-    return _polygon(corners, x, y)
+    return polygon(corners, x, y)
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -73,10 +73,10 @@ def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (u * u + v * v - 1.0) ** 3 - u * u * v**3 < 0
 
 
-_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+SILHOUETTES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": lambda x, y: x * x + y * y < 0.86**2,
     "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.76,
-    "triangle": lambda x, y: _polygon([(0.0, -0.96), (1.0, 0.80), (-1.0, 0.80)], x, y),
+    "triangle": lambda x, y: polygon([(0.0, -0.96), (1.0, 0.80), (-1.0, 0.80)], x, y),
     "star": _star,
     "diamond": lambda x, y: abs(x) + abs(y) < 1.0,
     "cross": lambda x, y: (np.minimum(abs(x), abs(y)) < 0.38) & (np.maximum(abs(x), abs(y)) < 0.94),
@@ -84,7 +84,9 @@ _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "ring": lambda x, y: (x * x + y * y < 0.92**2) & (x * x + y * y > 0.62**2),
 }
 
-SHAPES: tuple[str, ...] = tuple(_INSIDE)
+"""Whether points `(x, y)` in radii about the centre, y downwards, lie inside a shape."""
+
+SHAPES: tuple[str, ...] = tuple(SILHOUETTES)
 
 
 def _fine_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +111,7 @@ def _fine_shape(shape: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     radius = SHAPE_DIAMETER * size / 2
     side = 2 * int(np.ceil(radius)) + 4
     x, y = (axis / radius for axis in _fine_grid(side, side))
-    outer = _INSIDE[shape](x, y)
+    outer = SILHOUETTES[shape](x, y)
     # The outline is the area that is not covered by all moved copies of the silhouette, so every shape's is equally
     # thick.
     inner, width = outer.copy(), 1.6 / 64 * size * _SUPERSAMPLING
@@ -220,9 +222,11 @@ __all__ = [
     "NUMBER_OFFSET",
     "SHAPES",
     "SHAPE_DIAMETER",
+    "SILHOUETTES",
     "draw_object",
     "noise_bank",
     "number_sprite",
+    "polygon",
     "shape_sprite",
     "texture",
 ]
