@@ -34,6 +34,18 @@ QUESTIONS = {
     "order": ("shapes.mp4", "Which comes right after the yellow heart?"),
     "existence": ("long.mp4", "Is there a white heart?"),
 }
+# Of `events.mp4`: an absent object, an absent number that is like a shown one, a question of another kind; then the
+# same words about what is shown.
+WITHOUT_ANSWER = (
+    "Which number is shown with the green triangle?",
+    "What color is the shape with number 473?",
+    "What is the weather like?",
+)
+WITH_ANSWER = {
+    "Which number is shown with the red star?": "472",
+    "What color is the shape with number 472?": "red",
+    "What is the first shape?": "circle",
+}
 # Weights of the saved checkpoint, and with them the modules that own them, keep their names.
 SCORER = "model.event_prototypes.question_scorer"
 SCORE_EMBEDDING = "model.cooperative_encoder.score_embedding"
@@ -126,8 +138,12 @@ def check_summary(found: dict[str, Any], expected: dict[str, Any], rtol: float) 
 
 
 @pytest.fixture(scope="module")
-def found():
-    pipe = load()
+def pipe():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def found(pipe):
     return {name: measure(pipe, *asked) for name, asked in QUESTIONS.items()}
 
 
@@ -148,6 +164,12 @@ def test_events_and_key_frames(name, found, expected):
     for field in ("medoids", "key_frames"):
         assert found[name][field] == expected[name][field]
     assert found[name]["event_scores"] == pytest.approx(expected[name]["event_scores"], rel=RTOL, abs=1e-6)
+
+
+def test_questions_without_an_answer_are_refused_and_no_others(pipe):
+    answers = pipe(str(ROOT / "examples" / "events.mp4"), question=[*WITHOUT_ANSWER, *WITH_ANSWER], decoder="pyav")
+    found = [answer["answer"] for answer in answers]
+    assert found == ["unanswerable"] * len(WITHOUT_ANSWER) + list(WITH_ANSWER.values())
 
 
 @pytest.mark.parametrize("tensor", TENSORS)

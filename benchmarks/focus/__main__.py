@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from evaluation import answer_set
 from layouts import BASE, ROWS, Layout, lay_out
+from recipe.absence import learn_absence
 from recipe.alignment import SELECTION_WEIGHTS, align
 from recipe.answers import AnswerTraining
 from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, EncodedVideos, QuestionBatches
-from recipe.model import build_model, build_processor, draw_words_anew
+from recipe.model import add_embeddings, build_model, build_processor
 from recipe.naming import Naming
 from recipe.reading import learn_to_read
-from recipe.tokenizer import build_tokenizer, new_words
+from recipe.tokenizer import add_word, build_tokenizer
 from recipe.vision import tower_config, train_vision
 from recipe.words import fix_words, learn_words
 from results import write_row
-from rounds import CHECKPOINT, ROUNDS, Round
+from rounds import CHECKPOINT, KINDS_OF_ABSENCE, ROUNDS, Round
 from row_training import Guidance, at_random, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set
@@ -58,11 +59,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base-only", action="store_true", help="stop before the rows")
     parser.add_argument(
         "--checkpoint", type=Path, help="no rows: train the demo checkpoint from the shared start, and save it here"
-    )
-    parser.add_argument(
-        "--unanswerable",
-        action="store_true",
-        help="with --checkpoint: two more rounds, with questions without an answer",
     )
     parser.add_argument("--size", choices=list(SIZES), default="full", help="`smoke` only tests that everything runs")
     parser.add_argument("--no-compile", action="store_true")
@@ -256,17 +252,36 @@ class Comparison:
         """Train the question-aware model longer than a row, and save it for `from_pretrained`."""
         model = self.start(ROWS["dynfocus"], base)
         self.compiled(model)
-        for part in SELECTOR:
-            # The small batches of long videos would make it worse.
-            model.model.get_submodule(part).requires_grad_(False)
-        rounds = list(zip(CHECKPOINT, self.sizes.checkpoint, strict=True))
-        for seed, (one, parts) in enumerate(rounds if self.args.unanswerable else rounds[:1], start=FIRST_SEED):
-            if "unanswerable" in one.kinds:
-                draw_words_anew(model, new_words(self.tokenizer, f" {UNANSWERABLE}"), seed)
-            self._round(model, one, parts, seed)
+        (first, with_absence), (parts, parts_with_absence) = CHECKPOINT, self.sizes.checkpoint
+        self._fix_selector(model)
+        self._round(model, first, parts, FIRST_SEED)
+        self.learn_absence(model)
+        self._round(model, with_absence, parts_with_absence, FIRST_SEED + 1)
         model.save_pretrained(out)
         self.processor.save_pretrained(out)
         log(f"saved {out}")
+
+    def _fix_selector(self, model: Any, fixed: bool = True) -> None:
+        """In the rounds, the small batches of long videos would make it worse."""
+        for part in SELECTOR:
+            model.model.get_submodule(part).requires_grad_(not fixed)
+
+    def learn_absence(self, model: Any) -> None:
+        """A token for the answer to questions without one, and a selector that knows such questions."""
+        add_word(self.tokenizer, UNANSWERABLE)
+        add_embeddings(model, len(self.tokenizer), FIRST_SEED)
+        self._fix_selector(model, False)
+        learn_absence(
+            model,
+            self.lessons(self.sizes.absence, kinds=KINDS_OF_ABSENCE),
+            self.work / "absence.partial",
+            steps=sum(part.steps for part in self.sizes.absence),
+            learning_rate=5e-4,
+            seed=FIRST_SEED,
+            device=self.device,
+            log=log,
+        )
+        self._fix_selector(model)
 
     def run_row(self, layout: Layout, seed: int, base: dict[str, torch.Tensor]) -> None:
         """Train and test one row; the result is `rows/NAME-SEED.json`."""

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from recipe.answers import AnswerTraining
-from recipe.data import KIND_WEIGHTS
+from recipe.data import ABSENT_NUMBER, KIND_WEIGHTS
 from recipe.reading import DETAIL_WEIGHTS
 from row_training import Guidance
+
+from dynfocus.eval.synthetic.questions import UNANSWERABLE
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,8 @@ ROUNDS = (
     ),
 )
 
-#: From the shared start to the demo checkpoint: only in its layout, with more questions that are hard in long videos.
-#: Two more rounds, which the demo checkpoint did not have, also ask questions that have no answer, and more about
-#: numbers of events.
+#: From the shared start to the demo checkpoint, only in its layout: first with more questions that are hard in long
+#: videos, then, after the selector has learned that nothing may fit, also with questions that have no answer.
 _KINDS_OF_CHECKPOINT = {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5}
 _CHECKPOINT = Round(
     "checkpoint",
@@ -91,16 +92,26 @@ _CHECKPOINT = Round(
 )
 CHECKPOINT = (
     _CHECKPOINT,
-    *(
-        replace(
-            _CHECKPOINT,
-            name=name,
-            kinds={**_KINDS_OF_CHECKPOINT, "count": 5.0, "unanswerable": 2.5},
-            later={**LATER_AFTERWARDS, "count": 6.0, "unanswerable": 2.5},
-            guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
-        )
-        for name in ("checkpoint-again", "checkpoint-once-more")
+    replace(
+        _CHECKPOINT,
+        name="checkpoint-absence",
+        kinds={**_KINDS_OF_CHECKPOINT, "count": 2.5, UNANSWERABLE: 3.0, ABSENT_NUMBER: 2.0},
+        guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
     ),
 )
+#: What the selector is asked between these two rounds.
+KINDS_OF_ABSENCE = {
+    "color": 2.0,
+    "shape": 2.0,
+    "number": 1.5,
+    "order": 3.0,
+    "first_last": 2.0,
+    "motion": 1.0,
+    "count": 1.0,
+    "existence": 1.5,
+    "locating": 2.0,
+    UNANSWERABLE: 4.0,
+    ABSENT_NUMBER: 3.5,
+}
 
-__all__ = ["CHECKPOINT", "ROUNDS", "Round"]
+__all__ = ["CHECKPOINT", "KINDS_OF_ABSENCE", "ROUNDS", "Round"]

@@ -27,6 +27,7 @@ class Sizes:
         base (`tuple`): parts of each of `ROUNDS`; each step draws one.
         rows (`tuple`): parts of each row's own training.
         checkpoint (`tuple`): parts of each of `CHECKPOINT`, the rounds from the shared start to the checkpoint.
+        absence (`tuple`): parts of the training of the selector between these rounds.
         longest_position (`int`): largest position when gaps are left between tokens in training.
         test (`dict`): number of test videos by their frames.
         key_frames (`dict`): numbers of key frames in the test, by the frames of the video. The first is that of the
@@ -43,6 +44,7 @@ class Sizes:
     base: tuple[tuple[Part, ...], ...]
     rows: tuple[Part, ...]
     checkpoint: tuple[tuple[Part, ...], ...]
+    absence: tuple[Part, ...]
     test: dict[int, int]
     key_frames: dict[int, tuple[int, ...]]
     longest_dense: int
@@ -90,14 +92,15 @@ SIZES = {
                 Part(512, 10, 200, 3, (8, 8, 16)),
             ),
             (
-                Part(128, 12, 150, 8, (4, 8, 8, 16)),
-                Part(512, 12, 110, 3, (8, 8, 16)),
+                Part(32, 10, 380, 16, (1, 2, 4, 4, 8)),
+                Part(128, 10, 330, 8, (4, 8, 8, 16)),
+                Part(512, 10, 210, 3, (8, 8, 16)),
             ),
-            (
-                Part(32, 10, 100, 16, (1, 2, 4, 4, 8)),
-                Part(128, 10, 80, 8, (4, 8, 8, 16)),
-                Part(512, 10, 60, 3, (8, 8, 16)),
-            ),
+        ),
+        absence=(
+            Part(32, 1, 300, 32, ()),
+            Part(128, 1, 150, 16, ()),
+            Part(512, 1, 50, 16, ()),
         ),
         test={32: 120, 128: 120, 512: 40},
         key_frames={32: (4, 1, 2, 8, 16), 128: (8, 2, 4, 16, 32), 512: (8, 16, 32)},
@@ -119,7 +122,8 @@ SIZES = {
             (Part(16, 2, 1, 2, (2,)),),
         ),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
-        checkpoint=((Part(8, 2, 1, 2, (1, 2)),), (Part(16, 2, 1, 2, (2,)),), (Part(8, 2, 1, 2, (1, 2)),)),
+        checkpoint=((Part(8, 2, 1, 2, (1, 2)),), (Part(16, 2, 1, 2, (2,)),)),
+        absence=(Part(8, 1, 1, 2, ()), Part(16, 1, 1, 2, ())),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},
         longest_dense=8,

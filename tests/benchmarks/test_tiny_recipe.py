@@ -5,14 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from recipe.absence import learn_absence
 from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
 from recipe.chats import ChatWriter
-from recipe.data import KIND_WEIGHTS, FeatureSet, QuestionBatches, counted_events, frame_labels, tell_story
+from recipe.data import (
+    ABSENT_NUMBER,
+    KIND_WEIGHTS,
+    FeatureSet,
+    QuestionBatches,
+    counted_events,
+    draw_question,
+    frame_labels,
+    tell_story,
+)
 from recipe.guidance import counting_loss
-from recipe.model import build_config, build_processor, draw_words_anew
+from recipe.model import add_embeddings, build_config, build_processor
 from recipe.naming import NAMES, Naming, named_in
-from recipe.tokenizer import build_tokenizer, new_words
+from recipe.tokenizer import add_word, build_tokenizer
 from recipe.words import MATCH_BIAS, fix_words, learn_words, word_losses
+from sizes import Part
+from transformers import AutoTokenizer
 
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.eval.synthetic.other_questions import OTHER_QUESTIONS
@@ -39,10 +51,10 @@ class NoState:
         return {}
 
 
-def batches_of(processor, episodes, monkeypatch, **kwargs) -> QuestionBatches:
+def batches_of(processor, episodes, monkeypatch, kinds=KIND_WEIGHTS, **kwargs) -> QuestionBatches:
     features = FeatureSet(NoState(), episodes)
     monkeypatch.setattr(features, "batch", lambda rows, device: None)
-    return QuestionBatches(features, processor, 16, KIND_WEIGHTS, **kwargs)
+    return QuestionBatches(features, processor, 16, kinds, **kwargs)
 
 
 def test_labels_say_what_the_frames_show(episodes):
@@ -197,20 +209,73 @@ def test_questions_of_other_kinds_are_read_to_their_end(processor):
     assert max(len(ids) for ids in processor.tokenizer(texts)["input_ids"]) <= processor.max_question_tokens
 
 
-def test_only_words_that_no_answer_had_are_drawn_anew(processor):
-    tokenizer = processor.tokenizer
-    words = new_words(tokenizer, " red unanswerable 472", episodes=40)
-    assert words and words == new_words(tokenizer, " unanswerable", episodes=40)
-    model = DynFocusForConditionalGeneration(build_config(tokenizer))
-    embeddings = model.get_input_embeddings().weight
+def test_a_new_word_is_one_token_and_all_other_text_keeps_its_tokens(tmp_path):
+    tokenizer = build_tokenizer(episodes=20)
+    texts = ["USER: \nWhich number has the red star?\nASSISTANT: 472</s>", "able un answer", "unanswerable"]
+    before, size = tokenizer(texts)["input_ids"], len(tokenizer)
+    assert len(tokenizer(" unanswerable")["input_ids"]) > 1
+    add_word(tokenizer, "unanswerable")
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert one(texts)["input_ids"] == before
+        assert one("ASSISTANT: unanswerable</s>")["input_ids"][-2:] == [size, one.eos_token_id]
+        assert one.decode(one("A: unanswerable")["input_ids"]) == "A: unanswerable"
+
+
+def test_new_embeddings_leave_those_of_other_words_as_they_are(processor):
+    model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
+    size = len(processor.tokenizer)
+
+    def words():
+        names = ("model.language_model.embed_tokens", "model.question_encoder.qformer.embeddings.word_embeddings")
+        return [model.get_parameter(f"{name}.weight").detach().clone() for name in names]
+
+    before = words()
+    add_embeddings(model, size + 1, seed=1)
+    for one, known in zip(words(), before, strict=True):
+        assert len(one) == size + 1 and torch.equal(one[:size], known)
+        assert one[size].norm() == pytest.approx(known[4:].norm(dim=1).mean().item(), rel=0.3)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert model.config.text_config.vocab_size == model.config.question_config.vocab_size == size + 1
+
+
+def test_a_question_without_answer_is_the_only_one_of_its_chat(processor, episodes, monkeypatch):
+    kinds = {"unanswerable": 1.0, ABSENT_NUMBER: 1.0, "color": 1.0}
+    batches = batches_of(processor, episodes, monkeypatch, kinds=kinds, turns=4)
+    _, turns = batches.draw(np.random.default_rng(3), 60)
+    refused = [chat for chat in turns if chat[0].answer == "unanswerable"]
+    assert 20 < len(refused) < 60 and all(len(chat) == 1 for chat in refused)
+    assert any(len(chat) > 1 for chat in turns)
+    rng = np.random.default_rng(5)
+    for episode in episodes:
+        (question,) = draw_question(episode, rng, ABSENT_NUMBER)
+        assert question.answer == "unanswerable"
+        assert not any(str(event.number) in question.question for event in episode.events)
+        assert any(map(str.isdigit, question.question))
+
+
+def test_the_selector_learns_that_nothing_fits(processor, episodes, tmp_path):
+    """Only its own parts learn; questions about shown events keep high scores."""
+    torch.manual_seed(0)
+    model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
     with torch.no_grad():
-        embeddings[words] = 1.0
-    before = embeddings.detach().clone()
-    draw_words_anew(model, words, seed=1)
-    changed = (embeddings != before).any(1).nonzero()[:, 0].tolist()
-    assert changed == words
-    alike = torch.nn.functional.cosine_similarity(embeddings[words][:, None], embeddings[words][None], dim=-1)
-    assert alike.fill_diagonal_(0).abs().max() < 0.5
+        features = FeatureSet(model.encode_video(torch.randn(len(episodes), 16, 3, 64, 64)), episodes)
+    batches = QuestionBatches(features, processor, 16, {"color": 1.0, ABSENT_NUMBER: 1.0})
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    logged: list[str] = []
+    learn_absence(
+        model,
+        [(Part(16, 1, 1, 4, ()), batches)],
+        tmp_path / "absence.partial",
+        steps=2,
+        learning_rate=1e-3,
+        seed=1,
+        device="cpu",
+        log=logged.append,
+    )
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {name.split(".")[1] for name in changed} == {"question_encoder", "event_prototypes"}
+    assert "best score without answer" in logged[-1] and "best event is asked" in logged[-1]
 
 
 def test_the_plan_of_the_recipe_is_the_one_in_the_documents(processor):

@@ -40,6 +40,8 @@ class VideoSet:
         return sample_episode(rng, self.num_frames, "train", self.num_events)
 
 
+#: A kind asked only in training: questions without an answer, about a number that the video does not show.
+ABSENT_NUMBER = "absent number"
 #: How often each kind is asked: most often the kinds that take longest to learn. "story" is asked only in training.
 KIND_WEIGHTS = {
     "color": 1.5,
@@ -73,6 +75,16 @@ def tell_story(episode: Episode) -> Question:
     return Question("What happens in the video?", ", ".join(told), "story", tuple(range(len(told))), frames)
 
 
+def draw_question(episode: Episode, rng: np.random.Generator, kind: str) -> list[Question]:
+    """A question of a kind, if the episode allows one; also of the kinds that are asked only in training."""
+    if kind == "story":
+        return [tell_story(episode)]
+    if kind != ABSENT_NUMBER:
+        return make_questions(episode, rng, kinds=[kind])
+    drawn = (make_questions(episode, rng, kinds=[UNANSWERABLE]) for _ in range(20))
+    return next((one for one in drawn if one and any(map(str.isdigit, one[0].question))), [])
+
+
 def needs_cones(question: Question) -> bool:
     """Whether a question asks for the number of an event, or names an event by its number."""
     asks = question.answer.isdigit() and question.kind != "count"
@@ -100,27 +112,23 @@ def draw_questions(
     """
     Draw at most one question for each turn, without repeated texts; there may be none.
 
-    turns: the kinds and their shares for each turn. A story ends the chat, because it would answer later questions.
+    turns: the kinds and their shares for each turn. A story ends the chat, because it would answer later questions. A
+        first question without an answer is the only one: its scores say that nothing fits.
     """
     asked: dict[str, Question] = {}
     for kinds, shares in turns:
         kind = kinds[int(rng.choice(len(kinds), p=shares))]
-        story = kind == "story"
-        for question in [tell_story(episode)] if story else make_questions(episode, rng, kinds=[kind]):
+        for question in draw_question(episode, rng, kind):
             asked.setdefault(question.question, question)
     questions = list(asked.values())
-    if questions and questions[0].kind == "story":
+    if questions and questions[0].kind in ("story", UNANSWERABLE):
         return questions[:1]
     return sorted(questions, key=lambda one: one.kind == "story")
 
 
 def answerable(questions: Sequence[Question], key_frames: Container[int]) -> list[Question]:
-    """The questions that need no cones, or whose events have a key frame, or that have no answer."""
-
-    def is_shown(question: Question) -> bool:
-        return question.answer == UNANSWERABLE or any(frame in key_frames for frame in question.frames)
-
-    return [one for one in questions if not needs_cones(one) or is_shown(one)]
+    """The questions that need no cones, or whose events have a key frame."""
+    return [one for one in questions if not needs_cones(one) or any(frame in key_frames for frame in one.frames)]
 
 
 def counted_events(question: Question, episode: Episode) -> list[Event]:
@@ -330,6 +338,7 @@ class QuestionBatches:
 
 
 __all__ = [
+    "ABSENT_NUMBER",
     "EncodedVideos",
     "FeatureSet",
     "KIND_WEIGHTS",

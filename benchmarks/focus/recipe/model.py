@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
@@ -98,14 +99,20 @@ def build_model(
 
 
 @torch.no_grad()
-def draw_words_anew(model: DynFocusForConditionalGeneration, words: list[int], seed: int) -> None:
+def add_embeddings(model: DynFocusForConditionalGeneration, vocab_size: int, seed: int) -> None:
     """
-    Give these words of the language model random embeddings of the usual length. Words that are never an answer all
-    learn the same embedding, as whatever lowers the probability of one lowers that of the others.
+    Make the vocabularies of language model and question encoder this large. New words get random embeddings of the
+    usual length.
     """
-    embeddings = model.get_input_embeddings().get_parameter("weight")
-    drawn = torch.randn(len(words), embeddings.shape[1], generator=torch.Generator().manual_seed(seed))
-    embeddings[words] = INITIALIZER_RANGE * drawn.to(embeddings)
+    torch.manual_seed(seed)
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    embeddings = model.model.question_encoder.qformer.embeddings
+    known = embeddings.word_embeddings
+    larger = nn.Embedding(vocab_size, known.embedding_dim, known.padding_idx).to(known.weight)
+    larger.weight.normal_(std=INITIALIZER_RANGE)
+    larger.weight[: known.num_embeddings] = known.weight
+    embeddings.word_embeddings = larger
+    model.config.question_config.vocab_size = vocab_size
 
 
-__all__ = ["build_config", "build_model", "build_processor", "draw_words_anew"]
+__all__ = ["add_embeddings", "build_config", "build_model", "build_processor"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dynfocus.eval.synthetic.questions import KINDS, make_questions
@@ -45,10 +45,9 @@ def build_tokenizer(vocab_size: int = 640, episodes: int = 400) -> PreTrainedTok
     )
 
 
-def new_words(tokenizer: PreTrainedTokenizerFast, text: str, episodes: int = 400) -> list[int]:
-    """The ids of `text` that occur in none of `world_texts`."""
-    known = {number for one in tokenizer(list(world_texts(episodes)))["input_ids"] for number in one}
-    return sorted(set(tokenizer(text, add_special_tokens=False)["input_ids"]) - known)
+def add_word(tokenizer: PreTrainedTokenizerFast, word: str) -> None:
+    """Add a token for a word that follows a space; the tokens of all other text stay as they are."""
+    tokenizer.add_tokens([AddedToken(f" {word}", normalized=False)])
 
 
-__all__ = ["build_tokenizer", "new_words"]
+__all__ = ["add_word", "build_tokenizer"]
