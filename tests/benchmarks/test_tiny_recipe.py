@@ -254,8 +254,7 @@ def test_a_question_without_answer_is_the_only_one_of_its_chat(processor, episod
         assert any(map(str.isdigit, question.question))
 
 
-def test_the_selector_learns_that_nothing_fits(processor, episodes, tmp_path):
-    """Only its own parts learn; questions about shown events keep high scores."""
+def test_only_the_selector_learns_that_nothing_fits(processor, episodes, tmp_path):
     torch.manual_seed(0)
     model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
     with torch.no_grad():

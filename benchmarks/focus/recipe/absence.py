@@ -48,13 +48,14 @@ def learn_absence(
         rows, turns = batches.draw(rng, part.batch_size)
         asked = batches.asked(turns, part.num_frames).to(device)
         scores, medoids = event_scores(model, batches, rows, turns, device)
-        best, place = scores.detach().max(1, keepdim=True)
+        best, place = scores.detach().sigmoid().max(1, keepdim=True)
         hits = asked.gather(1, medoids.gather(1, place))
-        numbers = [
-            ("best score without answer", score) if question.kind == UNANSWERABLE else ("best event is asked", hit)
-            for (question, *_), score, hit in zip(turns, best.sigmoid()[:, 0].tolist(), hits[:, 0].tolist(), strict=True)
-            if question.frames or question.kind == UNANSWERABLE
-        ]
+        numbers = []
+        for (question, *_), score, hit in zip(turns, best[:, 0].tolist(), hits[:, 0].tolist(), strict=True):
+            if question.kind == UNANSWERABLE:
+                numbers.append(("best score without answer", score))
+            elif question.frames:
+                numbers.append(("best event is asked", hit))
         return {"relevance": relevance_loss(scores, medoids, asked)}, numbers
 
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes])
