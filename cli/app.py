@@ -422,8 +422,8 @@ def synth(
         str | None,
         typer.Option(
             metavar="KIND,KIND,…",
-            help="Kinds of questions; the demo checkpoint has not learned `object` and `unanswerable`.",
-            show_default="the kinds that the demo checkpoint has learned",
+            help="Kinds of questions; the demo checkpoint has not learned `object`.",
+            show_default="all but `object` and `unanswerable`",
         ),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")] = False,

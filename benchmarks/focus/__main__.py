@@ -252,11 +252,11 @@ class Comparison:
         """Train the question-aware model longer than a row, and save it for `from_pretrained`."""
         model = self.start(ROWS["dynfocus"], base)
         self.compiled(model)
-        (first, with_absence), (parts, parts_with_absence) = CHECKPOINT, self.sizes.checkpoint
         self._fix_selector(model)
-        self._round(model, first, parts, FIRST_SEED)
-        self.learn_absence(model)
-        self._round(model, with_absence, parts_with_absence, FIRST_SEED + 1)
+        for seed, (one, parts) in enumerate(zip(CHECKPOINT, self.sizes.checkpoint, strict=True), start=FIRST_SEED):
+            self._round(model, one, parts, seed)
+            if one is CHECKPOINT[0]:
+                self.learn_absence(model)
         model.save_pretrained(out)
         self.processor.save_pretrained(out)
         log(f"saved {out}")

@@ -80,7 +80,8 @@ ROUNDS = (
 )
 
 #: From the shared start to the demo checkpoint, only in its layout: first with more questions that are hard in long
-#: videos, then, after the selector has learned that nothing may fit, also with questions that have no answer.
+#: videos, then, after the selector has learned that nothing may fit, also with questions that have no answer; fewer of
+#: these at the end, so that no other questions are refused.
 _KINDS_OF_CHECKPOINT = {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5}
 _CHECKPOINT = Round(
     "checkpoint",
@@ -90,16 +91,23 @@ _CHECKPOINT = Round(
     replace(SETTINGS_AFTERWARDS, learning_rate=6e-4, matrix_learning_rate=1.5e-3, warm_up=30, save_every=50),
     GUIDANCE_AFTERWARDS,
 )
+_WITH_ABSENCE = replace(
+    _CHECKPOINT,
+    name="checkpoint-absence",
+    kinds={**_KINDS_OF_CHECKPOINT, "count": 2.5, UNANSWERABLE: 3.0, ABSENT_NUMBER: 2.0},
+    guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
+)
 CHECKPOINT = (
     _CHECKPOINT,
+    _WITH_ABSENCE,
     replace(
-        _CHECKPOINT,
-        name="checkpoint-absence",
-        kinds={**_KINDS_OF_CHECKPOINT, "count": 2.5, UNANSWERABLE: 3.0, ABSENT_NUMBER: 2.0},
-        guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
+        _WITH_ABSENCE,
+        name="checkpoint-last",
+        kinds={**_WITH_ABSENCE.kinds, UNANSWERABLE: 2.0, ABSENT_NUMBER: 1.2},
+        settings=replace(_CHECKPOINT.settings, learning_rate=2.5e-4, matrix_learning_rate=6e-4),
     ),
 )
-#: What the selector is asked between these two rounds.
+#: What the selector is asked after the first of these rounds.
 KINDS_OF_ABSENCE = {
     "color": 2.0,
     "shape": 2.0,

@@ -27,7 +27,7 @@ class Sizes:
         base (`tuple`): parts of each of `ROUNDS`; each step draws one.
         rows (`tuple`): parts of each row's own training.
         checkpoint (`tuple`): parts of each of `CHECKPOINT`, the rounds from the shared start to the checkpoint.
-        absence (`tuple`): parts of the training of the selector between these rounds.
+        absence (`tuple`): parts of the training of the selector after the first of these rounds.
         longest_position (`int`): largest position when gaps are left between tokens in training.
         test (`dict`): number of test videos by their frames.
         key_frames (`dict`): numbers of key frames in the test, by the frames of the video. The first is that of the
@@ -93,8 +93,13 @@ SIZES = {
             ),
             (
                 Part(32, 10, 380, 16, (1, 2, 4, 4, 8)),
-                Part(128, 10, 330, 8, (4, 8, 8, 16)),
-                Part(512, 10, 210, 3, (8, 8, 16)),
+                Part(128, 10, 320, 8, (4, 8, 8, 16)),
+                Part(512, 10, 180, 3, (8, 8, 16)),
+            ),
+            (
+                Part(32, 10, 80, 16, (1, 2, 4, 4, 8)),
+                Part(128, 10, 90, 8, (4, 8, 8, 16)),
+                Part(512, 10, 80, 3, (8, 8, 16)),
             ),
         ),
         absence=(
@@ -122,7 +127,7 @@ SIZES = {
             (Part(16, 2, 1, 2, (2,)),),
         ),
         rows=(Part(8, 2, 1, 2, (1, 2)), Part(16, 1, 1, 2, (2, 4))),
-        checkpoint=((Part(8, 2, 1, 2, (1, 2)),), (Part(16, 2, 1, 2, (2,)),)),
+        checkpoint=((Part(8, 2, 1, 2, (1, 2)),), (Part(16, 2, 1, 2, (2,)),), (Part(8, 2, 1, 2, (1, 2)),)),
         absence=(Part(8, 1, 1, 2, ()), Part(16, 1, 1, 2, ())),
         test={8: 2, 16: 2},
         key_frames={8: (2, 1), 16: (2, 4)},

@@ -278,7 +278,8 @@ _MAKERS: dict[str, Callable[[Episode, np.random.Generator], _Draft]] = {
 ALL_KINDS: tuple[str, ...] = tuple(_MAKERS)
 """All kinds of questions."""
 KINDS: tuple[str, ...] = tuple(kind for kind in _MAKERS if kind not in ("object", "unanswerable"))
-"""The kinds of a set by default, which the demo checkpoint was trained on. It can learn `object` by fine-tuning."""
+"""The kinds of a set by default. The demo checkpoint was trained on these and on `unanswerable`, which is left out so
+that sets of earlier versions stay the same; it can learn `object` by fine-tuning."""
 
 
 def make_questions(
