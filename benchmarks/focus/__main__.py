@@ -9,8 +9,11 @@ Finished parts stay in the work folder: a stopped run continues, several process
 """
 
 import argparse
+import multiprocessing
+import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,8 @@ class Comparison:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.work, self.device = args, args.work, args.device
+        #: Encodes the test sets at the same time, if there is one.
+        self.encoding: BaseProcess | None = None
         self.work.mkdir(parents=True, exist_ok=True)
         self.tokenizer = build_tokenizer()
         self.processor = build_processor(self.tokenizer)
@@ -308,6 +313,9 @@ class Comparison:
         partial = folder / f"{layout.name}-{seed}.partial"
         seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed)
         answers = []
+        if self.encoding is not None:
+            # If it failed, the next lines fail in the same way, or do its work.
+            self.encoding.join()
         for length, count in self.sizes.test.items():
             if layout.selector == "all" and length > self.sizes.longest_dense:
                 continue
@@ -327,9 +335,33 @@ class Comparison:
         partial.unlink(missing_ok=True)
 
 
+def encode_test_sets(args: argparse.Namespace) -> None:
+    """Write and encode the videos of all test sets; needs the vision tower."""
+    torch.set_num_threads(1)
+    comparison = Comparison(args)
+    model = comparison.new_model()
+    for length, count in comparison.sizes.test.items():
+        encode_test_set(model, comparison.processor, length, count, comparison.work, log)
+
+
+def start_encoding(args: argparse.Namespace) -> BaseProcess | None:
+    """Encode the test sets in another process while the first row is trained. Call it before anything uses torch."""
+    base = args.start or args.work / "base.safetensors"
+    made = all((args.work / f"test{length}.safetensors").exists() for length in SIZES[args.size].test)
+    if sys.platform != "linux" or args.base_only or args.checkpoint or made or not base.exists():
+        return None
+    process = multiprocessing.get_context("fork").Process(target=encode_test_sets, args=(args,), daemon=True)
+    process.start()
+    # Threads wait for each other in a loop, which is slow if there are more of them than cores.
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    return process
+
+
 def main() -> None:
     args = parse()
+    encoding = start_encoding(args)
     comparison = Comparison(args)
+    comparison.encoding = encoding
     base = comparison.base()
     if args.base_only:
         return

@@ -45,7 +45,9 @@ def encode_test_set(
             state.parent_of_token = state.parent_of_token.to(torch.uint8)
             for name in ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask"):
                 parts.setdefault(name, []).append(getattr(state, name))
-        save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, path)
+        part = path.with_suffix(".part")
+        save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, part)
+        part.replace(path)
     return FeatureSet(VideoState(**load_file(path)), [episode for episode, _ in drawn]), [q for _, q in drawn]
 
 
