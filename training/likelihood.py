@@ -25,13 +25,8 @@ def likelihood_loss(
     num_events: int = EVENTS_TRIED,
 ) -> torch.Tensor:
     """
-    The loss of the answers if a single event is shown, drawn by the softmax of the scores: −log Σ softmax(score) · p.
-
-    Here p is the probability of a video's answer with one event shown to the language model in fine detail and no
-    other. Some events are tried: half of them those with the highest scores, the others at random. The gradient moves
-    the softmax of the scores towards the share of each event in Σ softmax(score) · p, as in the E-step of expectation
-    maximization. It is zero where the answer is as likely with any event, as for questions that need no key frame.
-    Labels are not needed, except the answers.
+    The mean of [`score_loss`] over videos, for some of their events, which are shown to the language model one at a
+    time: half of them those with the highest scores, the others at random. Labels are not needed, except the answers.
 
     The gradient reaches what the scores depend on: selector and question encoder.
 
@@ -56,9 +51,37 @@ def likelihood_loss(
     likelihoods = answer_likelihoods(model, inputs, shown, rows)
     losses = []
     for scores, events, of_events in zip(video.event_scores, tried, likelihoods, strict=True):
-        drawn = scores[events.to(device)].log_softmax(0)
-        losses.append(-(drawn + of_events[: len(events)]).logsumexp(0))
+        losses.append(score_loss(scores[events.to(device)], of_events[: len(events)]))
     return torch.stack(losses).mean()
+
+
+def score_loss(scores: torch.Tensor, likelihoods: torch.Tensor) -> torch.Tensor:
+    """
+    The loss of scores by p, the probability of the answer if one event is shown in fine detail and no other.
+
+    The first part is the loss of the answer if the event is drawn by the softmax of the scores: −log Σ softmax(score)
+    · p. Its gradient moves the softmax towards the share of each event in Σ softmax(score) · p, as in the E-step of
+    expectation maximization. It only orders the scores, and does not see what is added to all of them.
+
+    The second part brings sigmoid(score), which the tokens of a frame carry, near 1 for the best event and near 0 for
+    those that are no better than the mean: binary cross-entropy with (p − mean p) / (max p − mean p), at least 0. Its
+    weight is max p − mean p.
+
+    Both have no gradient where the answer is as likely with any event, as for questions that need no key frame.
+
+    Args:
+        scores (`torch.Tensor` of shape `(…, S)`): of the events that were tried.
+        likelihoods (`torch.Tensor` of shape `(…, S)`): log p.
+
+    Returns:
+        `torch.Tensor` of shape `(…)`.
+    """
+    drawn = -(scores.log_softmax(-1) + likelihoods).logsumexp(-1)
+    gain = likelihoods.exp() - likelihoods.exp().mean(-1, keepdim=True)
+    highest = gain.amax(-1, keepdim=True)
+    wanted = (gain / highest.clamp(min=torch.finfo(gain.dtype).tiny)).clamp(min=0)
+    alone = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").mean(-1)
+    return drawn + highest[..., 0] * alone
 
 
 @torch.no_grad()
@@ -153,4 +176,4 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-__all__ = ["EVENTS_TRIED", "answer_likelihoods", "likelihood_loss"]
+__all__ = ["EVENTS_TRIED", "answer_likelihoods", "likelihood_loss", "score_loss"]

@@ -13,6 +13,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, EncodedVideos, QuestionBatc
 from recipe.model import add_embeddings, build_model, build_processor
 from recipe.naming import Naming
 from recipe.reading import learn_to_read
+from recipe.teaching import teach_scores
 from recipe.tokenizer import add_word, build_tokenizer
 from recipe.vision import tower_config, train_vision
 from recipe.words import fix_words, learn_words
@@ -215,19 +217,46 @@ class Comparison:
         if not layout.relevance:
             # Without anything that the base's selector has learned.
             dropped += ["event_prototypes", "score_embedding"]
-        if layout.likelihood:
+        if layout.taught:
             # The base's question encoder learned from labels together with its selector.
             dropped += SELECTOR
         weights = {name: weight for name, weight in weights.items() if not any(part in name for part in dropped)}
         lay_out(model, layout)
         self._take(model, weights, self.base_path, ("lm_head", *dropped))
-        if layout.likelihood:
-            model.load_state_dict(self.new_selector(), strict=False)
-            fix_words(model)
+        if layout.taught:
+            model.load_state_dict(self.new_selector(base), strict=False)
+            self._fix_selector(model)
         return model
 
-    def new_selector(self) -> dict[str, torch.Tensor]:
-        """Weights of a selector that has learned words, but not which frames matter."""
+    def new_selector(self, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights of a selector that has learned words, then from the language model, but no labels of frames."""
+        path = self._path("taught")
+        if not path.exists():
+            model = self.new_model()
+            new = (*SELECTOR, "score_embedding")
+            known = {name: weight for name, weight in base.items() if not any(part in name for part in new)}
+            model.load_state_dict({**known, **self.words()}, strict=False)
+            fix_words(model)
+            length = self.sizes.base[0][0].num_frames
+            teach_scores(
+                model.eval(),
+                self.batches(length, 1, kinds=SELECTION_WEIGHTS),
+                ROWS["likelihood"].plan(length, 1),
+                self.work / "taught.partial",
+                num_questions=self.sizes.teaching_questions,
+                num_events=10,
+                steps=self.sizes.teaching_steps,
+                batch_size=min(32, self.sizes.teaching_questions),
+                learning_rate=2e-3,
+                seed=1,
+                device=self.device,
+                log=log,
+            )
+            save_file(self._selector_of(model), path)
+        return load_file(path, device=self.device)
+
+    def words(self) -> dict[str, torch.Tensor]:
+        """Weights of a selector that has learned words only."""
         path = self._path("words")
         if not path.exists():
             model = self.new_model()
@@ -243,9 +272,12 @@ class Comparison:
                 device=self.device,
                 log=log,
             )
-            weights = weights_of(model)
-            save_file({name: weights[name] for name in weights if any(part in name for part in SELECTOR)}, path)
+            save_file(self._selector_of(model), path)
         return load_file(path, device=self.device)
+
+    def _selector_of(self, model: Any) -> dict[str, torch.Tensor]:
+        """The weights of the parts that choose frames."""
+        return {name: weight for name, weight in weights_of(model).items() if any(part in name for part in SELECTOR)}
 
     def _take(self, model: Any, weights: dict[str, torch.Tensor], path: Path, allowed: Sequence[str]) -> None:
         """Load the weights of `path`, which may lack only the `allowed` parts."""
@@ -267,7 +299,7 @@ class Comparison:
         log(f"saved {out}")
 
     def _fix_selector(self, model: Any, fixed: bool = True) -> None:
-        """In the rounds, the small batches of long videos would make it worse."""
+        """The few steps of a row, and the small batches of long videos in the rounds, would make it worse."""
         for part in SELECTOR:
             model.model.get_submodule(part).requires_grad_(not fixed)
 
@@ -297,21 +329,25 @@ class Comparison:
             return
         model = self.start(layout, base)
         self.compiled(model)
-        draw = at_random({layout: 1.0}, self.lessons(self.sizes.rows), self.sizes.longest_dense)
+        parts = self.sizes.rows
+        if layout.taught:
+            # The scores fit only the first question of a chat, so that a new score embedding would be ignored with
+            # others. Twice as many videos have as many questions.
+            parts = tuple(replace(part, turns=1, batch_size=part.turns * part.batch_size) for part in parts)
+        draw = at_random({layout: 1.0}, self.lessons(parts), self.sizes.longest_dense)
         settings = AnswerTraining(
             learning_rate=4e-4,
             matrix_learning_rate=5e-4,
-            score_rate=10.0,
-            # The new selector learns at 2e-3.
-            selector_rate=5.0 if layout.likelihood else 1.0,
-            # The likelihood teaches more than the answers' loss through a noisy choice, which disturbs it.
-            sigma=0.0 if layout.likelihood else 0.05,
+            # A new score embedding has fewer steps than that of the shared start.
+            score_rate=30.0 if layout.taught else 10.0,
+            # Noise would only disturb a selector that is fixed.
+            sigma=0.0 if layout.taught else 0.05,
             warm_up=30,
             log_every=50,
             save_every=50,
         )
         partial = folder / f"{layout.name}-{seed}.partial"
-        seconds = self._train(model, draw, self.sizes.rows, settings, partial, seed=seed)
+        seconds = self._train(model, draw, parts, settings, partial, seed=seed)
         answers = []
         if self.encoding is not None:
             # If it failed, the next lines fail in the same way, or do its work.

@@ -33,8 +33,8 @@ class Layout:
         pooled (`bool`): every frame is pooled to the same number of tokens instead.
         released (`bool`): the preset `released_code`.
         relevance (`float`): weight of the selector's own loss, which needs labels; without it, the selector is new.
-        likelihood (`float`): weight of `likelihood_loss`, which needs no labels; the question encoder is new, too, and
-            learns words first.
+        taught (`bool`): question encoder and selector are new, learn words and then from the language model, without
+            labels (`recipe.words`, `recipe.teaching`), and do not change in the row's own training.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Layout:
     pooled: bool = False
     released: bool = False
     relevance: float = 0.5
-    likelihood: float = 0.0
+    taught: bool = False
 
     @property
     def learns(self) -> bool:
@@ -74,7 +74,7 @@ ROWS = {
         Layout("dense", "every frame's cones and rods", "all"),
         Layout("dynfocus", "question-aware selector", "aware"),
         Layout("answers_only", "question-aware selector, trained by the answers alone", "aware", relevance=0.0),
-        Layout("likelihood", "new selector of words, answers' likelihood", "aware", relevance=0.0, likelihood=1.0),
+        Layout("likelihood", "new selector of words, answers' likelihood", "aware", relevance=0.0, taught=True),
         Layout("blind", "question-blind selector, as in the paper", "blind"),
         Layout("released_code", "the authors' code: k-means, question-blind", "blind", released=True),
         Layout("uniform", "key frames at equal distances", "uniform"),

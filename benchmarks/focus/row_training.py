@@ -19,7 +19,6 @@ from recipe.progress import load_progress, relevance_loss, save_progress, take_s
 from sizes import Part
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
-from dynfocus.training.likelihood import likelihood_loss
 
 #: Longest chat with guidance of the attention.
 MOST_GUIDED_TOKENS = 2000
@@ -170,11 +169,6 @@ def step_losses(
         inputs["position_ids"] = positions.to(device)
         outputs = model(**inputs, mm_encoder_outputs={"video": found}, output_attentions=guided)
         losses = {"answer": outputs.loss}
-        if layout.likelihood:
-            # The selector sees the first question.
-            first = batches.writer.write([chat[:1] for chat in turns], plan.num_visual_tokens, plan.num_frames)
-            taught = likelihood_loss(model, {**videos, **first.inputs(device)}, outputs)
-            losses["likelihood"] = layout.likelihood * taught
     if guidance is not None and guided:
         frames = frame_of_token(layout, found.key_frames, part.num_frames).to(device)
         losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]

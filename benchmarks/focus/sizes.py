@@ -22,7 +22,8 @@ class Sizes:
     Args:
         vision_steps, vision_pool, reading_steps, alignment_steps (`int`): steps of the shared training, and number of
             frames drawn for the tower.
-        words_steps (`int`): steps of `learn_words`, for rows without labels.
+        words_steps, teaching_questions, teaching_steps (`int`): steps of `learn_words`, and questions and steps of
+            `teach_scores`, for rows without labels.
         training (`dict`): training videos by number of frames. Test videos have other seeds, textures and pairs.
         base (`tuple`): parts of each of `ROUNDS`; each step draws one.
         rows (`tuple`): parts of each row's own training.
@@ -40,6 +41,8 @@ class Sizes:
     reading_steps: tuple[int, int]
     alignment_steps: int
     words_steps: int
+    teaching_questions: int
+    teaching_steps: int
     training: dict[int, VideoSet]
     base: tuple[tuple[Part, ...], ...]
     rows: tuple[Part, ...]
@@ -58,6 +61,8 @@ SIZES = {
         reading_steps=(2000, 700),
         alignment_steps=1200,
         words_steps=250,
+        teaching_questions=2560,
+        teaching_steps=600,
         training={
             32: VideoSet(seed=22, count=5000, num_frames=32),
             128: VideoSet(seed=23, count=800, num_frames=128),
@@ -117,6 +122,8 @@ SIZES = {
         reading_steps=(2, 2),
         alignment_steps=2,
         words_steps=2,
+        teaching_questions=4,
+        teaching_steps=2,
         training={
             8: VideoSet(seed=21, count=4, num_frames=8),
             16: VideoSet(seed=22, count=4, num_frames=16),

@@ -21,8 +21,9 @@ from recipe.data import (
 from recipe.guidance import counting_loss
 from recipe.model import add_embeddings, build_config, build_processor
 from recipe.naming import NAMES, Naming, named_in
+from recipe.teaching import ask, teach_scores
 from recipe.tokenizer import add_word, build_tokenizer
-from recipe.words import MATCH_BIAS, fix_words, learn_words, word_losses
+from recipe.words import MATCH_BIAS, MATCH_SCALE, fix_words, learn_words, word_losses
 from sizes import Part
 from transformers import AutoTokenizer
 
@@ -32,6 +33,7 @@ from dynfocus.eval.synthetic.questions import Question, make_questions
 from dynfocus.eval.synthetic.world import COLORS, SHAPES, sample_episode, truth_table
 from dynfocus.processing.token_plan import TokenPlan
 from dynfocus.states.video_state import VideoState
+from dynfocus.training.likelihood import answer_likelihoods
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +317,16 @@ def test_chats_are_padded_to_few_lengths(processor, episodes, monkeypatch):
         )
 
 
+def state_of(num_videos, width) -> VideoState:
+    generator = torch.Generator().manual_seed(0)
+    return VideoState(
+        frame_features=torch.randn(num_videos, 16, 16, width, generator=generator),
+        grouped_tokens=torch.randn(num_videos, 16, 22, width, generator=generator),
+        parent_of_token=torch.zeros(num_videos, 16, 22, dtype=torch.long),
+        frame_mask=torch.ones(num_videos, 16, dtype=torch.bool),
+    )
+
+
 def test_a_new_selector_learns_words_without_being_told_which_frames_matter(
     processor, episodes, tmp_path, monkeypatch
 ):
@@ -323,13 +335,7 @@ def test_a_new_selector_learns_words_without_being_told_which_frames_matter(
     model = DynFocusForConditionalGeneration(build_config(processor.tokenizer))
     naming, width = Naming(model, processor.tokenizer, seed=0), model.config.vision_config.hidden_size
     batches = batches_of(processor, episodes, monkeypatch)
-    state = VideoState(
-        frame_features=torch.zeros(4, 16, 4, width),
-        grouped_tokens=torch.randn(4, 16, 3, width),
-        parent_of_token=torch.zeros(4, 16, 3, dtype=torch.long),
-        frame_mask=torch.ones(4, 16, dtype=torch.bool),
-    )
-    monkeypatch.setattr(batches.features, "batch", lambda rows, device: state)
+    monkeypatch.setattr(batches.features, "batch", lambda rows, device: state_of(4, width))
     rows, turns = batches.draw(np.random.default_rng(0), 4)
     elsewhere = [[replace(questions[0], frames=(0,), event_ids=())] for questions in turns]
     losses = [
@@ -348,9 +354,43 @@ def test_a_new_selector_learns_words_without_being_told_which_frames_matter(
     with torch.no_grad():
         score = scorer(queries, tokens, torch.randn(1, 3, 2 * width), torch.rand(1, 3, 4), torch.ones(1, 3).bool())
         products = scorer.query_match(scorer.query_norm(queries)) @ scorer.token_match(tokens).mT / width**0.5
-    torch.testing.assert_close(score, products.amax(-1).sum(-1) + MATCH_BIAS)
+    torch.testing.assert_close(score, MATCH_SCALE * products.amax(-1).sum(-1) + MATCH_BIAS)
     fix_words(model)
     fixed = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert {name for name in changed if "out_proj" not in name} <= fixed
     trained = {f"model.event_prototypes.question_scorer.{name}.weight" for name in ("in_proj", "out_proj")}
     assert not trained & fixed
+
+
+def test_the_language_model_teaches_the_scores(processor, episodes, tmp_path, monkeypatch):
+    """Each event is tried once, what is kept gives the model's own scores, and only what is not fixed is trained."""
+    torch.manual_seed(0)
+    model = DynFocusForConditionalGeneration(build_config(processor.tokenizer)).eval()
+    inner, width = model.model, model.config.vision_config.hidden_size
+    scorers = inner.event_prototypes
+    torch.nn.init.normal_(scorers.question_scorer.out_proj.weight)
+    batches = batches_of(processor, episodes, monkeypatch)
+    monkeypatch.setattr(batches.features, "batch", lambda rows, device: state_of(len(rows), width))
+    plan = TokenPlan(16, 6, 1, 16, 2 * 16 + 38)
+    *seen, tried, likelihoods = ask(model, batches, plan, np.random.default_rng(0), 3, 4, "cpu")
+    assert tried.shape == likelihoods.shape == (3, 4) and all(len(set(row)) == 4 for row in tried.tolist())
+    rows, turns = batches.draw(np.random.default_rng(0), 3)
+    inputs = batches.collate(rows, turns, "cpu", plan)
+    inputs.pop("asked")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(answer_likelihoods(model, inputs, tried), likelihoods)
+        expected = torch.stack(model(**inputs).video_outputs.event_scores)
+    queries, tokens, pooled, times, mask = seen
+    with torch.no_grad():
+        scores = scorers.scorer(pooled, mask)
+        scores = scores + scorers.question_scorer(queries.float(), tokens.float(), pooled, times, mask)
+    torch.testing.assert_close(scores, expected, atol=0.1, rtol=0.05)
+
+    fix_words(model)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    settings = {"batch_size": 2, "learning_rate": 1e-3, "seed": 1, "device": "cpu", "log": print}
+    numbers = {"num_questions": 3, "num_events": 4, "steps": 1}
+    teach_scores(model, batches, plan, tmp_path / "taught.partial", **numbers, **settings)
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed and all(name.startswith("model.event_prototypes.") for name in changed)
+    assert not any("_match" in name for name in changed)

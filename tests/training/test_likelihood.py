@@ -9,7 +9,7 @@ from tiny_models import of_videos, one_row, tiny_inputs, tiny_model
 from training_runs import losses
 
 from dynfocus.selecting.focus import Focus
-from dynfocus.training.likelihood import answer_likelihoods, likelihood_loss
+from dynfocus.training.likelihood import answer_likelihoods, likelihood_loss, score_loss
 
 FRAMES = [6, 4]
 LEARNED = ("model.event_prototypes.", "model.question_encoder.")
@@ -76,12 +76,31 @@ def test_the_event_that_makes_the_answer_likely_gets_the_highest_score(model, in
         scores = torch.stack(outputs.video_outputs.event_scores)
         loss = likelihood_loss(learned, inputs, outputs)
         if step == 0:
-            expected = -(scores.detach().log_softmax(1) + likely).logsumexp(1).mean()
-            torch.testing.assert_close(loss.detach(), expected)
+            torch.testing.assert_close(loss.detach(), score_loss(scores.detach(), likely).mean())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert scores.argmax(1).tolist() == likely.argmax(1).tolist()
+
+
+def test_scores_are_ordered_and_brought_near_0_and_1():
+    probability = torch.tensor([[0.9, 0.1, 0.15, 0.05], [0.3, 0.3, 0.01, 0.01], [0.2, 0.2, 0.2, 0.2]])
+    scores = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).repeat(3, 1).requires_grad_()
+    drawn = -(scores.softmax(1) * probability).sum(1).log()
+    wanted = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0]])
+    alone = torch.nn.functional.binary_cross_entropy(scores[:2].sigmoid(), wanted, reduction="none").mean(1)
+    expected = drawn + torch.cat([torch.tensor([0.6, 0.145]) * alone, torch.zeros(1)])
+    found = score_loss(scores, probability.log())
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), [scores])
+    assert gradient[2].abs().max() < 1e-6 and gradient[:2].abs().min() > 1e-3
+    optimizer = torch.optim.Adam([scores], lr=0.2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        score_loss(scores, probability.log()).sum().backward()
+        optimizer.step()
+    found = scores.detach().sigmoid()
+    assert (found[0] - wanted[0]).abs().max() < 0.1 and (found[1] - wanted[1]).abs().max() < 0.1
 
 
 def test_only_what_the_scores_depend_on_has_a_gradient(model, inputs):

@@ -21,7 +21,6 @@ class AnswerTraining:
         matrix_learning_rate: of Muon, which trains the matrices in the language model's layers, on the same schedule.
         score_rate: factor of the learning rate of the score embedding, which starts at zero and must soon be as long
             as a token.
-        selector_rate: factor of the learning rate of the events' scores, where these are new.
         sigma: selection noise at the start; it falls linearly to 0.
         log_every, save_every: steps.
     """
@@ -29,7 +28,6 @@ class AnswerTraining:
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 4e-3
     score_rate: float = 1.0
-    selector_rate: float = 1.0
     weight_decay: float = 0.05
     warm_up: int = 300
     sigma: float = 0.05
@@ -44,11 +42,10 @@ def build_optimizers(model: DynFocusForConditionalGeneration, settings: AnswerTr
     matrices = [parameter for parameter in layers.parameters() if parameter.dim() == 2]
     taken = {id(parameter) for parameter in matrices}
     groups: list[dict[str, Any]] = []
-    embedding, selector = model.model.cooperative_encoder.score_embedding, model.model.event_prototypes
-    for part, rate in ((embedding, settings.score_rate), (selector, settings.selector_rate)):
-        if part is not None and rate != 1:
-            groups.append({"params": list(part.parameters()), "rate": rate})
-            taken |= {id(parameter) for parameter in part.parameters()}
+    embedding = model.model.cooperative_encoder.score_embedding
+    if embedding is not None and settings.score_rate != 1:
+        groups.append({"params": list(embedding.parameters()), "rate": settings.score_rate})
+        taken |= {id(parameter) for parameter in embedding.parameters()}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
     return muon_and_adamw(matrices, [{"params": others}, *groups], settings)
 

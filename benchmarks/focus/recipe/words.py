@@ -24,8 +24,8 @@ from .data import QuestionBatches
 from .naming import NAMES, Naming, named_in
 from .progress import train_parts
 
-#: A named word that a frame shows adds about 4 to the score of a frame: below 0 for one of them, above it for two.
-MATCH_BIAS = -6.0
+#: A named word that a frame shows adds about 8 to its score: below 0 for one of them, above it for two.
+MATCH_SCALE, MATCH_BIAS = 2.0, -10.5
 
 
 def learn_words(
@@ -100,7 +100,7 @@ def fix_words(model: DynFocusForConditionalGeneration) -> None:
 @torch.no_grad()
 def score_matches(scorer: QuestionScorer) -> None:
     """Let the products of queries and tokens count in the score from the start, where a new scorer has zeros."""
-    scorer.out_proj.weight[:, scorer.token_match.in_features :] = 1
+    scorer.out_proj.weight[:, scorer.token_match.in_features :] = MATCH_SCALE
     scorer.out_proj.bias.fill_(MATCH_BIAS)
 
 
