@@ -1,8 +1,8 @@
 """
 Tables and plots of the rows: `python benchmarks/adoption/table.py --rows runs/adoption/rows --docs docs`.
 
-Prints markdown from the finished rows, and puts it into `results.md`; by default from the included answers. `--keep`
-writes the answers into one file for each model.
+Prints markdown from the finished rows, and puts it into `results.md` and `results_in_detail.md`; by default from the
+included answers. `--keep` writes the answers into one file for each model.
 """
 
 import argparse
@@ -213,7 +213,7 @@ def draw(found: Mapping[Way, Asked], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--rows", type=Path, default=ANSWERS, help="folder of answers")
-    parser.add_argument("--docs", type=Path, help="put tables and plots into results.md in this folder")
+    parser.add_argument("--docs", type=Path, help="put tables and plots into the pages of results in this folder")
     parser.add_argument("--keep", type=Path, help="write the answers into this folder, a file for each model")
     args = parser.parse_args()
     rows = read_all(args.rows)
@@ -224,11 +224,13 @@ def main() -> None:
     found = by_way(rows)
     texts = {f"adopted {model}": tables(found, model) for model in COARSE}
     texts["adopted lengths"] = length_table(found)
-    texts["adopted goals"] = goal_table(found)
-    print("\n\n".join(text for text in texts.values() if text))
+    reached = goal_table(found)
+    print("\n\n".join(text for text in (*texts.values(), reached) if text))
     if args.docs is None:
         return
-    put_texts(args.docs / "results.md", {name: text for name, text in texts.items() if text})
+    put_texts(args.docs / "results_in_detail.md", {name: text for name, text in texts.items() if text})
+    if reached:
+        put_texts(args.docs / "results.md", {"adopted goals": reached})
     draw(found, args.docs / "images")
 
 

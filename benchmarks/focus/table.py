@@ -1,8 +1,8 @@
 """
 The tables and plots of the comparison: `python benchmarks/focus/table.py --rows runs/focus/rows --docs docs`.
 
-Prints markdown from the finished rows, and puts it into `results.md`; by default from the included answers of rows
-that start from `shared_start.safetensors`.
+Prints markdown from the finished rows, and puts it into `results.md` and `results_in_detail.md`; by default from the
+included answers of rows that start from `shared_start.safetensors`.
 """
 
 import argparse
@@ -85,18 +85,20 @@ def tables(found: dict[tuple[str, int, int], Asked], sizes: Sizes, frames: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--rows", type=Path, default=Path(__file__).parent / "answers", help="folder of answers")
-    parser.add_argument("--docs", type=Path, help="put tables and plots into results.md in this folder")
+    parser.add_argument("--docs", type=Path, help="put tables and plots into the pages of results in this folder")
     parser.add_argument("--size", choices=list(SIZES), default="full")
     args = parser.parse_args()
     sizes, found = SIZES[args.size], read_rows(args.rows)
     if not found:
         raise SystemExit(f"{args.rows} holds no finished rows: give --rows WORK/rows of `python benchmarks/focus`.")
     texts = {f"{frames} frames": tables(found, sizes, frames) for frames in sizes.test}
-    texts["goals"] = goal_list(goals(lambda frames: at_main_budget(found, sizes, frames), sizes))
-    print("\n\n".join(text for text in texts.values() if text))
+    reached = goal_list(goals(lambda frames: at_main_budget(found, sizes, frames), sizes))
+    print("\n\n".join(text for text in (*texts.values(), reached) if text))
     if args.docs is None:
         return
-    put_texts(args.docs / "results.md", texts)
+    put_texts(args.docs / "results_in_detail.md", texts)
+    short = main_table(at_main_budget(found, sizes, 128))
+    put_texts(args.docs / "results.md", {"goals": reached, "128 frames in short": short})
     (args.docs / "images").mkdir(exist_ok=True)
     for frames in sizes.test:
         drawn = {"all": (None, "right"), DETAIL: (DETAIL, "right"), "found": (DETAIL, "found")}

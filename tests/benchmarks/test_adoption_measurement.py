@@ -23,6 +23,17 @@ asking, grid, kept, measure, verdicts = (
 )
 
 
+PAGES = ("results.md", "results_in_detail.md")
+
+
+def copy_pages(folder):
+    """Copies the pages of results; returns what they hold."""
+    pages = [(ADOPTION.parents[1] / "docs" / name).read_text("utf-8") for name in PAGES]
+    for name, page in zip(PAGES, pages, strict=True):
+        (folder / name).write_text(page, "utf-8")
+    return pages
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """Random models in folders, as the measurement loads them, and two videos."""
@@ -78,9 +89,9 @@ def test_rows_are_within_their_budget_and_tabulated(bench, tmp_path):
                 assert not record["found"], "two events, and one key frame"
     text = tabulated("--rows", bench.work / "rows", "--keep", tmp_path)
     assert text.count("| `qwen3_vl`") == 4 and text.count("| `llava_onevision`") == 2
-    (tmp_path / "results.md").write_bytes((ADOPTION.parents[1] / "docs" / "results.md").read_bytes())
+    copy_pages(tmp_path)
     assert tabulated("--rows", tmp_path, "--docs", tmp_path) == text
-    page = (tmp_path / "results.md").read_text("utf-8")
+    page = "".join((tmp_path / name).read_text("utf-8") for name in PAGES)
     assert all(part in page for part in text.strip().split("\n\n"))
     assert {f"adoption_{name}_8_all.png" for name in grid.COARSE} < {
         one.name for one in (tmp_path / "images").iterdir()
@@ -245,12 +256,11 @@ def test_goals_say_what_is_met():
 
 
 def test_the_page_shows_the_answers_that_are_kept(tmp_path):
-    page = tmp_path / "results.md"
-    page.write_bytes((ADOPTION.parents[1] / "docs" / "results.md").read_bytes())
+    pages = copy_pages(tmp_path)
     tabulated("--docs", tmp_path)
-    assert page.read_bytes() == (ADOPTION.parents[1] / "docs" / "results.md").read_bytes()
+    assert pages == [(tmp_path / name).read_text("utf-8") for name in PAGES]
     images = {path.name for path in (tmp_path / "images").iterdir()}
-    assert set(re.findall(r"images/(adoption_\w+\.png)", page.read_text("utf-8"))) <= images
+    assert set(re.findall(r"images/(adoption_\w+\.png)", "".join(pages))) <= images
 
 
 def test_rows_of_other_weights_are_not_compared():

@@ -322,10 +322,11 @@ def test_rows_and_a_checkpoint_are_trained_from_a_kept_start(tmp_path):
 
 
 def test_the_page_shows_the_answers_that_are_kept(tmp_path):
-    page = tmp_path / "results.md"
-    page.write_bytes((FOCUS.parents[1] / "docs" / "results.md").read_bytes())
+    pages = {name: (FOCUS.parents[1] / "docs" / name).read_bytes() for name in ("results.md", "results_in_detail.md")}
+    for name, page in pages.items():
+        (tmp_path / name).write_bytes(page)
     text = run(FOCUS / "table.py", "--docs", tmp_path)
-    assert page.read_bytes() == (FOCUS.parents[1] / "docs" / "results.md").read_bytes()
+    assert pages == {name: (tmp_path / name).read_bytes() for name in pages}
     assert text.count("| `rods_only` ") == 9 and len(list((tmp_path / "images").glob("*.png"))) == 12
 
 
