@@ -99,7 +99,9 @@ class DynFocusTrainer(Trainer):
         if likelihood_weight and self._is_stock:
             raise ValueError("`likelihood_weight` is for DynFocus models: a stock model has no selector to train.")
         if likelihood_weight and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("`likelihood_weight` is not supported with weights that are shared among processes.")
+            raise ValueError(
+                "`likelihood_weight` is not supported with weights that are shared among processes: set it to 0."
+            )
         inner = next(module for module in self.model.modules() if isinstance(module, PreTrainedModel))
         self._keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
 

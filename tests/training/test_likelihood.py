@@ -10,6 +10,7 @@ from training_runs import losses
 
 from dynfocus.selecting.focus import Focus
 from dynfocus.training.likelihood import answer_likelihoods, likelihood_loss, score_loss
+from dynfocus.training.recipe import load_recipe
 
 FRAMES = [6, 4]
 LEARNED = ("model.event_prototypes.", "model.question_encoder.")
@@ -163,3 +164,22 @@ def test_a_run_with_the_loss(fit, monkeypatch):
     _, without, _ = fit("without", lambda settings: change(settings, 0.0), per_device_train_batch_size=8, **options)
     _, plain, _ = fit("plain", per_device_train_batch_size=8, **options)
     assert losses(without) == losses(plain) and losses(plain)[0] < losses(large)[0]
+
+
+@pytest.mark.integration
+def test_the_recipe_for_own_videos_has_the_loss(fit, rows, tmp_path):
+    """Also with adapters and gradient checkpointing, as there."""
+    words = [f"data.train={rows}", f"data.eval={rows}", f"training.output_dir={tmp_path / 'run'}"]
+    recipe = load_recipe("lora", [*words, "model.checkpoint=some/model", "training.bf16=false"])
+    assert recipe.likelihood_weight == 1 and recipe.selection_noise.start == 0
+
+    def change(settings):
+        settings |= {
+            "likelihood_weight": recipe.likelihood_weight,
+            "selection_noise": {"start": 0.0},
+            "lora": {"rank": 4},
+        }
+
+    _, folder, _ = fit("adapters", change, max_steps=2, gradient_checkpointing=True, save_strategy="no")
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert all(entry["likelihood_loss"] > 0 for entry in history if "loss" in entry)

@@ -196,7 +196,7 @@ def test_the_tiny_recipe_learns_a_kind_of_question_that_the_demo_model_cannot_an
     monkeypatch.chdir(tmp_path)
     said = []
     assert train(load_recipe("tiny"), said.append) == Path("runs/tiny/model")
-    before, after = (read_rows(Path(f"runs/tiny/answers/{step}.jsonl"), (), "") for step in (0, 80))
+    before, after = (read_rows(Path(f"runs/tiny/answers/{step}.jsonl"), (), "") for step in (0, 100))
     assert len(before) > 100 and [row["expected"] for row in before] == [row["expected"] for row in after]
     right = [[row["correct"] for row in table] for table in (before, after)]
     gain = paired_difference(*right, [row["video"] for row in after])
