@@ -20,8 +20,8 @@ START = Path(__file__).parents[2] / "benchmarks" / "focus" / "shared_start.safet
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     """
-    The default model's tower, and the language model that it was trained from, each in a folder of its own. The default
-    model's own one refuses to answer when it sees no event, so that its loss says little about the other words.
+    The default model's tower, and the language model that it was trained from, each in a folder of its own. Its own
+    language model refuses to answer when it sees no event, so that its loss says little about the other words.
     """
     trained = DynFocusForConditionalGeneration.from_pretrained(embedded_model())
     root = tmp_path_factory.mktemp("parts")
