@@ -153,17 +153,17 @@ def test_a_visitor_uploads_asks_plays_and_asks_again(page, pictures, tmp_path):
         assert "score 1.00" in facts and "4 key frames of 32 frames" in facts
         assert "216 visual tokens of 1,280 (17%)" in facts
         frames = visitor.all("#answers .df-frames button")
-        assert [frame.text.split()[0] for frame in frames] == ["0:04", "0:14", "0:15", "0:16"]
+        assert [frame.text.split()[0] for frame in frames] == ["0:14", "0:15", "0:16", "0:21"]
         loaded = "return [...document.querySelectorAll('#answers img')].map((i) => i.complete && i.naturalWidth > 50)"
         assert driver.execute_script(loaded) == [True] * 5  # four key frames, one timeline
-        assert "key frames at 0:04, 0:14" in visitor.all("#answers .df-timeline img")[0].get_attribute("alt")
+        assert "key frames at 0:14, 0:15" in visitor.all("#answers .df-timeline img")[0].get_attribute("alt")
 
         # The player plays; a click on a key frame lets it jump.
         visitor.until(lambda: visitor.player("v.readyState") == 4)
         driver.execute_script("const v = document.querySelector('#video video'); v.muted = true; v.play()")
         visitor.until(lambda: visitor.player("v.currentTime") > 0.3)
         driver.execute_script("document.querySelector('#video video').pause()")
-        frames[1].click()
+        frames[0].click()
         visitor.until(lambda: visitor.player("v.currentTime") == pytest.approx(14.01, abs=0.01))
         save_page(driver, pictures / "wide.png")
 
