@@ -7,6 +7,7 @@ sees only torch, and resident memory of the process, which is all there is (Linu
 """
 
 import ctypes
+import fcntl
 import gc
 import json
 import multiprocessing
@@ -345,6 +346,15 @@ class Report:
             json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process is in a block that locks `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def put_text(page: str, name: str, text: str) -> str:
     """
     `page` with `text` between `<!-- name -->` and `<!-- end -->`.
@@ -397,6 +407,7 @@ __all__ = [
     "markdown_table",
     "memory_limit",
     "peak_tensor_bytes",
+    "locked",
     "put_text",
     "put_texts",
     "results_as_text",

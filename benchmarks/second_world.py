@@ -55,7 +55,8 @@ def draw(seed: int, index: int, num_frames: int, split: str) -> tuple[Episode, l
     rng = np.random.default_rng((seed, index))
     episode = sample_episode(rng, num_frames, split, events_for(num_frames))
     events = tuple(replace(event, shape=_NAMES[event.shape]) for event in episode.events)
-    return replace(episode, events=events), ask(replace(episode, events=events), rng)
+    episode = replace(episode, events=events)
+    return episode, ask(episode, rng)
 
 
 def ask(episode: Episode, rng: np.random.Generator) -> list[Question]:

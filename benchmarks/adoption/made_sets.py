@@ -1,9 +1,7 @@
 """Test sets: video files of the generated world, their questions, and their states from the dual encoder."""
 
-import fcntl
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,9 @@ from dynfocus.eval.synthetic.questions import Question
 from dynfocus.eval.synthetic.world import Episode
 from dynfocus.states.video_state import VideoState
 
+sys.path.append(str(Path(__file__).parents[1]))
+from measuring import locked
+
 
 @dataclass(frozen=True)
 class MadeSet:
@@ -21,15 +22,6 @@ class MadeSet:
     states: list[VideoState]
     episodes: list[Episode]
     questions: list[list[Question]]
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def digest(text: str) -> str:
@@ -61,4 +53,4 @@ def _file(index: int) -> str:
     return f"videos/{index:06d}.mp4"
 
 
-__all__ = ["MadeSet", "digest", "locked", "make_set"]
+__all__ = ["MadeSet", "digest", "make_set"]

@@ -12,7 +12,7 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,7 +37,7 @@ from results import write_row
 from rounds import CHECKPOINT, KINDS_OF_ABSENCE, ROUNDS, Round
 from row_training import Guidance, at_random, train
 from safetensors.torch import load_file, save_file
-from sets import encode_test_set
+from sets import encode_test_set, features_of_test
 from sizes import SIZES, Part
 from transformers import SiglipVisionModel
 
@@ -230,54 +230,45 @@ class Comparison:
 
     def new_selector(self, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Weights of a selector that has learned words, then from the language model, but no labels of frames."""
-        path = self._path("taught")
-        if not path.exists():
-            model = self.new_model()
+
+        def teach(model: Any, batches: QuestionBatches, **settings: Any) -> None:
             new = (*SELECTOR, "score_embedding")
             known = {name: weight for name, weight in base.items() if not any(part in name for part in new)}
             model.load_state_dict({**known, **self.words()}, strict=False)
             fix_words(model)
-            length = self.sizes.base[0][0].num_frames
             teach_scores(
                 model.eval(),
-                self.batches(length, 1, kinds=SELECTION_WEIGHTS),
-                ROWS["likelihood"].plan(length, 1),
-                self.work / "taught.partial",
+                batches,
+                ROWS["likelihood"].plan(self.sizes.base[0][0].num_frames, 1),
                 num_questions=self.sizes.teaching_questions,
                 num_events=10,
                 steps=self.sizes.teaching_steps,
                 batch_size=min(32, self.sizes.teaching_questions),
-                learning_rate=2e-3,
-                seed=1,
-                device=self.device,
-                log=log,
+                **settings,
             )
-            save_file(self._selector_of(model), path)
-        return load_file(path, device=self.device)
+
+        return self._learned("taught", teach)
 
     def words(self) -> dict[str, torch.Tensor]:
         """Weights of a selector that has learned words only."""
-        path = self._path("words")
+
+        def learn(model: Any, batches: QuestionBatches, **settings: Any) -> None:
+            naming = Naming(model, self.tokenizer, 1).to(self.device)
+            learn_words(model, naming, batches, steps=self.sizes.words_steps, batch_size=384, **settings)
+
+        return self._learned("words", learn)
+
+    def _learned(self, name: str, learn: Callable[..., None]) -> dict[str, torch.Tensor]:
+        """The parts that choose frames after `learn` has trained a new model; kept in the work folder."""
+        path = self._path(name)
         if not path.exists():
             model = self.new_model()
-            learn_words(
-                model,
-                Naming(model, self.tokenizer, 1).to(self.device),
-                self.batches(self.sizes.base[0][0].num_frames, 1, kinds=SELECTION_WEIGHTS),
-                self.work / "words.partial",
-                steps=self.sizes.words_steps,
-                batch_size=384,
-                learning_rate=2e-3,
-                seed=1,
-                device=self.device,
-                log=log,
-            )
-            save_file(self._selector_of(model), path)
+            batches = self.batches(self.sizes.base[0][0].num_frames, 1, kinds=SELECTION_WEIGHTS)
+            partial = self.work / f"{name}.partial"
+            learn(model, batches, partial=partial, learning_rate=2e-3, seed=1, device=self.device, log=log)
+            weights = weights_of(model)
+            save_file({name: weights[name] for name in weights if any(part in name for part in SELECTOR)}, path)
         return load_file(path, device=self.device)
-
-    def _selector_of(self, model: Any) -> dict[str, torch.Tensor]:
-        """The weights of the parts that choose frames."""
-        return {name: weight for name, weight in weights_of(model).items() if any(part in name for part in SELECTOR)}
 
     def _take(self, model: Any, weights: dict[str, torch.Tensor], path: Path, allowed: Sequence[str]) -> None:
         """Load the weights of `path`, which may lack only the `allowed` parts."""
@@ -383,7 +374,7 @@ def encode_test_sets(args: argparse.Namespace) -> None:
 def start_encoding(args: argparse.Namespace) -> BaseProcess | None:
     """Encode the test sets in another process while the first row is trained. Call it before anything uses torch."""
     base = args.start or args.work / "base.safetensors"
-    made = all((args.work / f"test{length}.safetensors").exists() for length in SIZES[args.size].test)
+    made = all(features_of_test(args.work, length).exists() for length in SIZES[args.size].test)
     if sys.platform != "linux" or args.base_only or args.checkpoint or made or not base.exists():
         return None
     process = multiprocessing.get_context("fork").Process(target=encode_test_sets, args=(args,), daemon=True)

@@ -19,6 +19,7 @@ from dynfocus.encoding.question_encoder import FrameQueries
 from dynfocus.eval.synthetic.questions import UNANSWERABLE
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
+from .attention import choose_attention_of_questions
 from .data import QuestionBatches
 from .progress import relevance_loss, train_parts
 
@@ -38,8 +39,7 @@ def learn_absence(
     lessons: each step draws one, by the parts' steps.
     """
     inner = model.model
-    # It has many short rows, for which fused kernels are slow on a CPU, above all in the backward pass.
-    inner.question_encoder.qformer.set_attn_implementation("eager")
+    choose_attention_of_questions(model)
     shares = np.array([part.steps for part, _ in lessons]) / sum(part.steps for part, _ in lessons)
 
     def losses_at(step: int) -> tuple[dict[str, torch.Tensor], list[tuple[str, float]]]:

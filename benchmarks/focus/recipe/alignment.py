@@ -20,6 +20,7 @@ from dynfocus.eval.synthetic.questions import Question
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.selecting.events import take_frames
 
+from .attention import choose_attention_of_questions
 from .data import QuestionBatches
 from .naming import Naming, named_in
 from .progress import relevance_loss, train_parts
@@ -54,8 +55,7 @@ def align(
     """
     naming = naming.to(device)
     inner = model.model
-    # It has many short rows, for which fused kernels are slow on a CPU, above all in the backward pass.
-    inner.question_encoder.qformer.set_attn_implementation("eager")
+    choose_attention_of_questions(model)
     parts = nn.ModuleList([inner.question_encoder, inner.event_prototypes, inner.cooperative_encoder, naming])
 
     def losses_at(step: int) -> tuple[dict[str, torch.Tensor], list[tuple[str, float]]]:

@@ -49,13 +49,18 @@ for _name, _attention in ((CAUSAL, causal), (SHOWN, causal_shown)):
     AttentionMaskInterface.register(_name, _no_mask)
 
 
+def choose_attention_of_questions(model: DynFocusForConditionalGeneration) -> None:
+    """The question encoder has many short rows: fused kernels are slow on a CPU, above all in the backward pass."""
+    model.model.question_encoder.qformer.set_attn_implementation("eager")
+
+
 def choose_attention(model: DynFocusForConditionalGeneration, shown: bool = False) -> None:
     """
     Use this attention, with half the work of attention with a mask; with `shown`, `output_attentions` returns the
     weights for guidance.
     """
-    model.model.question_encoder.qformer.set_attn_implementation("eager")
+    choose_attention_of_questions(model)
     model.model.language_model.set_attn_implementation(SHOWN if shown else CAUSAL)
 
 
-__all__ = ["CAUSAL", "SHOWN", "choose_attention"]
+__all__ = ["CAUSAL", "SHOWN", "choose_attention", "choose_attention_of_questions"]

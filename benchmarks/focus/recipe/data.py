@@ -163,6 +163,16 @@ class FeatureSet:
         return VideoState(**{**tensors, **features})
 
 
+@torch.no_grad()
+def encode_pixels(model: DynFocusForConditionalGeneration, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The features of videos `(V, T, 3, H, W)` by their names in a state: on the CPU, in half precision."""
+    state = model.encode_video(pixels.to(model.device)).to("cpu", torch.float16)
+    state.parent_of_token = state.parent_of_token.to(torch.uint8)
+    return {
+        name: getattr(state, name) for name in ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask")
+    }
+
+
 class EncodedVideos(FeatureSet):
     """
     The features of a video set, each video rendered, compressed and encoded when a batch first needs it.
@@ -172,8 +182,6 @@ class EncodedVideos(FeatureSet):
         videos (`VideoSet`).
         folder (`Path`): keeps the features in files that grow with the videos; several processes may share them.
     """
-
-    _NAMES = ("frame_features", "grouped_tokens", "parent_of_token", "frame_mask")
 
     def __init__(self, model: DynFocusForConditionalGeneration, videos: VideoSet, folder: Path):
         self.model, self.videos = model.eval(), videos
@@ -204,13 +212,10 @@ class EncodedVideos(FeatureSet):
         """Number of videos that are encoded at once; the compression of their frames is drawn for all of them."""
         return max(1, 512 // self.videos.num_frames)
 
-    @torch.no_grad()
     def _features(self, rows: list[int]) -> dict[str, np.ndarray]:
-        pixels = torch.stack([self._pixels(row) for row in rows]).to(self.model.device)
-        with torch.autocast(pixels.device.type, enabled=False):
-            state = self.model.encode_video(pixels).to("cpu", torch.float16)
-        state.parent_of_token = state.parent_of_token.to(torch.uint8)
-        return {name: getattr(state, name).numpy() for name in self._NAMES}
+        pixels = torch.stack([self._pixels(row) for row in rows])
+        with torch.autocast(self.model.device.type, enabled=False):
+            return {name: tensor.numpy() for name, tensor in encode_pixels(self.model, pixels).items()}
 
     def _pixels(self, row: int) -> torch.Tensor:
         """The frames of a video, `(T, 3, H, W)`."""
@@ -348,6 +353,7 @@ __all__ = [
     "answerable",
     "counted_events",
     "draw_questions",
+    "encode_pixels",
     "frame_labels",
     "kind_shares",
     "needs_cones",
