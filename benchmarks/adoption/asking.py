@@ -83,11 +83,13 @@ def answer_row(model: FocusedModel, row: Row, made: MadeSet) -> list[dict[str, A
         frames.
 
     Raises:
+        `DoesNotFit`: if the budget has no room for a key frame, or for a coarse picture where the row has some.
         `RuntimeError`: if a question cost more than its budget, or `dense` is not what the stock processor makes.
     """
     asked = [(video, question) for video, several in enumerate(made.questions) for question in several]
     most = model.token_range(made.states[0])[2]
     limit = most if row.budget == "dense" else int(Fraction(row.budget) * most)
+    check_room(model, row, made.states[0], limit)
     if row.budget == "dense":
         check_dense(model, made.states[0], asked[0][1].question, limit)
     size = max(1, BATCH_TOKENS // (limit + 32))
@@ -122,6 +124,20 @@ def answer_row(model: FocusedModel, row: Row, made: MadeSet) -> list[dict[str, A
                 }
             )
     return records
+
+
+class DoesNotFit(Exception):
+    """A row whose budget has no room for what it is to show."""
+
+
+def check_room(model: FocusedModel, row: Row, state: VideoState, limit: int) -> None:
+    """Raises a `DoesNotFit` if no key frame fits, or no coarse picture beside the key frames where there should be."""
+    try:
+        plan = model.focus_processor.plan(frames_of(state), frame_numbers(state), limit)
+    except ValueError as error:
+        raise DoesNotFit(str(error)) from error
+    if row.coarse != "none" and plan.num_coarse == 0:
+        raise DoesNotFit(f"beside {plan.num_key_frames} key frames, {limit} tokens have no room for a coarse picture.")
 
 
 def check_dense(model: FocusedModel, state: VideoState, question: str, limit: int) -> None:
@@ -165,4 +181,4 @@ def stock_inputs(model: FocusedModel, state: VideoState, question: str) -> dict[
     return {name: value for name, value in found.items() if name in ("input_ids", "pixel_values_videos")}
 
 
-__all__ = ["answer_row", "check_dense", "in_turn", "question_of_other", "stock_inputs", "told"]
+__all__ = ["DoesNotFit", "answer_row", "check_dense", "in_turn", "question_of_other", "stock_inputs", "told"]

@@ -23,10 +23,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SEEDS = (301, 302, 303)
 #: Seeds from here on are kept for checks of the finished page.
 FIRST_KEPT_SEED = 500
-#: Test videos of each length for each seed.
-VIDEOS = 20
+#: Test videos of each length for each seed; all of 512 frames are asked about fewer, because they take long.
+VIDEOS, LONG_DENSE_VIDEOS = 20, 5
 FRAMES = 128
 BUDGET = "1/6"
+BUDGETS = ("1/16", "1/8", BUDGET, "1/4", "1/2")
 #: Coarse pictures for each key frame at most.
 PER_KEY = 8
 
@@ -41,10 +42,12 @@ class Row:
         frames: seconds of the videos, of each of which one frame is sampled.
         rule: one of `RULES`; any for `dense`.
         coarse: `"low"`, `"panels"` or `"none"`.
-        budget: a share of the tokens of all frames, such as `"1/6"`; or `"dense"`, with all frames as key frames.
+        budget: a share of the tokens of all frames below 1, such as `"1/6"`; or `"dense"`, with all frames as key
+            frames, which is what all tokens buy with each form of coarse frames.
         seed: of the test videos.
         signal: `"own"`, or `"other"`: relevance is that of a question about another video.
         per_key: coarse pictures for each key frame at most.
+        videos: test videos at most.
     """
 
     model: str
@@ -55,6 +58,7 @@ class Row:
     seed: int = SEEDS[0]
     signal: str = "own"
     per_key: int = PER_KEY
+    videos: int = VIDEOS
 
     def __post_init__(self) -> None:
         if self.seed >= FIRST_KEPT_SEED:
@@ -63,8 +67,8 @@ class Row:
             raise ValueError(
                 f"coarse is one of {', '.join(COARSE[self.model])} for {self.model}, not {self.coarse!r}."
             )
-        if self.budget != "dense" and not 0 < Fraction(self.budget) <= 1:
-            raise ValueError(f"budget is 'dense' or a share such as 1/6, not {self.budget!r}.")
+        if self.budget != "dense" and not 0 < Fraction(self.budget) < 1:
+            raise ValueError(f"budget is 'dense' (all tokens) or a share below 1 such as 1/6, not {self.budget!r}.")
 
     @property
     def name(self) -> str:
@@ -79,9 +83,9 @@ class Row:
         return {name: value for name, value in asdict(self).items() if (name, value) != ("per_key", PER_KEY)}
 
 
-def dense(model: str, frames: int = FRAMES, seed: int = SEEDS[0]) -> Row:
+def dense(model: str, frames: int = FRAMES, seed: int = SEEDS[0], videos: int = VIDEOS) -> Row:
     """All frames as key frames."""
-    return Row(model, frames, "uniform", "none", "dense", seed)
+    return Row(model, frames, "uniform", "none", "dense", seed, videos=videos)
 
 
 def main_rows(model: str) -> Iterator[Row]:
@@ -98,9 +102,10 @@ def main_rows(model: str) -> Iterator[Row]:
 
 
 def budget_rows(model: str) -> Iterator[Row]:
-    """Other budgets, one seed."""
-    for budget, coarse, rule in product(("1/16", "1/8", "1/4", "1/2"), COARSE[model][:2], ("uniform", *JUDGED)):
-        yield Row(model, rule=rule, coarse=coarse, budget=budget)
+    """All budgets, one seed."""
+    for budget, coarse, rule in product(BUDGETS, COARSE[model], RULES):
+        if budget != BUDGET:
+            yield Row(model, rule=rule, coarse=coarse, budget=budget)
 
 
 def share_rows(model: str) -> Iterator[Row]:
@@ -111,10 +116,16 @@ def share_rows(model: str) -> Iterator[Row]:
 
 
 def length_rows(model: str) -> Iterator[Row]:
-    """Shorter and longer videos, one seed. All of 512 frames are more tokens than the models have been trained on."""
+    """
+    Shorter videos with all budgets, and longer ones with one budget; one seed. All of 512 frames are more tokens than
+    the models have been trained on.
+    """
     yield dense(model, 32)
-    for frames, coarse, rule in product((32, 512), COARSE[model][:2], MAIN_RULES):
-        yield Row(model, frames, rule, coarse)
+    for budget, coarse, rule in product(BUDGETS, COARSE[model], RULES):
+        yield Row(model, 32, rule, coarse, budget)
+    for coarse, rule in product(COARSE[model], RULES):
+        yield Row(model, 512, rule, coarse)
+    yield dense(model, 512, videos=LONG_DENSE_VIDEOS)
 
 
 PARTS = {"main": main_rows, "shares": share_rows, "budgets": budget_rows, "lengths": length_rows}
@@ -127,7 +138,7 @@ def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
 
     def turn(row: Row) -> tuple[bool | int, ...]:
         is_main = (row.frames, row.budget) == (FRAMES, BUDGET) and row.coarse in COARSE[row.model][:2]
-        is_first = (is_main and row.rule in MAIN_RULES) or row.budget == "dense"
+        is_first = (is_main and row.rule in MAIN_RULES) or (row.frames, row.budget) == (FRAMES, "dense")
         is_first = is_first and row.per_key == PER_KEY
         return not is_first, row.seed, models.index(row.model), row.frames
 
@@ -136,6 +147,7 @@ def rows_of(name: str, models: tuple[str, ...] = tuple(COARSE)) -> list[Row]:
 
 __all__ = [
     "BUDGET",
+    "BUDGETS",
     "COARSE",
     "FRAMES",
     "JUDGED",

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from asking import answer_row
+from asking import DoesNotFit, answer_row
 from grid import COARSE, PARTS, PER_KEY, RULES, SEEDS, SETTINGS, VIDEOS, Row, rows_of
 from kept_answers import read_row, write_row
 from made_sets import MadeSet, make_set
@@ -36,7 +36,7 @@ class Bench:
     Args:
         models: folder of the models and of `siglip`, the dual encoder.
         work: folder of videos, states and rows.
-        videos: test videos of each seed.
+        videos: test videos of each seed at most.
     """
 
     def __init__(self, models: Path, work: Path, videos: int):
@@ -60,16 +60,22 @@ class Bench:
         processor.coarse_per_key_frame = per_key
         return FocusedModel(model, processor)
 
-    def made_set(self, model: FocusedModel, frames: int, seed: int) -> MadeSet:
-        made = self._sets.get((frames, seed))
-        if made is None or len(made.states) != self.videos:
-            made = self._sets[frames, seed] = make_set(model, frames, seed, self.videos, self.work)
+    def made_set(self, model: FocusedModel, row: Row) -> MadeSet:
+        videos = min(self.videos, row.videos)
+        made = self._sets.get((row.frames, row.seed))
+        if made is None or len(made.states) != videos:
+            made = self._sets[row.frames, row.seed] = make_set(model, row.frames, row.seed, videos, self.work)
         return made
 
     def measure(self, row: Row) -> dict[str, Any]:
-        """The row with a record for each question, and the seconds that it took without making the set."""
+        """
+        The row with a record for each question, and the seconds that it took without making the set.
+
+        Raises:
+            `DoesNotFit`: if the budget has no room for what the row is to show.
+        """
         model = self.model(row.model, row.coarse, row.per_key)
-        made = self.made_set(model, row.frames, row.seed)
+        made = self.made_set(model, row)
         start = time.perf_counter()
         records = answer_row(model, row, made)
         seconds = time.perf_counter() - start
@@ -78,7 +84,7 @@ class Bench:
     def about(self, row: Row) -> dict[str, Any]:
         """What determines the answers of a row."""
         weights = "-".join(weights_digest(self.models / name) for name in (row.model, "siglip"))
-        return {**row.settings, "videos": self.videos, "weights": weights}
+        return {**row.settings, "videos": min(self.videos, row.videos), "weights": weights}
 
 
 @cache
@@ -113,7 +119,11 @@ def run(bench: Bench, rows: list[Row]) -> None:
                 kept = read_row(path)
                 if all(kept[name] == value for name, value in bench.about(row).items()):
                     continue
-            found = bench.measure(row)
+            try:
+                found = bench.measure(row)
+            except DoesNotFit as error:
+                print(f"{number}/{len(rows)} {row.name} is not measured: {error}", flush=True)
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             write_row(path, found)
         right = [record["right"] for record in found["records"]]
@@ -129,13 +139,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--work", type=Path, default=Path("runs/adoption"), help="folder of videos, states and rows")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the models and of siglip")
-    parser.add_argument("--videos", type=int, default=VIDEOS, help="test videos of each seed (%(default)s)")
+    parser.add_argument("--videos", type=int, default=VIDEOS, help="test videos of each seed at most (%(default)s)")
     parser.add_argument("--list", choices=[*PARTS, "all"], help="a list of rows in place of one row")
     parser.add_argument("--model", action="append", help="the model of the row; of a list, only rows of this model")
     parser.add_argument("--frames", type=int, default=128)
     parser.add_argument("--rule", choices=RULES, default="peaks")
     parser.add_argument("--coarse", choices=["low", "panels", "none"], help="the package's default for the model")
-    parser.add_argument("--budget", default="1/6", help="'dense', or a share of its tokens (%(default)s)")
+    parser.add_argument("--budget", default="1/6", help="'dense', or a share of its tokens below 1 (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEEDS[0])
     parser.add_argument("--per-key", type=int, default=PER_KEY, help="coarse pictures for each key frame at most")
     parser.add_argument("--signal", choices=["own", "other"], default="own", help="'other': texts of another video")
@@ -147,8 +157,8 @@ def main() -> None:
         rows = []
         for model in models:
             coarse = "none" if args.budget == "dense" else args.coarse or COARSE[model][0]
-            row = Row(model, args.frames, args.rule, coarse, args.budget, args.seed, args.signal, args.per_key)
-            rows.append(row)
+            settings = (args.frames, args.rule, coarse, args.budget, args.seed, args.signal, args.per_key)
+            rows.append(Row(model, *settings, args.videos))
     run(Bench(args.models, args.work, args.videos), rows)
 
 

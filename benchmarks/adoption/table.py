@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from grid import BUDGET, COARSE, FRAMES, JUDGED, MAIN_RULES, RULES
+from grid import BUDGET, BUDGETS, COARSE, FRAMES, JUDGED, MAIN_RULES, RULES, SEEDS
 from kept_answers import keep, read_all
 from verdicts import WIDE, Way, by_way, dense_of, gain, share_of_dense, verdicts
 
@@ -122,14 +122,14 @@ def share_table(found: Mapping[Way, Asked], model: str) -> str:
     return markdown_table(head, lines)
 
 
-def chosen_ways(found: Mapping[Way, Asked], model: str, frames: int) -> Iterator[tuple[str, Asked]]:
+def chosen_ways(found: Mapping[Way, Asked], model: str) -> Iterator[tuple[str, Asked]]:
     """The rows of the table by kind of question."""
-    for form in COARSE[model][:2]:
+    for form in COARSE[model]:
         for rule in MAIN_RULES:
-            one = found.get(Way(model, frames, rule, form))
+            one = found.get(Way(model, rule=rule, coarse=form))
             if one is not None:
                 yield one.row, one
-    dense = dense_of(found, model, frames)
+    dense = dense_of(found, model, FRAMES)
     if dense is not None:
         yield "dense", dense
 
@@ -149,24 +149,48 @@ def tables(found: Mapping[Way, Asked], model: str) -> str:
         *(gain_table(found, model, rule) for rule in JUDGED),
         *(coarse_table(found, model, rule) for rule in JUDGED),
         share_table(found, model),
-        kind_table(dict(chosen_ways(found, model, FRAMES))),
+        kind_table(dict(chosen_ways(found, model))),
+        grid_tables(found, model, FRAMES),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def length_table(found: Mapping[Way, Asked]) -> str:
-    """The other lengths of video, all models."""
-    lines = []
-    for model in COARSE:
-        for frames in sorted({way.frames for way in found if way.model == model} - {FRAMES}):
-            for label, one in chosen_ways(found, model, frames):
-                lines.append(
-                    [f"`{model}`", str(frames), f"`{label}`", str(one.tokens), str(one.key_frames), *_three(one)]
-                )
-    if not lines:
+def grid_tables(found: Mapping[Way, Asked], model: str, frames: int) -> str:
+    """
+    Rules in rows, forms and budgets in columns, on the videos of one seed: a table of all questions, one of details.
+    """
+    ways = [Way(model, frames, coarse=form, budget=budget) for form in COARSE[model] for budget in BUDGETS]
+    columns = {way: {rule: found.get(replace(way, rule=rule)) for rule in RULES} for way in ways}
+    columns = {way: some for way, column in columns.items() if (some := {r: one for r, one in column.items() if one})}
+    if len(columns) < 2:
         return ""
-    head = ["model", "frames", "row", "tokens", "key frames", "all questions", "detail", "event found (detail)"]
-    return markdown_table(head, lines)
+    dense = dense_of(found, model, frames)
+    title = f"**`{model}`, {frames} frames, seed {SEEDS[0]}; right answers in %**"
+    if dense is not None:
+        few = f" ({len({one['video'] for one in dense.seeds[SEEDS[0]]})} videos)" if frames > FRAMES else ""
+        title += f". `dense`{few}: {_of_first(dense)} of all questions, {_of_first(dense, DETAIL)} of details"
+    keys = [str(next(iter(column.values())).key_frames) for column in columns.values()]
+    parts = [title + "."]
+    for what, kind in {"all questions": None, "details": DETAIL}.items():
+        head = [what, *(f"`{way.coarse}` {way.budget}" for way in columns)]
+        cells = {rule: [_of_first(column.get(rule), kind) for column in columns.values()] for rule in RULES}
+        lines = [[f"`{rule}`", *line] for rule, line in cells.items() if {*line} != {"–"}]
+        parts.append(markdown_table(head, [["key frames", *keys], *lines]))
+    return "\n\n".join(parts)
+
+
+def _of_first(asked: Asked | None, kind: str | None = None) -> str:
+    """Right answers on the videos of the first seed in %, without decimals."""
+    if asked is None or SEEDS[0] not in asked.seeds:
+        return "–"
+    return f"{100 * replace(asked, seeds={SEEDS[0]: asked.seeds[SEEDS[0]]}).mean(kind):.0f}"
+
+
+def length_tables(found: Mapping[Way, Asked]) -> str:
+    """The other lengths of video, all models."""
+    lengths = sorted({way.frames for way in found} - {FRAMES})
+    texts = [grid_tables(found, model, frames) for frames in lengths for model in COARSE]
+    return "\n\n".join(text for text in texts if text)
 
 
 def goal_table(found: Mapping[Way, Asked]) -> str:
@@ -223,7 +247,7 @@ def main() -> None:
         keep(rows, args.keep)
     found = by_way(rows)
     texts = {f"adopted {model}": tables(found, model) for model in COARSE}
-    texts["adopted lengths"] = length_table(found)
+    texts["adopted lengths"] = length_tables(found)
     reached = goal_table(found)
     print("\n\n".join(text for text in (*texts.values(), reached) if text))
     if args.docs is None:

@@ -27,9 +27,9 @@ from .distances import SquaredDistances, cross_distances
 _FLAT = 1e-6
 # A matrix of distances has at most this many elements (64 MiB).
 _CHUNK_ELEMENTS = 2**24
-# Key frames for each moment with context, and the sharpness of the moments' weights; BOLT's sharpness, AKS's threshold
-# and depth, MMR's trade-off.
-_FRAMES_PER_MOMENT, _MOMENT_POWER = 4, 8
+# Key frames for each moment with context, the sharpness of the moments' weights, and the key frames below which context
+# is closer; BOLT's sharpness, AKS's threshold and depth, MMR's trade-off.
+_FRAMES_PER_MOMENT, _MOMENT_POWER, _FAR_FRAMES = 4, 8, 16
 _ITS_POWER = 2.0
 _AKS_THRESHOLD, _AKS_DEPTH = 0.8, 5
 _MMR_BALANCE = 0.5
@@ -70,10 +70,11 @@ def context(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor)
     farther apart away from it.
 
     The first `M = ⌈K / 4⌉` frames are those that [`peaks`] takes for M. The others are taken one after the other, each
-    time the frame with the highest `g · Σ r_i⁸ / (1 + d_i)`: g is the time to the nearest frame chosen so far, r_i the
-    relevance of first frame i, scaled to 0…1 over the video, and d_i the time to it, in mean distances of two frames.
-    So a moment is seen several times, with what comes before and after it, the best match most often, and the rest of
-    the video sparsely. Flat relevance gives the same frames as [`uniform`].
+    time the frame with the highest `g · Σ r_i⁸ / (1 + d_i)ᵖ`, `p = max(1, 16 / K)`: g is the time to the nearest frame
+    chosen so far, r_i the relevance of first frame i, scaled to 0…1 over the video, and d_i the time to it, in mean
+    distances of two frames. So a moment is seen several times, with what comes before and after it, the best match
+    most often, and the rest of the video sparsely; with few frames (p > 1), first what is next to the moments. Flat
+    relevance gives the same frames as [`uniform`].
 
     GIFT (Zheng et al., arXiv:2603.25072) also spends a part of the frames on temporal context, by another formula.
     """
@@ -84,9 +85,9 @@ def context(relevance: Tensor, num_key: int, *, features: Tensor, times: Tensor)
     moments = _ranked_peaks(scaled, math.ceil(count / _FRAMES_PER_MOMENT), features)
     times = times.to(scaled.device).double()
     places = ((times - times[0]) * (len(times) - 1) / (times[-1] - times[0]).clamp(min=1e-9)).float()
-    nearness = torch.zeros_like(scaled)
+    nearness, power = torch.zeros_like(scaled), max(1.0, _FAR_FRAMES / count)
     for moment in moments:
-        nearness += scaled[moment] ** _MOMENT_POWER / (1 + (places - places[moment]).abs())
+        nearness += scaled[moment] ** _MOMENT_POWER / (1 + (places - places[moment]).abs()) ** power
     return _cover(moments, count, places, nearness)
 
 

@@ -6,6 +6,7 @@ import io
 import re
 import runpy
 import sys
+from fractions import Fraction
 from pathlib import Path
 from unittest import mock
 
@@ -72,7 +73,8 @@ def tabulated(*options):
 
 def test_rows_are_within_their_budget_and_tabulated(bench, tmp_path):
     rows = [row(rule=rule) for rule in ("uniform", "peaks", "told")]
-    rows += [row(signal="other"), row(coarse="panels"), row(coarse="panels", per_key=1), row("llava_onevision")]
+    rows += [row(coarse="panels", budget="1/3", per_key=most) for most in (8, 1)]
+    rows += [row(signal="other"), row("llava_onevision")]
     rows += [row(model, "uniform", budget=budget) for model in grid.COARSE for budget in ("1/2", "dense")]
     for found in measured(bench, *rows)[0]:
         is_dense = found["budget"] == "dense"
@@ -81,14 +83,16 @@ def test_rows_are_within_their_budget_and_tabulated(bench, tmp_path):
             continue
         assert {"number", "order", "existence"} <= {record["kind"] for record in found["records"]}
         for record in found["records"]:
-            assert record["tokens"] <= record["dense_tokens"] * (1 if is_dense else 1 / 6)
+            assert record["tokens"] <= record["dense_tokens"] * (1 if is_dense else Fraction(found["budget"]))
             assert record["key_frames"] == (8 if is_dense else 1)
             if is_dense or (found["rule"] == "told" and record["kind"] == "number"):
                 assert record["found"] in (True, None)
             elif record["kind"] in ("order", "locating"):
                 assert not record["found"], "two events, and one key frame"
     text = tabulated("--rows", bench.work / "rows", "--keep", tmp_path)
-    assert text.count("| `qwen3_vl`") == 4 and text.count("| `llava_onevision`") == 2
+    assert all(text.count(f"**`{name}`, 8 frames, seed 301") == 1 for name in grid.COARSE)
+    # In the tables of all questions and of details; of the other model only two.
+    assert [text.count(f"| `{rule}`") for rule in ("uniform", "peaks", "told")] == [4, 4, 2]
     copy_pages(tmp_path)
     assert tabulated("--rows", tmp_path, "--docs", tmp_path) == text
     page = "".join((tmp_path / name).read_text("utf-8") for name in PAGES)
@@ -112,7 +116,7 @@ def test_a_row_without_signal_is_asked_the_same(bench, monkeypatch):
         bench.measure(row(signal=signal))
     (own, other) = asked
     assert [said for said, _ in own] == [said for said, _ in other] == [by for _, by in own]
-    first, second = bench.made_set(bench.model("qwen3_vl", "none"), 8, 301).questions
+    first, second = bench.made_set(bench.model("qwen3_vl", "none"), row()).questions
     texts = [{question.question for question in several} for several in (first, second)]
     assert {by for _, by in other[: len(first)]} <= texts[1] and {by for _, by in other[len(first) :]} <= texts[0]
 
@@ -141,10 +145,22 @@ def test_a_row_of_another_process_is_left_to_it(bench):
     assert not (bench.work / "rows" / f"{one.name}.json").exists()
 
 
+def test_a_row_that_does_not_fit_has_no_answers(bench, capsys):
+    """Not even a key frame, or no coarse picture beside it: one line says so."""
+    for one, reason in (
+        (row(budget="1/16"), "one key frame costs"),
+        (row("llava_onevision", coarse="panels"), "have no room for a coarse picture"),
+    ):
+        measure.run(bench, [one])
+        said = capsys.readouterr().out
+        assert f"{one.name} is not measured: " in said and reason in said
+        assert not (bench.work / "rows" / f"{one.name}.json").exists()
+
+
 def test_dense_is_what_the_stock_processor_makes(bench, monkeypatch):
     """The check fails if frames, times or sizes differ."""
     model = bench.model("qwen3_vl", "none")
-    made = bench.made_set(model, 8, 301)
+    made = bench.made_set(model, row())
     most = model.token_range(made.states[0])[2]
     asking.check_dense(model, made.states[0], "What is shown?", most)
     for name, value in (("pair_seconds", 0.25), ("tokens_per_key_frame", 4)):
@@ -186,6 +202,8 @@ def test_the_list_has_each_row_once_and_no_kept_seed():
         grid.Row("qwen3_vl", seed=501)
     with pytest.raises(ValueError, match="none, panels for llava_onevision, not 'low'"):
         grid.Row("llava_onevision", coarse="low")
+    with pytest.raises(ValueError, match="'dense' .all tokens. or a share below 1 such as 1/6, not '1'"):
+        grid.Row("llava_onevision", budget="1")
 
 
 def made_up(way, right_of, *, tokens=100, seeds=(301, 302), videos=20, weights="a-b"):

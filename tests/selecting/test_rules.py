@@ -79,7 +79,8 @@ def context_by_formula(scores, count, features, times):
         return middles(len(scores), count)
     moments = best_peaks(r, -(-count // 4), features)
     step = (times[-1] - times[0]) / (len(times) - 1) or 1
-    near = [sum(r[i] ** 8 / (1 + abs(t - times[i]) / step) for i in moments) for t in times]
+    p = max(1, 16 / count)
+    near = [sum(r[i] ** 8 / (1 + abs(t - times[i]) / step) ** p for i in moments) for t in times]
     return covered(moments, count, times, near)
 
 
@@ -261,8 +262,11 @@ def test_peaks_of_one_relevant_frame_cover_the_rest_in_time():
 def test_context_shows_a_moment_several_times_and_the_rest_less_and_less():
     scores = torch.zeros(101)
     scores[30] = 1
-    found = chosen(RULES["context"], scores, 9, times=torch.arange(101) / 25).tolist()
-    assert found == [0, 15, 23, 30, 34, 38, 47, 65, 100]
+    found = chosen(RULES["context"], scores, 16, times=torch.arange(101) / 25).tolist()
+    assert found == [0, 15, 19, 23, 25, 27, 29, 30, 31, 32, 34, 38, 47, 56, 65, 100]
+    # Few frames stay close to the moment.
+    near = [chosen(RULES["context"], scores, count).tolist() for count in (2, 4, 8)]
+    assert near == [[29, 30], [28, 29, 30, 31], [23, 27, 28, 29, 30, 31, 32, 33]]
     # Of two moments, the better one gets more.
     for other, near in [(1.0, (7, 6)), (0.8, (10, 3)), (0.4, (12, 1))]:
         scores[70] = other
