@@ -162,7 +162,7 @@ def grid_tables(found: Mapping[Way, Asked], model: str, frames: int) -> str:
     ways = [Way(model, frames, coarse=form, budget=budget) for form in COARSE[model] for budget in BUDGETS]
     columns = {way: {rule: found.get(replace(way, rule=rule)) for rule in RULES} for way in ways}
     columns = {way: some for way, column in columns.items() if (some := {r: one for r, one in column.items() if one})}
-    if len(columns) < 2:
+    if not columns:
         return ""
     dense = dense_of(found, model, frames)
     title = f"**`{model}`, {frames} frames, seed {SEEDS[0]}; right answers in %**"

@@ -27,8 +27,8 @@ from .distances import SquaredDistances, cross_distances
 _FLAT = 1e-6
 # A matrix of distances has at most this many elements (64 MiB).
 _CHUNK_ELEMENTS = 2**24
-# Key frames for each moment with context, the sharpness of the moments' weights, and the key frames below which context
-# is closer; BOLT's sharpness, AKS's threshold and depth, MMR's trade-off.
+# Key frames for each moment with context, the sharpness of the moments' weights, and the number of key frames from
+# which on it shows what is far away, too; BOLT's sharpness, AKS's threshold and depth, MMR's trade-off.
 _FRAMES_PER_MOMENT, _MOMENT_POWER, _FAR_FRAMES = 4, 8, 16
 _ITS_POWER = 2.0
 _AKS_THRESHOLD, _AKS_DEPTH = 0.8, 5
