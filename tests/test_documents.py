@@ -12,14 +12,45 @@ DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 FOLDERS = [ROOT, *(path for path in ROOT.iterdir() if (path / "__init__.py").is_file())]
 
 
+def documents_everywhere() -> list[Path]:
+    """All documents of the repository, also the cards of folders that are uploaded to the Hub."""
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
+    return sorted(ROOT / path for path in found if path.parts[0] not in ("runs", "site") and path.parts[0][0] != ".")
+
+
 def test_documents_are_found():
     assert {"architecture.md", "models.md", "usage.md"} <= {path.name for path in DOCUMENTS}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
-    assert [link for link in links if not (document.parent / link).exists()] == []
+def links_of(document: Path) -> list[tuple[str, str]]:
+    """The relative links of a document, as path (empty for the document itself) and anchor."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    return re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text)
+
+
+def anchors_of(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere():
+    """From where each document lies."""
+    wrong, checked = [], 0
+    for document in documents_everywhere():
+        for path, anchor in links_of(document):
+            target = document.parent / path if path else document
+            checked += 1
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors_of(target)):
+                wrong.append(f"{document.relative_to(ROOT)}: {path}#{anchor}")
+    assert wrong == [] and checked > 50
+
+
+def test_folders_that_are_uploaded_have_no_links_out_of_them():
+    """On the Hub, nothing of the repository lies beside the card of the checkpoint or of a metric."""
+    cards = [path for path in documents_everywhere() if path.parts[-3] in ("checkpoints", "metrics")]
+    assert {"dynfocus-tiny", "video_qa_accuracy"} <= {card.parent.name for card in cards}
+    targets = [(card.parent, card.parent / path) for card in cards for path, _ in links_of(card)]
+    assert [target for folder, target in targets if not target.resolve().is_relative_to(folder)] == []
 
 
 def test_the_site_has_every_page():
