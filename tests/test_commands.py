@@ -8,8 +8,11 @@ marked in the documents, with the reason:
     <!-- not run: needs two GPUs -->
 """
 
+import ast
 import csv
+import functools
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -17,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -150,17 +153,40 @@ def run_block(block: Block, variables: dict) -> None:
     assert done.returncode == 0, block.code
 
 
+EXAMPLES = [
+    "ask.py",
+    "evaluate_and_compare.py",
+    "finetune_on_a_folder.py 2",
+    "finetune_trl.py train.csv --model user/my-model --out tuned --steps 1 --batch-size 1 --workers 0",
+    "finetune_stock_trl.py train.csv --model Qwen/Qwen3-VL-4B-Instruct --max-visual-tokens 400 --out lora --steps 1 "
+    "--workers 0",
+    "pretrained_models.py lecture.mp4 'When?' --model Qwen/Qwen3-VL-4B-Instruct",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "command",
-    [
-        "ask.py",
-        "evaluate_and_compare.py",
-        "finetune_on_a_folder.py 2",
-        "pretrained_models.py lecture.mp4 'When?' --model Qwen/Qwen3-VL-4B-Instruct",
-    ],
-)
+@pytest.mark.parametrize("command", EXAMPLES, ids=lambda command: command.split()[0])
 def test_examples_run(command, workspace):
+    if "_trl" in command:
+        pytest.importorskip("trl", reason="TRL is not installed")
     done = subprocess.run(["bash", "-c", f"python examples/{command}"], stdin=subprocess.DEVNULL)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_use_what_there_is(example):
+    """Without running them: their names of this package exist, and take the keywords that they are called with."""
+    nodes = list(ast.walk(ast.parse(example.read_text(encoding="utf-8"))))
+    ours: dict[str, Any] = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dynfocus":
+            module = importlib.import_module(node.module or "")
+            ours |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+    for node in nodes:
+        path = ast.unparse(node.func).split(".") if isinstance(node, ast.Call) else [""]
+        if isinstance(node, ast.Call) and path[0] in ours and all(part.isidentifier() for part in path):
+            keywords = {keyword.arg: keyword for keyword in node.keywords if keyword.arg}
+            inspect.signature(functools.reduce(getattr, path[1:], ours[path[0]])).bind_partial(*node.args, **keywords)
+    # `make_examples.py` made the videos.
+    assert example.name in {command.split()[0] for command in EXAMPLES} | {"make_examples.py"}
