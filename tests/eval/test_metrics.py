@@ -265,6 +265,14 @@ def test_no_answer_is_wrong_and_unparsable():
         ("a", "the", False),
         ("", "red", False),
         ("no", "not", False),
+        # Vowels that are marks on a letter.
+        ("लाल", "लील", False),
+        ("लाल।", "लाल", True),
+        ("กิน", "กัน", False),
+        ("นี่", "นั้น", False),
+        ("İki", "iki", True),
+        ("red ❤️", "red", True),
+        ("1️⃣", "one", True),
     ],
 )
 def test_answers_that_count_as_equal(answer, reference, equal):

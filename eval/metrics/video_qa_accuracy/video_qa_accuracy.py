@@ -47,11 +47,21 @@ _ARTICLES = ("a", "an", "the")
 def normalize_answer(text: str) -> str:
     """Lower case, numbers up to ten as digits, without punctuation (but within numbers), articles (unless there is
     nothing else) and superfluous spaces."""
-    text = unicodedata.normalize("NFKC", text).lower()
+    text = unicodedata.normalize("NFKC", re.sub("[\ufe00-\ufe0f]", "", text)).lower()
+    # "İ" in lower case is an "i" with a second dot.
+    text = unicodedata.normalize("NFKC", re.sub("i\u0307+", "i", text))
     text = re.sub(r"(?<=\w)['’](?=\w)|(?<=\d),(?=\d{3}\b)", "", text)
-    text = re.sub(r"(?!(?<=\d)[.:](?=\d))(?!(?<!\w)-(?=\d))[^\w\s%$€£+]|_", " ", text)
+    text = re.sub(r"(?!(?<=\d)[.:](?=\d))(?!(?<!\w)-(?=\d))[^\w\s%$€£+]|_", _space_unless_vowel, text)
     words = [_NUMBERS.get(word, word) for word in text.split()]
     return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def _space_unless_vowel(found: re.Match[str]) -> str:
+    """A space, but marks on a letter stay: they are vowels in Hindi or Thai, which `\\w` does not match."""
+    text, start = found.string, found.start()
+    while start >= 0 and unicodedata.category(text[start]) in ("Mn", "Mc"):
+        start -= 1
+    return found[0] if 0 <= start < found.start() and text[start].isalnum() else " "
 
 
 def compute(
