@@ -158,12 +158,14 @@ class FocusProcessor:
             # Imported here, because this module uses the class itself.
             family = known_family(processor) or import_module("dynfocus.adoption.self_test").tried_family(processor)
         _check_coarse(coarse, family)
-        for name, value in (
-            ("tokens_per_key_frame", tokens_per_key_frame),
-            ("tokens_per_coarse_frame", tokens_per_coarse_frame),
+        for name, value, least in (
+            ("tokens_per_key_frame", tokens_per_key_frame, 1),
+            ("tokens_per_coarse_frame", tokens_per_coarse_frame, 1),
+            ("coarse_per_key_frame", coarse_per_key_frame, 0),
+            ("num_key_frames", 1 if num_key_frames is None else num_key_frames, 1),
         ):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         if time_words and family.times is not None:
             raise ValueError(f"{family.name} writes times itself ({family.times}): leave out `time_words`.")
         if time_words and (family.layout == "video" or family.positions):

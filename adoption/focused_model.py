@@ -158,7 +158,7 @@ class FocusedModel(VideoQA):
             options=options,
             use_options=self.use_options,
             max_visual_tokens=max_visual_tokens,
-            rule=None if rule == "dpe" else rule,
+            rule=rule,
         )
         assert state.frame_embeddings is not None  # checked by `check_state`
         features, key_frames = state.frame_embeddings[0].float(), choice.key_frames
@@ -214,9 +214,7 @@ class FocusedModel(VideoQA):
     def show(self, rows: Sequence[dict[str, Any]], rule: str | Rule | None) -> tuple[dict[str, Any], list[Shown]]:
         chats, chosen, shown = self.chosen_for(rows, rule)
         processor = copy.copy(self.focus_processor)
-        processor.max_visual_tokens = max(
-            [row["max_visual_tokens"] or processor.max_visual_tokens for row in rows], default=0
-        )
+        processor.max_visual_tokens = max([self._budget_of(row) for row in rows], default=0)
         result = processor.show(chats, chosen)
         for one, counts in zip(shown, result.num_visual_tokens, strict=True):
             one.num_visual_tokens = sum(counts)
@@ -233,15 +231,18 @@ class FocusedModel(VideoQA):
         chats, chosen, shown = [], [], []
         for row in rows:
             states = [one if is_state(one) else self.encode_video(one) for one in row["videos"]]
-            budget = row["max_visual_tokens"] or self.focus_processor.max_visual_tokens
             # Several videos share the budget.
-            each = budget // max(1, len(states))
+            each = self._budget_of(row) // max(1, len(states))
             asked = row["inputs"]["question"], row["inputs"]["options"]
             found = [self._choose(state, *asked, each, rule) for state in states]
             chats.append(row["inputs"]["messages"])
             chosen.append([choice.frames for _, choice in found])
             shown.append(_shown(states, found))
         return chats, chosen, shown
+
+    def _budget_of(self, row: Mapping[str, Any]) -> int:
+        given = row["max_visual_tokens"]
+        return self.focus_processor.max_visual_tokens if given is None else given
 
     def decode(self, new_tokens: torch.Tensor) -> list[str]:
         return [text.strip() for text in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]

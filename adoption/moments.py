@@ -49,7 +49,10 @@ def find_moments(state: VideoState, text: str, encoder: DualEncoder, top: int = 
         `ValueError`: for a state of several videos, or of another encoder.
     """
     if len(state) != 1 or state.frame_embeddings is None:
-        raise ValueError("Moments are found in the state of one video from a dual encoder: encode the video again.")
+        raise ValueError(
+            "Moments are found in the state of one video from a dual encoder, which `dynfocus encode` writes for a "
+            "stock model; give the video itself."
+        )
     check_state(state, encoder)
     embeddings, times = state.frame_embeddings[0].float(), frame_times(state)
     scores = similarity(embeddings, text_vectors(encoder, [text])).cpu()

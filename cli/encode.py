@@ -77,6 +77,9 @@ def run(request: Request) -> None:
 def _check(request: Request) -> None:
     """Checks that are possible before the model is loaded."""
     check_sampling(request.sampling)
+    fps, num_frames = request.sampling["fps"], request.sampling["num_frames"]
+    if fps is not None and num_frames is not None:
+        raise UserError(f"--fps {fps:g} and --num-frames {num_frames}: each sets the number of frames; give one.")
     check_video(request.video)
     if request.out.is_dir():
         raise UserError(f"--out {request.out}: is a folder; name a file.")

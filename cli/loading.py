@@ -64,6 +64,8 @@ def load_pipeline(
     if device is not None:
         options["device"] = find_device(device)
     check_model_name(model)
+    if revision is not None and Path(model).is_dir():
+        raise UserError(f"--revision {revision}: is for models on the Hub, and {model} is a folder; leave it out.")
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     if Path(model).is_dir():
         try:
@@ -99,12 +101,17 @@ def _served(model: str | None, device: str | None, dtype: str | None, given: Map
     """A model on a server, which must be reachable, with its dual encoder."""
     from dynfocus.adoption.served_model import ServedModel
 
-    options = {**given, "dual_encoder": load_encoder(given.get("dual_encoder"), device, dtype)}
-    served = ServedModel(options.pop("server"), model or "", **options)
+    options = dict(given)
+    if not (address := options.pop("server").strip()):
+        raise UserError("--server is empty: give the address of a server, such as http://localhost:8000/v1.")
+    served = ServedModel(address, model or "", **options)
+    # A mistake about the server is found before a dual encoder is downloaded.
     names = served.models()
-    if model is None:
+    if not model:
         offered = f"; it offers {', '.join(names[:8])}" if names else ""
         raise UserError(f"--server {served.url}: name one of its models by --model{offered}.")
+    encoder = load_encoder(options.get("dual_encoder"), device, dtype)
+    served.focus_processor = served.focus_processor.with_dual_encoder(encoder)
     return served
 
 
@@ -213,6 +220,8 @@ def find_device(name: str) -> Any:
 def check_model_name(model: str) -> None:
     """Raises a `UserError` unless a name is the folder of a saved model, or can be a model on the Hub."""
     path = Path(model)
+    if not model.strip():
+        raise UserError("--model is empty: name a folder or a Hub id, or leave it out for the demo model.")
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise UserError(
@@ -238,7 +247,7 @@ def _why_not_loaded(error: Exception, revision: str | None) -> str:
     text = str(error)
     if known is not None:
         return known
-    if re.match("Can't load (video processor|processor|tokenizer) for", text):
+    if re.match("Can't load (image processor|video processor|processor|tokenizer) for", text):
         return "it holds no processor: save one into the same folder, as `dynfocus export` does"
     if "trust_remote_code" in text:
         return "it needs code from its repository; --trust-remote-code runs it, if you trust it"
@@ -273,6 +282,8 @@ def check_sampling(sampling: Mapping[str, Any]) -> None:
 
 def check_is_file(video: str) -> None:
     """Raises a `UserError` for a path that is not a file: a pipe can be read only once, and from its beginning."""
+    if not video.strip():
+        raise UserError("The name of the video is empty: give a file or an address.")
     try:
         mode = Path(video).stat().st_mode
     except (OSError, ValueError):

@@ -143,7 +143,7 @@ class Cluster:
             options |= {"logging_level": "CRITICAL"}
         try:
             self.ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray has no class of its own for a start that takes too long
             self.ray.shutdown()
             if self.address is None:
                 raise ValueError(f"Ray cannot be started here: {_in_words(error)}") from error

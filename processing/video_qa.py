@@ -23,8 +23,9 @@ from .generation_settings import check_generation, check_names
 from .reading.chat_video import VIDEO_SETTINGS
 from .reading.decoded_frames import describe_video, flatten_videos, is_state, with_message
 from .reading.stream import FrameStream
+from .rows.blocks import is_empty
 from .rows.collator import pad_token_id
-from .rows.conversations import as_messages, checked_question
+from .rows.conversations import MEDIA_COLUMNS, as_messages, checked_question
 
 #: Largest number of tokens of an answer, by default.
 DEFAULT_NEW_TOKENS = 64
@@ -244,6 +245,8 @@ class VideoQA(ABC):
             generate: parameters of `generate`.
         """
         check_generation(generate)
+        if not rows:
+            return []
         settings = {} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens}
         if "max_new_tokens" in generate:
             settings["max_new_tokens"] = generate["max_new_tokens"]
@@ -357,8 +360,8 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
             turn.
 
     Raises:
-        `ValueError`: a row with neither a chat nor a question, a question that is empty or no string, or a key that
-            is not known.
+        `ValueError`: a row with neither a chat nor a question, a question that is empty or no string, a video that
+            is empty, or a key that is not known.
     """
     _check_keys(row)
     asked: str | None = row.get("question")
@@ -367,6 +370,10 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
     if "messages" not in row:
         if asked is None:
             raise ValueError("There is no question: give `question=`, or rows with `question`.")
+        empty = [name for name in MEDIA_COLUMNS if name in row and is_empty(row[name])]
+        if empty and len(empty) == sum(name in row for name in MEDIA_COLUMNS):
+            # A row without these columns is a question without a video.
+            raise ValueError(f"There is no video: `{empty[0]}` is {row[empty[0]]!r}; name a file or an address.")
         row = {**row, "question": asked, "answer": None}
     return as_messages(row, has_settings=True), None if asked is None else checked_question(asked)
 
@@ -393,7 +400,7 @@ def sources_of(videos: Sequence[Any]) -> list[str | None]:
 
 def find_rule(rule: str | Rule) -> Rule:
     """A rule of choice by its name; `ValueError` for an unknown one."""
-    if not isinstance(rule, str):
+    if callable(rule):
         return rule
     if rule not in RULES:
         raise ValueError(f"There is no rule of choice {rule!r}: choose one of {', '.join(map(repr, RULES))}.")

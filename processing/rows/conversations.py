@@ -12,7 +12,8 @@ from .blocks import as_mapping, as_text, clean_message, is_empty, listed, settin
 
 # The roles of LLaVA's `conversations`, and their names in other sets of this form.
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_MEDIA_COLUMNS = {"video": "video", "videos": "video", "image": "image", "images": "image"}
+#: Columns of a row, and what they hold.
+MEDIA_COLUMNS = {"video": "video", "videos": "video", "image": "image", "images": "image"}
 # Columns with the start and the end of a row's video, in seconds.
 _WINDOW = ("video_start", "video_end")
 _MARK = re.compile(r"(<image>|<video>)")
@@ -159,7 +160,7 @@ def _media_of_row(row: Mapping[str, Any], root: str | os.PathLike | None, has_se
 
 
 def _media_beside(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for column, kind in _MEDIA_COLUMNS.items():
+    for column, kind in MEDIA_COLUMNS.items():
         cell: Any = row.get(column)
         if is_empty(cell):
             continue
@@ -291,4 +292,13 @@ def _put_before_first_user(messages: list[dict[str, Any]], media: list[dict[str,
     raise ValueError("The conversation has videos or images, but no user turn that could be about them.")
 
 
-__all__ = ["as_messages", "checked_question", "load_media", "media_of", "row_label", "text_of", "without_media"]
+__all__ = [
+    "MEDIA_COLUMNS",
+    "as_messages",
+    "checked_question",
+    "load_media",
+    "media_of",
+    "row_label",
+    "text_of",
+    "without_media",
+]

@@ -562,6 +562,8 @@ def test_a_template_that_does_not_take_the_chat_is_refused(template, message):
     [
         ({"coarse": "half"}, "`coarse` must be 'low', 'panels' or 'none', got 'half'"),
         ({"tokens_per_key_frame": 0}, "`tokens_per_key_frame` must be at least 1, got 0"),
+        ({"coarse_per_key_frame": -1}, "`coarse_per_key_frame` must be at least 0, got -1"),
+        ({"num_key_frames": 0}, "`num_key_frames` must be at least 1, got 0"),
         ({"time_words": True}, "Qwen3-VL, Qwen3.5 writes times itself"),
     ],
 )

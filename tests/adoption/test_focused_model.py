@@ -239,8 +239,13 @@ def test_the_pipeline_takes_a_stock_model(encoder, film, state):
     assert {**asked[0], "timings": 0} == {**direct, "timings": 0}
     uniform = pipe(film, question=QUESTION, rule="uniform", max_visual_tokens=150, max_new_tokens=1)
     assert uniform["num_visual_tokens"] <= 150
-    with pytest.raises(ValueError, match="There is no rule of choice 'best'"):
-        pipe(film, question=QUESTION, rule="best")
+    # "dpe" is the choice by the learned scores of a DynFocus model.
+    for rule in ("best", "dpe"):
+        with pytest.raises(ValueError, match=f"There is no rule of choice '{rule}'"):
+            pipe(film, question=QUESTION, rule=rule)
+    with pytest.raises(ValueError, match="`max_visual_tokens=0` is too small: one key frame costs "):
+        pipe(film, question=QUESTION, max_visual_tokens=0)
+    assert pipe.video_qa.answer([]) == []
     bad = pipe([{"video": "/no/such.mp4", "question": "a?"}, {"video": film, "question": "a?"}], on_error="skip")
     assert bad[0]["answer"] is None and "no such" in bad[0]["error"] and bad[1]["answer"] is not None
 

@@ -110,6 +110,9 @@ def test_question_is_no_markup(ask):
     [
         (["--model", "./no/such/folder"], "./no/such/folder: there is no such folder"),
         (["--model", __file__], "is a file"),
+        (["--model", ""], "--model is empty: name a folder or a Hub id"),
+        (["--server", "", "--model", "x"], "--server is empty: give the address of a server"),
+        (["--revision", "v1"], "--revision v1: is for models on the Hub, and "),
         (["--dtype", "float7"], "--dtype float7: is not one of float32"),
         (["--device", "quantum"], "--device quantum: is not a device such as"),
         (["--device", "meta"], "computes nothing"),
@@ -130,6 +133,10 @@ def test_question_is_no_markup(ask):
 )
 def test_bad_options(ask, options, words):
     assert_one_sentence(ask(*options), words)
+
+
+def test_empty_name_of_a_video(ask):
+    assert_one_sentence(ask(video=""), "The name of the video is empty")
 
 
 @pytest.mark.parametrize("question", ["", "  \n "])

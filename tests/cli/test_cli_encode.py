@@ -199,3 +199,9 @@ def test_interrupted_and_continued(encode, model, tmp_path):
         assert encode("--fps", "10", video=film, out=target).stdout.startswith(f"{target} is written: 250 frames")
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encode.py", "film.mp4", out.name, whole.name]
+
+
+def test_two_ways_to_set_the_number_of_frames_are_refused(encode, out):
+    done = encode("--num-frames", "5", "--fps", "2")
+    assert failure(done) == "--fps 2 and --num-frames 5: each sets the number of frames; give one."
+    assert not out.exists()

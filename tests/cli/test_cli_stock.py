@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stock")
     model, processor = stock("qwen3_vl")
     model.save_pretrained(folder / "vlm")
+    model.save_pretrained(folder / "no processor")
     processor.save_pretrained(folder / "vlm")
     save_dual_encoder("siglip", folder / "siglip")
     write_video(folder / "a film.mp4", barcode_frames(24, height=96, width=128), fps=2)
@@ -116,6 +117,10 @@ def test_find_prints_moments_and_cuts_clips(run, folder):
         ),
         (("find", "a film.mp4", " ", "--dual-encoder", "siglip"), "The text is empty"),
         (("find", "a film.mp4", "red", "--dual-encoder", "vlm"), "--dual-encoder vlm: "),
+        (
+            ("ask", "a film.mp4", "a?", "--model", "no processor"),
+            "--model no processor: it holds no processor",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(run, words, message):
@@ -132,6 +137,9 @@ def test_states_of_the_other_road_are_refused(run):
     )
     assert "was encoded by a DynFocus model, not by a dual encoder" in " ".join(
         run("ask", "own.safetensors", "a?", *STOCK, fails=True).split()
+    )
+    assert "from a dual encoder, which `dynfocus encode` writes for a stock model; give the video" in " ".join(
+        run("find", "own.safetensors", "red", "--dual-encoder", "siglip", fails=True).split()
     )
 
 
@@ -175,6 +183,8 @@ def test_a_model_on_a_server_is_asked(run, server, monkeypatch):
             ("--model", "big", "--server", "http://127.0.0.1:1/v1"),
             "http://127.0.0.1:1/v1 cannot be reached (Connection",
         ),
+        # Before a dual encoder is downloaded.
+        (("--dual-encoder", "no/such"), "/v1: name one of its models by --model; it offers big, small."),
         (("--model", "big", "--server", "http://me:pass@host/v1"), "base URL holds a user name or password"),
         (("--model", "big", "--max-visual-tokens", "3"), "is too small: one key frame costs 22 tokens"),
     ],

@@ -237,3 +237,20 @@ def test_without_a_place_there_is_an_error(monkeypatch):
 def test_actors_without_a_place_do_not_stop_the_others(monkeypatch):
     monkeypatch.setattr(actors, "PLACING_SECONDS", 0.05)
     answers(StandIn(lambda *_: [{"error": ""}], room=1), actors=4)
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
+    """Ray raises a bare `Exception` where its start takes too long."""
+
+    class Slow:
+        def init(self, **_):
+            raise Exception("The current node timed out during startup.")
+
+        def shutdown(self):
+            pass
+
+    cluster = object.__new__(Cluster)
+    cluster.ray, cluster.address, cluster.verbose = Slow(), None, False
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    with pytest.raises(ValueError, match="^Ray cannot be started here: .*timed out"):
+        cluster.__enter__()

@@ -341,6 +341,24 @@ def test_calls_that_cannot_be_meant(pipe, film):
         pipe(film, question="a?", do_sample=True, num_return_sequences=2)
     with pytest.raises(ValueError, match="max_visual_tokens=10"):
         pipe(film, question="a?", max_visual_tokens=10)
+    with pytest.raises(ValueError, match="There is no rule of choice 3: choose one of 'context', "):
+        pipe(film, question="a?", rule=3)
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, float("nan"), []])
+def test_an_empty_video_is_not_answered_from_nothing(pipe, rows, empty):
+    """An empty cell of a table, or an unset variable; a row without the column is a question without a video."""
+    bad = {"video": empty, "question": "a?"}
+    (skipped, _) = pipe([bad, rows[0]], on_error="skip")
+    assert skipped["answer"] is None and "There is no video: `video` is " in skipped["error"]
+    if isinstance(empty, str):
+        with pytest.raises(ValueError, match="There is no video: `video` is ' *'; name a file or an address."):
+            pipe(empty, question="a?")
+    assert pipe({"question": "a?"})["num_visual_tokens"] == 0
+
+
+def test_no_rows_have_no_answers(pipe):
+    assert pipe.video_qa.answer([]) == []
 
 
 def test_save_and_load(pipe, rows, answers, tmp_path):
