@@ -179,11 +179,14 @@ def grid_tables(found: Mapping[Way, Asked], model: str, frames: int) -> str:
     return "\n\n".join(parts)
 
 
+def _first(asked: Asked) -> Asked:
+    """The answers on the videos of the first seed, which all budgets have."""
+    return replace(asked, seeds={seed: records for seed, records in asked.seeds.items() if seed == SEEDS[0]})
+
+
 def _of_first(asked: Asked | None, kind: str | None = None) -> str:
     """Right answers on the videos of the first seed in %, without decimals."""
-    if asked is None or SEEDS[0] not in asked.seeds:
-        return "–"
-    return f"{100 * replace(asked, seeds={SEEDS[0]: asked.seeds[SEEDS[0]]}).mean(kind):.0f}"
+    return "–" if asked is None else f"{100 * _first(asked).mean(kind):.0f}"
 
 
 def length_tables(found: Mapping[Way, Asked]) -> str:
@@ -211,14 +214,14 @@ def _goals_of(found: Mapping[Way, Asked], model: str) -> str:
 
 
 def plot_lines(found: Mapping[Way, Asked], model: str, frames: int) -> dict[str, list[Asked]]:
-    """For each rule and form the points of all budgets."""
+    """For each rule and form the points of all budgets, on the videos of the first seed."""
     lines: dict[str, list[Asked]] = {}
     for form in COARSE[model][:2]:
         for rule in MAIN_RULES:
             ways = [way for way in found if way == Way(model, frames, rule, form, way.budget)]
-            lines[f"{rule}, {form}"] = [found[way] for way in ways if way.budget != "dense"]
+            lines[f"{rule}, {form}"] = [_first(found[way]) for way in ways if way.budget != "dense"]
     dense = dense_of(found, model, frames)
-    return {**lines, "dense": [] if dense is None else [dense]}
+    return {**lines, "dense": [] if dense is None else [_first(dense)]}
 
 
 def draw(found: Mapping[Way, Asked], folder: Path) -> None:
