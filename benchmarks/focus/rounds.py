@@ -97,15 +97,17 @@ _WITH_ABSENCE = replace(
     kinds={**_KINDS_OF_CHECKPOINT, "count": 2.5, UNANSWERABLE: 3.0, ABSENT_NUMBER: 1.2},
     guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
 )
+_LAST = replace(
+    _WITH_ABSENCE,
+    name="checkpoint-last",
+    kinds={**_WITH_ABSENCE.kinds, UNANSWERABLE: 2.2, ABSENT_NUMBER: 0.6},
+    settings=replace(_CHECKPOINT.settings, learning_rate=2.5e-4, matrix_learning_rate=6e-4),
+)
 CHECKPOINT = (
     _CHECKPOINT,
     _WITH_ABSENCE,
-    replace(
-        _WITH_ABSENCE,
-        name="checkpoint-last",
-        kinds={**_WITH_ABSENCE.kinds, UNANSWERABLE: 2.2, ABSENT_NUMBER: 0.6},
-        settings=replace(_CHECKPOINT.settings, learning_rate=2.5e-4, matrix_learning_rate=6e-4),
-    ),
+    _LAST,
+    replace(_LAST, name="checkpoint-end", kinds={**_LAST.kinds, UNANSWERABLE: 3.5, ABSENT_NUMBER: 0.8}),
 )
 #: What the selector is asked after the first of these rounds. A shown number needs a high score: where it is only 0.5
 #: to 0.8, as for some numbers in 512 frames, the language model refuses to answer.
