@@ -161,7 +161,9 @@ def test_the_default_model_has_the_card_of_the_tree():
     folder = DEFAULT_MODEL.relative_to(ROOT).as_posix()
     card = (ROOT / "model_card.md").read_text(encoding="utf-8").replace(f"]({folder}/", "](")
     kept = DEFAULT_MODEL / "README.md"
-    assert kept.is_file() and kept.read_text(encoding="utf-8") == card, f"copy model_card.md to {kept}, without {folder}/ in its links"
+    assert kept.is_file() and kept.read_text(encoding="utf-8") == card, (
+        f"copy model_card.md to {kept}, without {folder}/ in its links"
+    )
 
 
 def test_transformers_finds_every_import_of_a_sibling_and_no_other(saved):
