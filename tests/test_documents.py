@@ -15,7 +15,8 @@ FOLDERS = [ROOT, *(path for path in ROOT.iterdir() if (path / "__init__.py").is_
 def documents_everywhere() -> list[Path]:
     """All documents of the repository, also the cards of folders that are uploaded to the Hub."""
     found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
-    return sorted(ROOT / path for path in found if path.parts[0] not in ("runs", "site") and path.parts[0][0] != ".")
+    made = ("build", "dist", "runs", "site")
+    return sorted(ROOT / path for path in found if path.parts[0] not in made and path.parts[0][0] != ".")
 
 
 def test_documents_are_found():
