@@ -54,6 +54,14 @@ def test_folders_that_are_uploaded_have_no_links_out_of_them():
     assert [target for folder, target in targets if not target.resolve().is_relative_to(folder)] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_are_short_enough(document):
+    """119 columns, apart from code, tables, pictures, and the lines that benchmarks write."""
+    written = ("|", "![", "- met: ", "- MISSED: ", "**`", "Tokens of a video: ")
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    assert [line for line in text.splitlines() if len(line) > 119 and not line.startswith(written)] == []
+
+
 def test_the_site_has_every_page():
     """Building the site, which also checks its links, is a step of `.ci/run`."""
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
