@@ -370,10 +370,10 @@ def read_row(row: Mapping[str, Any], question: str | None) -> tuple[list[dict[st
     if "messages" not in row:
         if asked is None:
             raise ValueError("There is no question: give `question=`, or rows with `question`.")
-        empty = [name for name in MEDIA_COLUMNS if name in row and is_empty(row[name])]
-        if empty and len(empty) == sum(name in row for name in MEDIA_COLUMNS):
-            # A row without these columns is a question without a video.
-            raise ValueError(f"There is no video: `{empty[0]}` is {row[empty[0]]!r}; name a file or an address.")
+        # A row without these columns is a question without a video.
+        given = [name for name in MEDIA_COLUMNS if name in row]
+        if given and all(is_empty(row[name]) for name in given):
+            raise ValueError(f"There is no video: `{given[0]}` is {row[given[0]]!r}; name a file or an address.")
         row = {**row, "question": asked, "answer": None}
     return as_messages(row, has_settings=True), None if asked is None else checked_question(asked)
 
