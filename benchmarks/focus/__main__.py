@@ -26,7 +26,7 @@ from recipe.absence import learn_absence
 from recipe.alignment import SELECTION_WEIGHTS, align
 from recipe.answers import AnswerTraining
 from recipe.data import KIND_WEIGHTS, LATER_WEIGHTS, EncodedVideos, QuestionBatches
-from recipe.model import add_embeddings, build_model, build_processor
+from recipe.model import add_embeddings, build_model, build_processor, start_plurals
 from recipe.naming import Naming
 from recipe.reading import learn_to_read
 from recipe.teaching import teach_scores
@@ -34,7 +34,7 @@ from recipe.tokenizer import add_word, build_tokenizer
 from recipe.vision import tower_config, train_vision
 from recipe.words import fix_words, learn_words
 from results import write_row
-from rounds import CHECKPOINT, KINDS_OF_ABSENCE, ROUNDS, Round
+from rounds import CHECKPOINT, COUNTING, KINDS_OF_ABSENCE, ROUNDS, Round
 from row_training import Guidance, at_random, train
 from safetensors.torch import load_file, save_file
 from sets import encode_test_set, features_of_test
@@ -127,16 +127,18 @@ class Comparison:
         turns: int,
         later: dict[str, float] = LATER_WEIGHTS,
         kinds: dict[str, float] = KIND_WEIGHTS,
+        counts: float = 0.0,
     ) -> QuestionBatches:
-        return QuestionBatches(self.training[length], self.processor, length, kinds, turns, later)
+        return QuestionBatches(self.training[length], self.processor, length, kinds, turns, later, counts)
 
     def lessons(
         self,
         parts: Sequence[Part],
         later: dict[str, float] = LATER_WEIGHTS,
         kinds: dict[str, float] = KIND_WEIGHTS,
+        counts: float = 0.0,
     ) -> list[tuple[Part, QuestionBatches]]:
-        return [(part, self.batches(part.num_frames, part.turns, later, kinds)) for part in parts]
+        return [(part, self.batches(part.num_frames, part.turns, later, kinds, counts)) for part in parts]
 
     def compiled(self, model: Any) -> None:
         if not self.args.no_compile:
@@ -200,7 +202,7 @@ class Comparison:
 
     def _round(self, model: Any, one: Round, parts: Sequence[Part], seed: int) -> None:
         layouts = {ROWS[name]: share for name, share in one.mixture.items()}
-        draw = at_random(layouts, self.lessons(parts, one.later, one.kinds), parts[0].num_frames)
+        draw = at_random(layouts, self.lessons(parts, one.later, one.kinds, one.counts), parts[0].num_frames)
         partial = self.work / f"{one.name}.partial"
         self._train(model, draw, parts, one.settings, partial, seed=seed, guidance=one.guidance)
 
@@ -282,6 +284,8 @@ class Comparison:
         self.compiled(model)
         self._fix_selector(model)
         for seed, (one, parts) in enumerate(zip(CHECKPOINT, self.sizes.checkpoint, strict=True), start=FIRST_SEED):
+            if one is COUNTING:
+                start_plurals(model, self.tokenizer)
             self._round(model, one, parts, seed)
             if one is CHECKPOINT[0]:
                 self.learn_absence(model)

@@ -22,6 +22,7 @@ class Round:
         mixture (`dict`): share of the steps in the layout of each row, so that no layout is new to the rows.
         kinds, later (`dict`): how often each kind is asked, in the first turn and in the later ones.
         settings (`AnswerTraining`), guidance (`Guidance`): settings of the training.
+        counts (`float`): share of chats that have only questions how many there are of something.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Round:
     later: dict[str, float]
     settings: AnswerTraining
     guidance: Guidance = Guidance()
+    counts: float = 0.0
 
 
 MIXTURE = {
@@ -80,8 +82,8 @@ ROUNDS = (
 )
 
 #: From the shared start to the demo checkpoint, only in its layout: first with more questions that are hard in long
-#: videos, then, after the selector has learned that nothing may fit, also with questions that have no answer; fewer of
-#: these at the end, so that no other questions are refused.
+#: videos, then, after the selector has learned that nothing may fit, also with questions that have no answer. Counting
+#: is learned slowly: in the last round, most questions are counts.
 _KINDS_OF_CHECKPOINT = {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5}
 _CHECKPOINT = Round(
     "checkpoint",
@@ -97,18 +99,15 @@ _WITH_ABSENCE = replace(
     kinds={**_KINDS_OF_CHECKPOINT, "count": 2.5, UNANSWERABLE: 3.0, ABSENT_NUMBER: 1.2},
     guidance=replace(GUIDANCE_AFTERWARDS, counting=0.5),
 )
-_LAST = replace(
+COUNTING = replace(
     _WITH_ABSENCE,
-    name="checkpoint-last",
-    kinds={**_WITH_ABSENCE.kinds, UNANSWERABLE: 2.2, ABSENT_NUMBER: 0.6},
-    settings=replace(_CHECKPOINT.settings, learning_rate=2.5e-4, matrix_learning_rate=6e-4),
+    name="checkpoint-counting",
+    kinds={**_WITH_ABSENCE.kinds, UNANSWERABLE: 2.8, ABSENT_NUMBER: 0.6},
+    settings=replace(_CHECKPOINT.settings, learning_rate=1e-3, matrix_learning_rate=3e-3),
+    guidance=replace(_WITH_ABSENCE.guidance, alone=0.35),
+    counts=0.6,
 )
-CHECKPOINT = (
-    _CHECKPOINT,
-    _WITH_ABSENCE,
-    _LAST,
-    replace(_LAST, name="checkpoint-end", kinds={**_LAST.kinds, UNANSWERABLE: 3.5, ABSENT_NUMBER: 0.8}),
-)
+CHECKPOINT = (_CHECKPOINT, _WITH_ABSENCE, COUNTING)
 #: What the selector is asked after the first of these rounds. A shown number needs a high score: where it is only 0.5
 #: to 0.8, as for some numbers in 512 frames, the language model refuses to answer.
 KINDS_OF_ABSENCE = {
@@ -125,4 +124,4 @@ KINDS_OF_ABSENCE = {
     ABSENT_NUMBER: 1.5,
 }
 
-__all__ = ["CHECKPOINT", "KINDS_OF_ABSENCE", "ROUNDS", "Round"]
+__all__ = ["CHECKPOINT", "COUNTING", "KINDS_OF_ABSENCE", "ROUNDS", "Round"]

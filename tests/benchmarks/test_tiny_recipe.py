@@ -14,12 +14,13 @@ from recipe.data import (
     FeatureSet,
     QuestionBatches,
     counted_events,
+    draw_counts,
     draw_question,
     frame_labels,
     tell_story,
 )
 from recipe.guidance import counting_loss
-from recipe.model import add_embeddings, build_config, build_processor
+from recipe.model import add_embeddings, build_config, build_processor, start_plurals
 from recipe.naming import NAMES, Naming, named_in
 from recipe.teaching import ask, teach_scores
 from recipe.tokenizer import add_word, build_tokenizer
@@ -154,6 +155,33 @@ def test_counted_events_are_as_many_as_the_answer_says(processor, monkeypatch):
     assert [row.amax().item() for row in counted[2:]] == [int(question.answer) for question in questions[7]]
 
 
+def test_large_numbers_are_counted_as_often_as_small_ones():
+    rng = np.random.default_rng(7)
+    few, one_each = [0] * 6, 0
+    for _ in range(60):
+        episode = sample_episode(rng, 64, "train", (7, 8))
+        questions = draw_counts(episode, rng, 4)
+        assert 1 <= len(questions) <= 4 and {one.kind for one in questions} == {"count"}
+        assert len({one.question for one in questions}) == len(questions)
+        for question in questions:
+            few[min(int(question.answer), 5)] += 1
+        one_each += int(draw_counts(episode, rng, 1)[0].answer) >= 5
+    # Drawn as they come, all events are asked for in a third of the questions, and in two texts only.
+    assert few[5] >= 0.15 * sum(few) and max(few) <= 0.35 * sum(few)
+    assert one_each >= 10
+
+
+def test_some_chats_have_counts_alone(processor, episodes, monkeypatch):
+    def kinds_of_chats(counts):
+        batches = batches_of(processor, episodes, monkeypatch, {"motion": 1.0}, turns=3, counts=counts)
+        _, turns = batches.draw(np.random.default_rng(3), 40)
+        return [{question.kind for question in chat} for chat in turns]
+
+    assert all(kinds == {"count"} for kinds in kinds_of_chats(1.0))
+    assert not any(kinds == {"count"} for kinds in kinds_of_chats(0.0))
+    assert 10 <= sum(kinds == {"count"} for kinds in kinds_of_chats(0.5)) <= 30
+
+
 def test_a_head_that_counts_attends_to_each_event_as_to_the_first_token(processor):
     """Two questions about a video of four frames with two tokens each: two events are counted, then none."""
     asked = [
@@ -239,6 +267,24 @@ def test_new_embeddings_leave_those_of_other_words_as_they_are(processor):
         assert one[size].norm() == pytest.approx(known[4:].norm(dim=1).mean().item(), rel=0.3)
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert model.config.text_config.vocab_size == model.config.question_config.vocab_size == size + 1
+
+
+def test_plurals_start_as_their_singulars(processor):
+    tokenizer = processor.tokenizer
+    model = DynFocusForConditionalGeneration(build_config(tokenizer))
+
+    def of(text):
+        ids = tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+        assert len(ids) == 1
+        vocabularies = model.get_input_embeddings(), model.model.question_encoder.qformer.embeddings.word_embeddings
+        return [embeddings.weight[ids[0]].detach().clone() for embeddings in vocabularies]
+
+    stars, shapes = of("star"), of("shapes")
+    start_plurals(model, tokenizer)
+    for plural, singular in (("stars", "star"), ("squares", "square")):
+        assert all(map(torch.equal, of(plural), of(singular)))
+    assert all(map(torch.equal, of("star"), stars)) and all(map(torch.equal, of("shapes"), shapes))
+    assert not any(map(torch.equal, of("stars"), of("square")))
 
 
 def test_a_question_without_answer_is_the_only_one_of_its_chat(processor, episodes, monkeypatch):

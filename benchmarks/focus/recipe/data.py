@@ -126,6 +126,22 @@ def draw_questions(
     return sorted(questions, key=lambda one: one.kind == "story")
 
 
+def draw_counts(episode: Episode, rng: np.random.Generator, most: int) -> list[Question]:
+    """
+    Draw at most `most` questions how many there are of something, as many with large answers as with small ones if
+    the episode allows it: an answer of up to 4, or a larger one, is drawn before its question.
+    """
+    of_answer: dict[int, list[Question]] = {}
+    for question in make_questions(episode, rng, 16, ["count"]):
+        of_answer.setdefault(min(int(question.answer), 5), []).append(question)
+    drawn: list[Question] = []
+    while of_answer and len(drawn) < most:
+        answer = sorted(of_answer)[int(rng.integers(len(of_answer)))]
+        drawn.append(of_answer[answer].pop())
+        of_answer = {answer: questions for answer, questions in of_answer.items() if questions}
+    return drawn
+
+
 def answerable(questions: Sequence[Question], key_frames: Container[int]) -> list[Question]:
     """The questions that need no cones, or whose events have a key frame."""
     return [one for one in questions if not needs_cones(one) or any(frame in key_frames for frame in one.frames)]
@@ -248,7 +264,8 @@ class QuestionBatches:
     Batches of the model's inputs: random videos of a feature set, each with random questions of `kinds`.
 
     With several `turns`, a chat has several questions about a video: the selector sees only the first question, but
-    the language model learns from all answers, for little more than the cost of one.
+    the language model learns from all answers, for little more than the cost of one. `counts` is the share of chats
+    that have only questions of `draw_counts`.
     """
 
     def __init__(
@@ -259,7 +276,9 @@ class QuestionBatches:
         kinds: dict[str, float] | None = None,
         turns: int = 1,
         later_kinds: dict[str, float] = LATER_WEIGHTS,
+        counts: float = 0.0,
     ):
+        self.counts = counts
         self.features = features
         self.writer = ChatWriter(processor)
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
@@ -279,12 +298,17 @@ class QuestionBatches:
         turns: list[list[Question]] = []
         while len(rows) < size:
             row = int(rng.integers(len(self.features.episodes)))
-            questions = draw_questions(self.features.episodes[row], rng, self.turns)
+            questions = self._draw_chat(self.features.episodes[row], rng)
             questions = questions[:1] + [one for one in questions[1:] if later_cones or not needs_cones(one)]
             if questions:
                 rows.append(row)
                 turns.append(questions)
         return np.array(rows), turns
+
+    def _draw_chat(self, episode: Episode, rng: np.random.Generator) -> list[Question]:
+        if self.counts and rng.random() < self.counts:
+            return draw_counts(episode, rng, len(self.turns))
+        return draw_questions(episode, rng, self.turns)
 
     def labels(self, rows: np.ndarray, device: str) -> dict[str, torch.Tensor]:
         """Labels of each frame of the videos, `(B, T)` each; -100 if there is nothing to name."""
@@ -352,6 +376,7 @@ __all__ = [
     "VideoSet",
     "answerable",
     "counted_events",
+    "draw_counts",
     "draw_questions",
     "encode_pixels",
     "frame_labels",

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
+from dynfocus.eval.synthetic.world import SHAPES
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor, DynFocusVideoProcessor
 from dynfocus.towers.configuration_vision_tower import VisionTowerConfig
@@ -115,4 +116,18 @@ def add_embeddings(model: DynFocusForConditionalGeneration, vocab_size: int, see
     model.config.question_config.vocab_size = vocab_size
 
 
-__all__ = ["add_embeddings", "build_config", "build_model", "build_processor"]
+@torch.no_grad()
+def start_plurals(model: DynFocusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """
+    Set the embeddings of "stars", "crosses", … in both vocabularies to those of "star", "cross", …: plurals are asked
+    too rarely to be learned from answers.
+    """
+    words = tokenizer.get_vocab()
+    for embeddings in (model.get_input_embeddings(), model.model.question_encoder.qformer.embeddings.word_embeddings):
+        for shape in SHAPES:
+            singular = embeddings.weight[words[f"Ġ{shape}"]].clone()
+            for plural in {f"Ġ{shape}s", f"Ġ{shape}es"} & words.keys():
+                embeddings.weight[words[plural]] = singular
+
+
+__all__ = ["add_embeddings", "build_config", "build_model", "build_processor", "start_plurals"]
