@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .other_questions import OTHER_QUESTIONS
-from .world import COLORS, SHAPES, Episode, Event, pairs
+from .world import COLORS, SHAPES, Episode, Event, pairs, plural
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,8 @@ def _count(episode: Episode, rng: np.random.Generator) -> _Draft:
         name = _pick(rng, [name for name in names if of_event.count(name) == most])
     else:
         name = _pick(rng, of_event)
-    plural = (f"{name}es" if name == "cross" else f"{name}s") if asked == 1 else f"{name} shapes"
     text = _pick(rng, ("How many {} appear?", "How many {} are there?"))
-    return text.format(plural), str(of_event.count(name)), every
+    return text.format(plural(name) if asked == 1 else f"{name} shapes"), str(of_event.count(name)), every
 
 
 def _absent_object(episode: Episode, rng: np.random.Generator, event: Event) -> str:

@@ -152,6 +152,11 @@ def truth_table(episode: Episode) -> list[FrameTruth | None]:
 
 
 @lru_cache
+def plural(shape: str) -> str:
+    """`"stars"` for `"star"`, as questions name several of a shape."""
+    return f"{shape}es" if shape == "cross" else f"{shape}s"
+
+
 def pairs(split: str) -> tuple[tuple[str, str], ...]:
     """The pairs (color, shape) that a split may show."""
     if split not in SPLITS:
@@ -385,6 +390,7 @@ __all__ = [
     "events_for",
     "example_episode",
     "pairs",
+    "plural",
     "render",
     "render_frame",
     "sample_episode",

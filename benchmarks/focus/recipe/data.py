@@ -16,7 +16,16 @@ from numpy.lib.format import open_memmap
 from transformers import PreTrainedTokenizerFast
 
 from dynfocus.eval.synthetic.questions import KINDS, UNANSWERABLE, Question, make_questions
-from dynfocus.eval.synthetic.world import COLORS, SHAPES, Episode, Event, render, sample_episode, truth_table
+from dynfocus.eval.synthetic.world import (
+    COLORS,
+    SHAPES,
+    Episode,
+    Event,
+    plural,
+    render,
+    sample_episode,
+    truth_table,
+)
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor
 from dynfocus.processing.token_plan import TokenPlan
@@ -150,7 +159,7 @@ def answerable(questions: Sequence[Question], key_frames: Container[int]) -> lis
 def counted_events(question: Question, episode: Episode) -> list[Event]:
     """The events whose number is the answer to a question of the kind `count`: those that show what it names."""
     words = set(re.findall(r"[a-z]+", question.question))
-    colors, shapes = words & COLORS.keys(), {name for name in SHAPES if words & {name, f"{name}s", f"{name}es"}}
+    colors, shapes = words & COLORS.keys(), {name for name in SHAPES if words & {name, plural(name)}}
     return [
         event
         for event in episode.events
@@ -306,6 +315,7 @@ class QuestionBatches:
         return np.array(rows), turns
 
     def _draw_chat(self, episode: Episode, rng: np.random.Generator) -> list[Question]:
+        # Without such chats nothing is drawn for them, so that all else is drawn as in rounds that have none.
         if self.counts and rng.random() < self.counts:
             return draw_counts(episode, rng, len(self.turns))
         return draw_questions(episode, rng, self.turns)

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionModel
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
-from dynfocus.eval.synthetic.world import SHAPES
+from dynfocus.eval.synthetic.world import SHAPES, plural
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing import DynFocusProcessor, DynFocusVideoProcessor
 from dynfocus.towers.configuration_vision_tower import VisionTowerConfig
@@ -125,9 +125,10 @@ def start_plurals(model: DynFocusForConditionalGeneration, tokenizer: PreTrained
     words = tokenizer.get_vocab()
     for embeddings in (model.get_input_embeddings(), model.model.question_encoder.qformer.embeddings.word_embeddings):
         for shape in SHAPES:
-            singular = embeddings.weight[words[f"Ġ{shape}"]].clone()
-            for plural in {f"Ġ{shape}s", f"Ġ{shape}es"} & words.keys():
-                embeddings.weight[words[plural]] = singular
+            # A tokenizer of few texts has no token for a rare plural.
+            if f"Ġ{plural(shape)}" in words:
+                singular = embeddings.weight[words[f"Ġ{shape}"]].clone()
+                embeddings.weight[words[f"Ġ{plural(shape)}"]] = singular
 
 
 __all__ = ["add_embeddings", "build_config", "build_model", "build_processor", "start_plurals"]
