@@ -2,9 +2,11 @@
 Small files that are written atomically and read with clear errors, and folders that belong to one set of settings.
 """
 
+import importlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,29 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def is_unused(folder: Path) -> bool:
     """Whether a folder is missing, empty, or holds only the unfinished first file of a killed process."""
     return not folder.exists() or (folder.is_dir() and all(path.name.endswith(_PART) for path in folder.iterdir()))
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """
+    Wait until no other process of this machine is in such a block for `folder`, which is made if it is missing.
+
+    If it cannot be made or locked (as on Windows), nothing is waited for. A lock leaves no file, and ends with its
+    process.
+    """
+    descriptor = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fcntl: Any = importlib.import_module("fcntl")
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        pass
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def claim_folder(
@@ -149,6 +174,7 @@ def _is_free(key: str, free: Collection[str]) -> bool:
 
 
 __all__ = [
+    "alone_in",
     "claim_folder",
     "flat_settings",
     "is_unused",

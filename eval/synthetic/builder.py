@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import claim_folder, write_text
+from ..files import alone_in, claim_folder, write_text
 from .data_card import CARD_FILE, make_data_card
 from .questions import KINDS, Question, make_questions
 from .video_file import check_file, write_episode
@@ -148,21 +148,23 @@ def synthesize(
     if num_videos < 1:
         raise ValueError(f"num_videos is {num_videos}, but a set has at least 1 video.")
     folder = Path(out_dir)
-    _claim_folder(folder, recipe)
-    (folder / "videos").mkdir(exist_ok=True)
-    rows, episodes = [], []
-    for index in range(num_videos):
-        episode, questions = recipe.draw(index)
-        episodes.append(episode)
-        name = f"videos/{index:06d}.mp4"
-        if not (folder / name).is_file():
-            write_episode(folder / name, episode, fps_container, size)
-        rows += question_rows(name, episode, questions)
-        if on_video is not None:
-            on_video(index + 1, num_videos)
-    card = make_data_card(recipe, episodes, rows, QUESTIONS_FILE)
-    write_text(folder / CARD_FILE, card)
-    write_text(folder / QUESTIONS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+    # Of two calls at the same time, the second finds the videos of the first.
+    with alone_in(folder):
+        _claim_folder(folder, recipe)
+        (folder / "videos").mkdir(exist_ok=True)
+        rows, episodes = [], []
+        for index in range(num_videos):
+            episode, questions = recipe.draw(index)
+            episodes.append(episode)
+            name = f"videos/{index:06d}.mp4"
+            if not (folder / name).is_file():
+                write_episode(folder / name, episode, fps_container, size)
+            rows += question_rows(name, episode, questions)
+            if on_video is not None:
+                on_video(index + 1, num_videos)
+        card = make_data_card(recipe, episodes, rows, QUESTIONS_FILE)
+        write_text(folder / CARD_FILE, card)
+        write_text(folder / QUESTIONS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
     return folder / QUESTIONS_FILE
 
 

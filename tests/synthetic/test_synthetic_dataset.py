@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import datasets
@@ -83,6 +84,32 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     synthesize(tmp_path / "this", 4, 2, num_frames=16, size=64, fps_container=2)
     first, second = (contents(tmp_path / name) for name in ("this", "other"))
     assert len(first) == 5 and first == second
+
+
+def test_the_second_of_two_calls_waits_and_finds_the_videos_of_the_first(tmp_path):
+    begun, may_end, order = threading.Event(), threading.Event(), []
+
+    def write(name, on_video):
+        synthesize(tmp_path / "set", 4, 2, **SMALL, on_video=lambda done, of: on_video(done))
+        order.append(name)
+
+    def of_first(done):
+        begun.set()
+        assert may_end.wait(60)
+
+    first = threading.Thread(target=write, args=("first", of_first))
+    first.start()
+    assert begun.wait(60)
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set" / "videos").iterdir()}
+    second = threading.Thread(target=write, args=("second", lambda done: order.append(done)))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive() and not order
+    may_end.set()
+    first.join(60)
+    second.join(60)
+    assert order == ["first", 1, 2, "second"]
+    assert written and all((tmp_path / "set/videos" / name).stat().st_mtime_ns == at for name, at in written.items())
 
 
 def test_a_set_of_an_earlier_version_goes_on_unless_it_is_no_longer_made(tmp_path):
