@@ -151,12 +151,12 @@ def truth_table(episode: Episode) -> list[FrameTruth | None]:
     return table
 
 
-@lru_cache
 def plural(shape: str) -> str:
     """`"stars"` for `"star"`, as questions name several of a shape."""
     return f"{shape}es" if shape == "cross" else f"{shape}s"
 
 
+@lru_cache
 def pairs(split: str) -> tuple[tuple[str, str], ...]:
     """The pairs (color, shape) that a split may show."""
     if split not in SPLITS:
