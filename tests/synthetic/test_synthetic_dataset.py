@@ -89,26 +89,27 @@ def test_two_processes_write_the_same_bytes(tmp_path):
 def test_the_second_of_two_calls_waits_and_finds_the_videos_of_the_first(tmp_path):
     begun, may_end, order = threading.Event(), threading.Event(), []
 
-    def write(name, on_video):
-        synthesize(tmp_path / "set", 4, 2, **SMALL, on_video=lambda done, of: on_video(done))
-        order.append(name)
+    def write(name):
+        def on_video(done, of):
+            # Noted while the folder is locked.
+            order.append((name, done))
+            begun.set()
+            assert may_end.wait(60)
 
-    def of_first(done):
-        begun.set()
-        assert may_end.wait(60)
+        synthesize(tmp_path / "set", 4, 2, **SMALL, on_video=on_video)
 
-    first = threading.Thread(target=write, args=("first", of_first))
+    first = threading.Thread(target=write, args=("first",))
     first.start()
     assert begun.wait(60)
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set" / "videos").iterdir()}
-    second = threading.Thread(target=write, args=("second", lambda done: order.append(done)))
+    second = threading.Thread(target=write, args=("second",))
     second.start()
     second.join(0.3)
-    assert second.is_alive() and not order
+    assert second.is_alive() and order == [("first", 1)]
     may_end.set()
     first.join(60)
     second.join(60)
-    assert order == ["first", 1, 2, "second"]
+    assert order == [("first", 1), ("first", 2), ("second", 1), ("second", 2)]
     assert written and all((tmp_path / "set/videos" / name).stat().st_mtime_ns == at for name, at in written.items())
 
 
