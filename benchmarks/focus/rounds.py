@@ -83,7 +83,7 @@ ROUNDS = (
 
 #: From the shared start to the demo checkpoint, only in its layout: first with more questions that are hard in long
 #: videos, then, after the selector has learned that nothing may fit, also with questions that have no answer. Counting
-#: is learned slowly: in the last round, most questions are counts.
+#: is learned slowly: in the last rounds, half of the chats or more have counts alone.
 _KINDS_OF_CHECKPOINT = {**KINDS_AFTERWARDS, "order": 3.0, "locating": 3.5}
 _CHECKPOINT = Round(
     "checkpoint",
@@ -107,7 +107,25 @@ COUNTING = replace(
     guidance=replace(_WITH_ABSENCE.guidance, alone=0.35),
     counts=0.6,
 )
-CHECKPOINT = (_CHECKPOINT, _WITH_ABSENCE, COUNTING)
+#: The heads that count have found the events; now they learn to give equal attention to short and long ones. *Order*
+#: needs the same heads, and is asked more in the end.
+_FIRST_FRAMES = replace(
+    COUNTING, name="checkpoint-first-frames", guidance=replace(COUNTING.guidance, first_frames=True)
+)
+_FIRST_FRAMES_AGAIN = replace(
+    _FIRST_FRAMES,
+    name="checkpoint-first-frames-again",
+    kinds={**_FIRST_FRAMES.kinds, "order": 4.5},
+    later={**_FIRST_FRAMES.later, "order": 4.5},
+    counts=0.5,
+)
+_LARGE_NUMBERS = replace(
+    _FIRST_FRAMES_AGAIN,
+    name="checkpoint-large-numbers",
+    settings=replace(COUNTING.settings, learning_rate=5e-4, matrix_learning_rate=1.5e-3),
+    guidance=replace(_FIRST_FRAMES_AGAIN.guidance, large_numbers=True),
+)
+CHECKPOINT = (_CHECKPOINT, _WITH_ABSENCE, COUNTING, _FIRST_FRAMES, _FIRST_FRAMES_AGAIN, _LARGE_NUMBERS)
 #: What the selector is asked after the first of these rounds. A shown number needs a high score: where it is only 0.5
 #: to 0.8, as for some numbers in 512 frames, the language model refuses to answer.
 KINDS_OF_ABSENCE = {

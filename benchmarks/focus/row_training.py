@@ -13,7 +13,7 @@ from layouts import Layout, choice_of, frame_of_token, video_features
 from recipe.answers import AnswerTraining, build_optimizers, set_learning_rates
 from recipe.attention import choose_attention
 from recipe.data import QuestionBatches, answerable
-from recipe.guidance import counting_loss, guidance_loss
+from recipe.guidance import counting_loss, guidance_loss, preceding_loss
 from recipe.positions import spread_positions
 from recipe.progress import load_progress, relevance_loss, save_progress, take_step
 from sizes import Part
@@ -22,6 +22,8 @@ from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
 #: Longest chat with guidance of the attention.
 MOST_GUIDED_TOKENS = 2000
+#: Weight of the loss on the attention to the frame before.
+PRECEDING_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,17 @@ class Guidance:
         weight (`float`): weight of the loss on the attention.
         counting (`float`): weight of the loss on the attention of answers that are numbers of events, or that
             something is absent.
+        first_frames (`bool`): of counted events, only the first frames count, and frames look at the frame before.
+        large_numbers (`bool`): with `first_frames`, the error in the share of the first token counts more for large
+            numbers.
         alone (`float`): in layouts with embedded scores, the share of steps that ask only the first question of a
             chat, for twice as many videos.
     """
 
     weight: float = 0.5
     counting: float = 0.0
+    first_frames: bool = False
+    large_numbers: bool = False
     alone: float = 0.0
 
 
@@ -174,8 +181,11 @@ def step_losses(
         losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]
         if guidance.counting:
             counted = batches.counted(rows, turns, plan.num_frames)
-            counting = counting_loss(outputs.attentions, chats, counted, frames, before)
+            target = {"first_frames": guidance.first_frames, "large_numbers": guidance.large_numbers}
+            counting = counting_loss(outputs.attentions, chats, counted, frames, before, **target)
             losses["counting"] = guidance.counting * counting
+        if guidance.first_frames:
+            losses["preceding"] = PRECEDING_WEIGHT * preceding_loss(outputs.attentions, frames, before)
     medoids = torch.stack(found.event_medoids)
     for name, scores in (("relevance", choice.aware), ("blind relevance", choice.blind)):
         if scores is not None:

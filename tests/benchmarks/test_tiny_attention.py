@@ -3,7 +3,7 @@
 import pytest
 import torch
 from recipe.attention import CAUSAL, SHOWN
-from recipe.guidance import GUIDED_LAYERS
+from recipe.guidance import SHOWN_LAYERS
 from recipe.model import build_config
 from recipe.tokenizer import build_tokenizer
 from transformers import AutoModel
@@ -47,6 +47,6 @@ def test_what_tokens_and_gradients_are(language_model, attention):
 def test_the_weights_that_are_shown_are_those_of_the_first_head_in_guided_layers(language_model):
     *_, expected = read(language_model, "eager", weights=True)
     *_, shown = read(language_model, SHOWN, weights=True)
-    assert len(shown) == len(GUIDED_LAYERS) < len(expected)
-    for layer, found in zip(GUIDED_LAYERS, shown, strict=True):
+    assert len(shown) == len(SHOWN_LAYERS) < len(expected)
+    for layer, found in zip(SHOWN_LAYERS, shown, strict=True):
         torch.testing.assert_close(found, expected[layer], rtol=1e-4, atol=1e-5)

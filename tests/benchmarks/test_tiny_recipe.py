@@ -19,7 +19,7 @@ from recipe.data import (
     frame_labels,
     tell_story,
 )
-from recipe.guidance import counting_loss
+from recipe.guidance import FIRST_TOKEN, counting_loss, preceding_loss
 from recipe.model import add_embeddings, build_config, build_processor, start_plurals
 from recipe.naming import NAMES, Naming, named_in
 from recipe.teaching import ask, teach_scores
@@ -203,7 +203,8 @@ def test_a_head_that_counts_attends_to_each_event_as_to_the_first_token(processo
         return counting_loss([shares] * 4, chats, counted, frames, start).item()
 
     even = loss(1 / 3, 1 / 3, 0.0, 0.0, 1 / 3)
-    assert loss(1 / 3, 0.2, 0.133, 0.0, 1 / 3) == pytest.approx(even, rel=1e-2), "any frame of an event"
+    assert even == pytest.approx(0, abs=1e-3)
+    assert loss(1 / 3, 0.2, 0.133, 0.0, 1 / 3) == pytest.approx(even, abs=1e-3), "any frame of an event"
     for other in (
         (0.0, 0.5, 0.0, 0.0, 0.5),
         (0.6, 0.2, 0.0, 0.0, 0.2),
@@ -214,6 +215,51 @@ def test_a_head_that_counts_attends_to_each_event_as_to_the_first_token(processo
     # Nothing is asked of other answers.
     nothing = torch.full_like(counted, -1)
     assert counting_loss([torch.zeros(1, 1, length, length)] * 4, chats, nothing, frames, start) == 0
+
+
+def test_a_head_that_counts_first_frames_attends_to_their_rods_alone(processor):
+    """Two events in five frames, of which the second has a cone, too: frames 0 and 1, and frame 3."""
+    asked, writer = [Question("How many stars?", "2", "count", (), ())], ChatWriter(processor)
+    chats, start = writer.write([asked], 11, 5), len(writer.before)
+    counted = torch.tensor([[[1, 1, 0, 2, 0]]])
+    frames = torch.tensor([[0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]])
+    length, places = chats.input_ids.shape[1], chats.turn_of_token[0, 1:] == 0
+
+    def loss(first, large_numbers=False, **of_tokens):
+        """With these shares of attention of the tokens `t0` to `t10`."""
+        shares = torch.zeros(1, 1, length, length)
+        shares[0, 0, places.nonzero()[:, 0], 0] = first
+        for name, share in of_tokens.items():
+            shares[0, 0, places.nonzero()[:, 0], start + int(name[1:])] = share
+        target = {"first_frames": True, "large_numbers": large_numbers}
+        return counting_loss([shares] * 4, chats, counted, frames, start, **target).item()
+
+    event, first = 1 / (FIRST_TOKEN + 2), FIRST_TOKEN / (FIRST_TOKEN + 2)
+    assert loss(first, t0=event / 2, t1=event / 2, t7=event) == pytest.approx(0, abs=5e-3), "any rod of the frame"
+    for others in (
+        {"t3": event / 2, "t0": event / 2, "t7": event},  # an event that goes on
+        {"t0": event, "t5": event},  # no counted event
+        {"t0": 1.5 * event, "t7": event / 2},
+    ):
+        assert loss(first, **others) > 0.03, others
+    for other in (first - 0.2, first + 0.2):
+        rest = (1 - other) / 2
+        assert loss(other, t0=rest, t7=rest) > 0.1
+        assert loss(other, large_numbers=True, t0=rest, t7=rest) > 1.5 * loss(other, t0=rest, t7=rest)
+
+
+def test_each_frame_is_guided_to_the_one_before(processor):
+    frames = torch.tensor([[0, 0, 1, 1, 1, 2, 2]])  # Frame 1 has a cone before its rods.
+
+    def loss(*pairs):
+        attention = torch.zeros(1, 1, 9, 9)
+        for query, key in pairs:
+            attention[0, 0, 2 + query, 2 + key] = 1
+        return preceding_loss([attention] * 4, frames, 2).item()
+
+    assert loss((3, 0), (4, 1), (5, 3), (6, 4)) == pytest.approx(0, abs=1e-3)
+    for other in ([(3, 3), (4, 4), (5, 5), (6, 6)], [(3, 0), (4, 1), (5, 2), (6, 0)], []):
+        assert loss(*other) > 1
 
 
 def test_tokens_that_say_the_right_words_have_the_smallest_loss(processor, episodes):

@@ -8,7 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 
-from .guidance import GUIDED_LAYERS
+from .guidance import SHOWN_LAYERS
 
 CAUSAL, SHOWN = "causal_without_mask", "causal_without_mask_shown"
 
@@ -31,9 +31,9 @@ def causal(
 def causal_shown(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`causal` with the weights of the first head `(B, 1, L, L)` in guided layers; empty elsewhere."""
+    """`causal` with the weights of the first head `(B, 1, L, L)` in `SHOWN_LAYERS`; empty elsewhere."""
     seen, _ = causal(module, query, key, value, mask)
-    if module.layer_idx not in GUIDED_LAYERS:
+    if module.layer_idx not in SHOWN_LAYERS:
         return seen, query.new_zeros(0)
     scores = query[:, :1] @ key[:, :1].transpose(2, 3) * module.scaling
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)

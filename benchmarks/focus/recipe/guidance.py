@@ -6,18 +6,29 @@ Large models have learned this from text. A small one that starts from random we
 answers alone, and guesses among the objects that it sees.
 
 Where the answer is a number of events, attention to them alone would hide how many there are, as its sum is always 1.
-There the head must attend equally to each of the events and to the first token of the chat, whose share is then
-1 / (1 + number of events). If what is asked about is absent, it must attend to the first token alone.
+There the head must attend equally to each of the events, and to the first token of the chat, whose share then says
+their number. If what is asked about is absent, it must attend to the first token alone.
+
+Events differ in length, and a frame cannot know how long its event will last. So in the end only the first frame of an
+event counts. To know that a frame is the first one, a head of the layer before looks at the frame before it.
 """
 
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional as F
 
 from .chats import Chats
 
 #: Layers whose first head is guided; earlier layers must first gather what is asked for.
 GUIDED_LAYERS = (2, 3)
+#: Layer whose first head is guided from each frame to the one before.
+PRECEDING_LAYER = 1
+SHOWN_LAYERS = (PRECEDING_LAYER, *GUIDED_LAYERS)
+#: Rods of a frame.
+NUM_RODS = 2
+#: With n events, the share of the first token is `FIRST_TOKEN / (FIRST_TOKEN + n)`: with 4, large n differ, too.
+FIRST_TOKEN = 4.0
 
 
 def guidance_loss(
@@ -58,10 +69,16 @@ def counting_loss(
     counted: torch.Tensor,
     frame_of_token: torch.Tensor,
     video_start: int,
+    first_frames: bool = False,
+    large_numbers: bool = False,
 ) -> torch.Tensor:
     """
     Cross-entropy of the attention of answers that are numbers of events: as much on each of these events as on the
     first token; also of answers that something is absent, as if they were the number 0.
+
+    With `first_frames`, only the rods of the first frame of an event count, and the first token is wanted
+    `FIRST_TOKEN` times as much as an event. The squared error of the logarithm of its share is added; with
+    `large_numbers`, times (`FIRST_TOKEN` + n) / 2 for n events, as neighboring large numbers have similar shares.
 
     Args:
         counted (`torch.Tensor` of shape `(B, Q, T)`): see `QuestionBatches.counted`.
@@ -77,19 +94,49 @@ def counting_loss(
     if not counts.any():
         return 0 * attentions[GUIDED_LAYERS[0]].sum()
     rows, places, event_of_frame = rows[counts], places[counts], event_of_frame[counts]
+    if first_frames:
+        goes_on = F.pad(event_of_frame[:, 1:] == event_of_frame[:, :-1], (1, 0))
+        event_of_frame = event_of_frame.masked_fill(goes_on, 0)
     event_of_token = event_of_frame.gather(1, frame_of_token[rows])
-    numbers = torch.arange(int(event_of_token.max()) + 1, device=turns.device)
+    if first_frames:
+        event_of_token = event_of_token.masked_fill(~are_rods(frame_of_token)[rows], 0)
     # Column 0 is the first token. An event has a token in every layout with rods.
-    exists = numbers <= event_of_token.amax(1, keepdim=True)
+    numbers = torch.arange(int(event_of_token.max()) + 1, device=turns.device)
+    wanted = (numbers <= event_of_token.amax(1, keepdim=True)).float()
+    wanted[:, 0] = FIRST_TOKEN if first_frames else 1.0
+    total = wanted.sum(1, keepdim=True)
+    wanted /= total
     losses = []
     for layer in GUIDED_LAYERS:
         paid = attentions[layer][:, 0][rows, places].float()
         of_video = paid[:, video_start : video_start + frame_of_token.shape[1]]
-        shares = paid.new_zeros(exists.shape).scatter_add(1, event_of_token, of_video)
-        shares = torch.cat([paid[:, :1], shares[:, 1:]], 1)
-        logs = (shares + 1e-4).log().where(exists, 0.0)
-        losses.append(-(logs.sum(1) / exists.sum(1)).mean())
+        shares = paid.new_zeros(wanted.shape).scatter_add(1, event_of_token, of_video)
+        logs = (torch.cat([paid[:, :1], shares[:, 1:]], 1) + 1e-4).log()
+        losses.append(F.kl_div(logs, wanted, reduction="none").sum(1).mean())
+        if first_frames:
+            errors = (logs[:, 0] - wanted[:, 0].log()).square()
+            losses.append((errors * total[:, 0] / 2 if large_numbers else errors).mean())
     return torch.stack(losses).sum()
 
 
-__all__ = ["GUIDED_LAYERS", "counting_loss", "guidance_loss"]
+def preceding_loss(attentions: Sequence[torch.Tensor], frame_of_token: torch.Tensor, video_start: int) -> torch.Tensor:
+    """
+    Minus the logarithm of the attention of each rod to the rods of the frame before; the mean loss.
+
+    Args:
+        attentions, frame_of_token, video_start: as in `guidance_loss`; in a layout with rods.
+    """
+    stop = video_start + frame_of_token.shape[1]
+    paid = attentions[PRECEDING_LAYER][:, 0, video_start:stop, video_start:stop].float()
+    rods = are_rods(frame_of_token)
+    wanted = (frame_of_token[:, :, None] - 1 == frame_of_token[:, None]) & rods[:, None]
+    shares = (paid * wanted).sum(-1)[rods & (frame_of_token > 0)]
+    return -(shares + 1e-4).log().mean()
+
+
+def are_rods(frame_of_token: torch.Tensor) -> torch.Tensor:
+    """Which visual tokens are rods: the last two of each frame."""
+    return frame_of_token != F.pad(frame_of_token, (0, NUM_RODS), value=-1)[:, NUM_RODS:]
+
+
+__all__ = ["FIRST_TOKEN", "GUIDED_LAYERS", "SHOWN_LAYERS", "counting_loss", "guidance_loss", "preceding_loss"]
