@@ -48,7 +48,7 @@ for question, answer in zip(questions, pipe(video, question=questions), strict=T
 # %%
 state = pipe.encode_video(str(here / "long.mp4"), save_to="long.safetensors")
 print(f"{state.num_frames[0]} frames of {state.frame_times[0, -1] / 60:.1f} minutes")
-answer = pipe(state, question="Which number is shown with the white heart?")
+answer = pipe(state, question="Which number is shown with the red heart?")
 print(answer["answer"], [round(frame["time"]) for frame in answer["key_frames"]])
 
 # %% [markdown]
@@ -59,6 +59,6 @@ print(answer["answer"], [round(frame["time"]) for frame in answer["key_frames"]]
 # %%
 model = pipe.video_qa
 for rule in (None, "uniform"):
-    focus = model.choose(state, "Which number is shown with the white heart?", rule=rule)
-    (answer,) = model.answer([(state, "Which number is shown with the white heart?")], rule=rule)
+    focus = model.choose(state, "Which number is shown with the red heart?", rule=rule)
+    (answer,) = model.answer([(state, "Which number is shown with the red heart?")], rule=rule)
     print(rule or "learned scores", focus.key_frames.tolist(), answer.answer, f"{answer.score:.2f}")

@@ -45,7 +45,7 @@ WITH_ANSWER = {
     "Which number is shown with the red star?": "472",
     "What color is the shape with number 472?": "red",
     "What is the first shape?": "circle",
-    "How many events are there?": "5",
+    "How many shapes appear?": "5",
     "How many stars appear?": "2",
 }
 # Weights of the saved checkpoint, and with them the modules that own them, keep their names.

@@ -150,7 +150,7 @@ def test_a_visitor_uploads_asks_plays_and_asks_again(page, pictures, tmp_path):
         assert visitor.text("#note").startswith("my film (1) – ü.mp4: 32 frames up to 0:31")
         assert visitor.ask(QUESTION) == ["472"]
         facts = visitor.text("#answers")
-        assert "score 0.97" in facts and "4 key frames of 32 frames" in facts
+        assert "score 0.99" in facts and "4 key frames of 32 frames" in facts
         assert "216 visual tokens of 1,280 (17%)" in facts
         frames = visitor.all("#answers .df-frames button")
         assert [frame.text.split()[0] for frame in frames] == ["0:14", "0:15", "0:16", "0:20"]
