@@ -181,9 +181,15 @@ def step_losses(
         losses["guidance"] = guidance.weight * guidance_loss(outputs.attentions, chats, frames, before)[0]
         if guidance.counting:
             counted = batches.counted(rows, turns, plan.num_frames)
-            target = {"first_frames": guidance.first_frames, "large_numbers": guidance.large_numbers}
-            counting = counting_loss(outputs.attentions, chats, counted, frames, before, **target)
-            losses["counting"] = guidance.counting * counting
+            losses["counting"] = guidance.counting * counting_loss(
+                outputs.attentions,
+                chats,
+                counted,
+                frames,
+                before,
+                first_frames=guidance.first_frames,
+                large_numbers=guidance.large_numbers,
+            )
         if guidance.first_frames:
             losses["preceding"] = PRECEDING_WEIGHT * preceding_loss(outputs.attentions, frames, before)
     medoids = torch.stack(found.event_medoids)

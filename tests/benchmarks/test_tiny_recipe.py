@@ -223,16 +223,15 @@ def test_a_head_that_counts_first_frames_attends_to_their_rods_alone(processor):
     chats, start = writer.write([asked], 11, 5), len(writer.before)
     counted = torch.tensor([[[1, 1, 0, 2, 0]]])
     frames = torch.tensor([[0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]])
-    length, places = chats.input_ids.shape[1], chats.turn_of_token[0, 1:] == 0
+    length, places = chats.input_ids.shape[1], (chats.turn_of_token[0, 1:] == 0).nonzero()[:, 0]
 
     def loss(first, large_numbers=False, **of_tokens):
         """With these shares of attention of the tokens `t0` to `t10`."""
         shares = torch.zeros(1, 1, length, length)
-        shares[0, 0, places.nonzero()[:, 0], 0] = first
+        shares[0, 0, places, 0] = first
         for name, share in of_tokens.items():
-            shares[0, 0, places.nonzero()[:, 0], start + int(name[1:])] = share
-        target = {"first_frames": True, "large_numbers": large_numbers}
-        return counting_loss([shares] * 4, chats, counted, frames, start, **target).item()
+            shares[0, 0, places, start + int(name[1:])] = share
+        return counting_loss([shares] * 4, chats, counted, frames, start, True, large_numbers).item()
 
     event, first = 1 / (FIRST_TOKEN + 2), FIRST_TOKEN / (FIRST_TOKEN + 2)
     assert loss(first, t0=event / 2, t1=event / 2, t7=event) == pytest.approx(0, abs=5e-3), "any rod of the frame"
@@ -248,7 +247,7 @@ def test_a_head_that_counts_first_frames_attends_to_their_rods_alone(processor):
         assert loss(other, large_numbers=True, t0=rest, t7=rest) > 1.5 * loss(other, t0=rest, t7=rest)
 
 
-def test_each_frame_is_guided_to_the_one_before(processor):
+def test_each_frame_is_guided_to_the_one_before():
     frames = torch.tensor([[0, 0, 1, 1, 1, 2, 2]])  # Frame 1 has a cone before its rods.
 
     def loss(*pairs):

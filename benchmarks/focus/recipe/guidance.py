@@ -16,6 +16,7 @@ event counts. To know that a frame is the first one, a head of the layer before 
 from collections.abc import Sequence
 
 import torch
+from layouts import RODS
 from torch.nn import functional as F
 
 from .chats import Chats
@@ -25,8 +26,6 @@ GUIDED_LAYERS = (2, 3)
 #: Layer whose first head is guided from each frame to the one before.
 PRECEDING_LAYER = 1
 SHOWN_LAYERS = (PRECEDING_LAYER, *GUIDED_LAYERS)
-#: Rods of a frame.
-NUM_RODS = 2
 #: With n events, the share of the first token is `FIRST_TOKEN / (FIRST_TOKEN + n)`: with 4, large n differ, too.
 FIRST_TOKEN = 4.0
 
@@ -73,8 +72,8 @@ def counting_loss(
     large_numbers: bool = False,
 ) -> torch.Tensor:
     """
-    Cross-entropy of the attention of answers that are numbers of events: as much on each of these events as on the
-    first token; also of answers that something is absent, as if they were the number 0.
+    Kullback-Leibler divergence of the attention of answers that are numbers of events from what is wanted: as much on
+    each of these events as on the first token. Answers that something is absent are the number 0.
 
     With `first_frames`, only the rods of the first frame of an event count, and the first token is wanted
     `FIRST_TOKEN` times as much as an event. The squared error of the logarithm of its share is added; with
@@ -94,12 +93,10 @@ def counting_loss(
     if not counts.any():
         return 0 * attentions[GUIDED_LAYERS[0]].sum()
     rows, places, event_of_frame = rows[counts], places[counts], event_of_frame[counts]
-    if first_frames:
-        goes_on = F.pad(event_of_frame[:, 1:] == event_of_frame[:, :-1], (1, 0))
-        event_of_frame = event_of_frame.masked_fill(goes_on, 0)
     event_of_token = event_of_frame.gather(1, frame_of_token[rows])
     if first_frames:
-        event_of_token = event_of_token.masked_fill(~are_rods(frame_of_token)[rows], 0)
+        goes_on = F.pad(event_of_frame[:, 1:] == event_of_frame[:, :-1], (1, 0)).gather(1, frame_of_token[rows])
+        event_of_token = event_of_token.masked_fill(goes_on | ~are_rods(frame_of_token)[rows], 0)
     # Column 0 is the first token. An event has a token in every layout with rods.
     numbers = torch.arange(int(event_of_token.max()) + 1, device=turns.device)
     wanted = (numbers <= event_of_token.amax(1, keepdim=True)).float()
@@ -135,8 +132,8 @@ def preceding_loss(attentions: Sequence[torch.Tensor], frame_of_token: torch.Ten
 
 
 def are_rods(frame_of_token: torch.Tensor) -> torch.Tensor:
-    """Which visual tokens are rods: the last two of each frame."""
-    return frame_of_token != F.pad(frame_of_token, (0, NUM_RODS), value=-1)[:, NUM_RODS:]
+    """Which visual tokens are rods, in a layout that has them: the last `RODS` of each frame."""
+    return frame_of_token != F.pad(frame_of_token, (0, RODS), value=-1)[:, RODS:]
 
 
 __all__ = ["FIRST_TOKEN", "GUIDED_LAYERS", "SHOWN_LAYERS", "counting_loss", "guidance_loss", "preceding_loss"]
